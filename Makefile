@@ -1,0 +1,45 @@
+# `make` lists what there is. Everything runs in .venv, which is made when first needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ONLINE ?= lmdb
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full check bench protos clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.demo: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.test $(VENV)/.demo
+
+demo: $(VENV)/.demo ## install and run the main job on the NYC flights data (ONLINE=redis for a Redis server)
+	@$(BIN)/featurestore demo --online $(ONLINE)
+
+test: $(VENV)/.test ## install and run the tests
+	$(BIN)/pytest -n 2 -m "not full" --cov --cov-report=
+
+check: $(VENV)/.dev ## format, lint, types, layers and the fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -n 2 -m "not slow and not full"
+
+protos: $(VENV)/.dev ## generate featurestore/wire/*_pb2.py from protos/
+	$(BIN)/python protos/generate.py
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache feature_repo/data feature_repo/.featurestore

@@ -1,0 +1,58 @@
+"""A feature store: one declarative definition, the same value in training and in serving.
+
+Names are loaded when first used (PEP 562), so `import featurestore` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncFeatureClient": "featurestore.client",
+    "Entity": "featurestore.definitions.entity",
+    "Feature": "featurestore.definitions.view",
+    "FeatureClient": "featurestore.client",
+    "FeatureService": "featurestore.definitions.service",
+    "FeatureStore": "featurestore.store",
+    "FeatureStoreError": "featurestore.errors",
+    "FeatureView": "featurestore.definitions.view",
+    "FileSource": "featurestore.definitions.source",
+    "SqlSource": "featurestore.definitions.source",
+}
+
+__all__ = [
+    "AsyncFeatureClient",
+    "Entity",
+    "Feature",
+    "FeatureClient",
+    "FeatureService",
+    "FeatureStore",
+    "FeatureStoreError",
+    "FeatureView",
+    "FileSource",
+    "SqlSource",
+]
+
+if TYPE_CHECKING:
+    from featurestore.client import AsyncFeatureClient, FeatureClient
+    from featurestore.definitions.entity import Entity
+    from featurestore.definitions.service import FeatureService
+    from featurestore.definitions.source import FileSource, SqlSource
+    from featurestore.definitions.view import Feature, FeatureView
+    from featurestore.errors import FeatureStoreError
+    from featurestore.store import FeatureStore
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'featurestore' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

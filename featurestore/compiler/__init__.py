@@ -1,0 +1,1 @@
+"""Pure functions from definitions and schemas to relations, plans and changes."""

@@ -1,0 +1,221 @@
+"""Rel: the relational form that engines translate. Frozen nodes, checked when they are made.
+
+Training and materialization are compiled to these; an engine knows nothing else. Instants inside a
+Rel are int64 µs; `Scan` already yields them so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from featurestore.definitions.expression import Expression
+from featurestore.dtypes import INT64, DType
+from featurestore.errors import InternalError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFiles:
+    """The files of one source at one moment: what a scan reads, and what a pin names.
+
+    `partitions` holds for each file the values of its directory columns (hive, Delta), as text.
+    `schema` are the columns by name as they stand in the files (before field mapping), partition
+    columns included, widened over all files. `pin` identifies the state: for Delta its version,
+    for files a hash of (path, size, modification time, footer).
+    """
+
+    format: Literal["parquet", "csv"]
+    paths: tuple[str, ...]
+    schema: Mapping[str, DType]
+    partitions: tuple[Mapping[str, str | None], ...] = ()
+    pin: Mapping[str, object] = field(default_factory=dict)
+    csv_options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """Rows of a resolved file list. `columns` maps output name → name in the files; `dtypes` are
+    the output types (values are widened or cast exactly; NaN reads as NULL, −0.0 as 0.0)."""
+
+    source: str
+    files: DataFiles
+    columns: Mapping[str, str]
+    dtypes: Mapping[str, DType]
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        return dict(self.dtypes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """Arrow data that the caller hands to the engine under `name` (the entity frame)."""
+
+    name: str
+    dtypes: Mapping[str, DType]
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        return dict(self.dtypes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sql:
+    """An opaque query over named relations: an SQL source. `dtypes` is what it yields."""
+
+    query: str
+    inputs: Mapping[str, Rel]
+    dtypes: Mapping[str, DType]
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        return dict(self.dtypes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Rows for which `predicate` is true."""
+
+    input: Rel
+    predicate: Expression
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        return self.input.schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """The named columns only, in order: output name → input name."""
+
+    input: Rel
+    columns: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        missing = set(self.columns.values()) - self.input.schema.keys()
+        if missing:
+            raise InternalError(f"Project of columns that are not there: {sorted(missing)}")
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        have = self.input.schema
+        return {out: have[name] for out, name in self.columns.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derive:
+    """The input's columns and more, each by an expression over the input's columns."""
+
+    input: Rel
+    columns: Mapping[str, tuple[Expression, DType]]
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        return self.input.schema | {name: dtype for name, (_, dtype) in self.columns.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamped:
+    """A source's rows with their times settled, the form that `Latest` and `AsOfJoin` read.
+
+    Adds the int64 columns `event_us` (from `event_time`, by `event_time_is` for a DATE) and
+    `created_us` (NULL created time counts as the event time), and `deleted` (bool, from `op`).
+    Rows with a NULL event time or a NULL among `keys` are left out.
+    """
+
+    input: Rel
+    keys: tuple[str, ...]
+    event_time: str
+    created_time: str | None
+    event_time_is: str | None
+    op: str | None
+    tiebreak: tuple[str, ...]
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        from featurestore.dtypes import BOOL
+
+        return self.input.schema | {EVENT_US: INT64, CREATED_US: INT64, DELETED: BOOL}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latest:
+    """Per key, the row with the greatest (event_us, created_us, tiebreak), of the rows with
+    `known_after_us < known ≤ known_until_us` and `event_from_us ≤ event_us < event_to_us`
+    (bounds of None are open; known = max(event_us, created_us))."""
+
+    input: Stamped
+    known_after_us: int | None = None
+    known_until_us: int | None = None
+    event_from_us: int | None = None
+    event_to_us: int | None = None
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        return self.input.schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsOfJoin:
+    """For each left row at time `left_time` (int64 µs): the right row of its key that wins by
+    (event_us, created_us, tiebreak) among those with `event_us ≤ T` and, in mode `known`,
+    `max(event_us, created_us) ≤ T`, and `≤ known_until_us` where that is given.
+
+    Every left row comes out once. `columns` are the right columns to add (output name → input
+    name); they are NULL, and `status` (int32, the value of `Status`) says why, where the winner is
+    missing, deleted or older than `ttl_us`. A winner older than `ttl_us + grace_us` is NOT_FOUND.
+    """
+
+    left: Rel
+    right: Stamped
+    keys: Mapping[str, str]
+    left_time: str
+    columns: Mapping[str, str]
+    status: str
+    as_of: Literal["known", "event"]
+    known_until_us: int | None
+    ttl_us: int | None
+    grace_us: int | None
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        from featurestore.dtypes import INT32
+
+        right = self.right.schema
+        added = {out: right[name] for out, name in self.columns.items()}
+        return self.left.schema | added | {self.status: INT32}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Union:
+    """The rows of all inputs, which have one schema."""
+
+    inputs: tuple[Rel, ...]
+
+    def __post_init__(self) -> None:
+        if not self.inputs or any(i.schema != self.inputs[0].schema for i in self.inputs):
+            raise InternalError("Union needs inputs of one schema")
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        return self.inputs[0].schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """At most `rows` rows; which ones is not said."""
+
+    input: Rel
+    rows: int
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        return self.input.schema
+
+
+Rel = Scan | Input | Sql | Filter | Project | Derive | Stamped | Latest | AsOfJoin | Union | Limit
+
+EVENT_US = "__event_us"
+CREATED_US = "__created_us"
+DELETED = "__deleted"

@@ -1,0 +1,149 @@
+"""The typed repository: what `resolve` makes of definitions and source schemas.
+
+Everything after it (training, materialization, serving, plans) reads these frozen objects and
+never looks a name up in user code again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from featurestore.definitions.expression import Expression
+from featurestore.definitions.source import FileSource, SqlSource
+from featurestore.dtypes import DType
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A named, typed column."""
+
+    name: str
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What describes and never changes a value."""
+
+    description: str = ""
+    owner: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    file: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypedEntity:
+    name: str
+    keys: tuple[Column, ...]
+    version: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypedSource:
+    """A source with its schema after field mapping (`columns`, in name order).
+
+    `inputs` are the sources that an SQL source reads. `tiebreak` is the resolved order of columns
+    that settles equal (event time, created time). `version` hashes all that can change a row.
+    """
+
+    name: str
+    definition: FileSource | SqlSource
+    columns: tuple[Column, ...]
+    event_time: str
+    created_time: str | None
+    event_time_is: str | None
+    op: str | None
+    tiebreak: tuple[str, ...]
+    lateness_us: int
+    inputs: tuple[str, ...]
+    version: str
+    metadata: Metadata
+
+    def dtype(self, column: str) -> DType:
+        """The type of `column`. Raises `KeyError` where the source has none of that name."""
+        return {c.name: c.dtype for c in self.columns}[column]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypedFeature:
+    """One feature: its expression over the source's columns (a bare column included)."""
+
+    name: str
+    dtype: DType
+    expression: Expression
+    version: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypedView:
+    """A feature view. `keys` stand in storage order: entities by name, each one's join keys in
+    its own order. `storage_hash` covers what changes stored bytes (not the ttl); `version` covers
+    all that changes a served value."""
+
+    name: str
+    entities: tuple[str, ...]
+    keys: tuple[Column, ...]
+    source: TypedSource
+    features: tuple[TypedFeature, ...]
+    ttl_us: int | None
+    grace_us: int | None
+    version: str
+    storage_hash: str
+    metadata: Metadata
+
+    @property
+    def key_space(self) -> str:
+        """The part of an online key that says which entities it is of: `dest+origin`, `-`."""
+        return "+".join(self.entities) or "-"
+
+    @property
+    def reach_us(self) -> int | None:
+        """How old a row may be and still change an answer (`ttl + grace`); None is unbounded."""
+        if self.ttl_us is None:
+            return None
+        return self.ttl_us + (self.grace_us or 0)
+
+    def feature(self, name: str) -> TypedFeature:
+        """Raises `KeyError` where the view has no feature of that name."""
+        return {f.name: f for f in self.features}[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewUse:
+    """A view as a service or a request uses it: under a name, with some of its features, and with
+    its join keys read from other columns (`join_key_map`: view's key → caller's column)."""
+
+    name: str
+    view: TypedView
+    features: tuple[TypedFeature, ...]
+    join_key_map: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The caller's columns that hold the keys, in the view's storage order."""
+        return tuple(self.join_key_map.get(key.name, key.name) for key in self.view.keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypedService:
+    name: str
+    uses: tuple[ViewUse, ...]
+    version: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypedRepo:
+    """A repository without errors. All mappings are keyed by name, in name order; `sources` are
+    ordered so that each stands after the ones it reads."""
+
+    project: str
+    entities: Mapping[str, TypedEntity]
+    sources: Mapping[str, TypedSource]
+    views: Mapping[str, TypedView]
+    services: Mapping[str, TypedService]
+    version: str

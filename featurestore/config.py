@@ -1,0 +1,208 @@
+"""Settings: `featurestore.toml` of a repository.
+
+Built-in defaults < the file < environment variables `FEATURESTORE__SECTION__KEY` < arguments.
+An unknown key is an error, wherever it stands. Relative paths are relative to the repository.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import InvalidSettings, suggest
+
+SETTINGS_FILE = "featurestore.toml"
+ENVIRONMENT_PREFIX = "FEATURESTORE__"
+_PROJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectSettings:
+    """`name` separates the projects that share a registry or an online store; `environment` is
+    the set of aliases that `apply` moves (`env/<environment>`)."""
+
+    name: str
+    environment: str = "prod"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings:
+    """`url` is an SQLAlchemy URL: `sqlite:///relative.db` or `postgresql://…`."""
+
+    url: str = "sqlite:///.featurestore/registry.db"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfflineSettings:
+    """The engine of training sets and materialization.
+
+    `threads` 0 means all cores; `memory_limit` is DuckDB's (what does not fit spills to
+    `temp_directory`, by default below `path`)."""
+
+    engine: str = "duckdb"
+    path: str = ".featurestore/offline"
+    memory_limit: str = "4GB"
+    threads: int = 0
+    temp_directory: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnlineSettings:
+    """`url`'s scheme picks the store. `map_size_mb` is LMDB's first map (it grows by itself)."""
+
+    url: str = "lmdb:.featurestore/online"
+    timeout_ms: int = 1000
+    map_size_mb: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingSettings:
+    """Where `featurestore serve` listens, and its limits. An empty address switches a door off."""
+
+    grpc: str = "127.0.0.1:6566"
+    http: str = "127.0.0.1:6567"
+    workers: int = 1
+    reload_interval_ms: int = 1000
+    drain_timeout_ms: int = 10_000
+    request_timeout_ms: int = 5_000
+    keys_per_request_max: int = 10_000
+    features_per_request_max: int = 1_000
+    message_bytes_max: int = 16 * 1024 * 1024
+    log_format: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of one repository; `root` is its folder (absolute)."""
+
+    root: Path
+    project: ProjectSettings
+    registry: RegistrySettings = field(default_factory=RegistrySettings)
+    offline: OfflineSettings = field(default_factory=OfflineSettings)
+    online: OnlineSettings = field(default_factory=OnlineSettings)
+    serving: ServingSettings = field(default_factory=ServingSettings)
+
+    def path(self, relative: str) -> Path:
+        """`relative` as an absolute path below the repository's folder."""
+        return (self.root / relative).resolve()
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "project": ProjectSettings,
+    "registry": RegistrySettings,
+    "offline": OfflineSettings,
+    "online": OnlineSettings,
+    "serving": ServingSettings,
+}
+
+
+def load_settings(
+    root: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings of the repository in folder `root`.
+
+    `overrides` are the arguments, keyed `"online.url"`. Raises `InvalidSettings` (file, and line
+    where TOML knows it) for a missing or malformed file, an unknown section or key, a value of the
+    wrong type, and a missing or ill-formed `project.name`.
+    """
+    folder = Path(root).expanduser().resolve()
+    environ = os.environ if environ is None else environ
+    values = _read_file(folder)
+    for name, text in sorted(environ.items()):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+            _set(values, section, key, _from_text(section, key, text, name), where=name)
+    for dotted, value in (overrides or {}).items():
+        section, _, key = dotted.partition(".")
+        _set(values, section, key, value, where=f"argument {dotted!r}")
+    return _build(folder, values)
+
+
+def _read_file(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / SETTINGS_FILE
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidSettings(
+            f"{folder} has no {SETTINGS_FILE}, so it is not a feature repository. "
+            "Make one with: featurestore init <folder>"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        found = re.search(r"line (\d+)", str(error))
+        line = int(found[1]) if found else None
+        raise InvalidSettings(f"not valid TOML: {error}", file=str(path), line=line) from error
+    checked: dict[str, dict[str, Any]] = {}
+    for section, keys in values.items():
+        if not isinstance(keys, dict):
+            raise InvalidSettings(
+                f"{section!r} stands outside a section; the sections are {', '.join(_SECTIONS)}",
+                file=str(path),
+            )
+        if section not in _SECTIONS:
+            raise InvalidSettings(
+                f"there is no section [{section}].{suggest(section, _SECTIONS)}", file=str(path)
+            )
+        for key, value in keys.items():
+            _set(checked, section, key, value, where=str(path))
+    return checked
+
+
+def _set(
+    values: dict[str, dict[str, Any]], section: str, key: str, value: Any, *, where: str
+) -> None:
+    if section not in _SECTIONS:
+        raise InvalidSettings(
+            f"there is no section [{section}].{suggest(section, _SECTIONS)}", file=where
+        )
+    known = {f.name: f for f in dataclasses.fields(_SECTIONS[section])}
+    if key not in known:
+        raise InvalidSettings(f"[{section}] has no key {key!r}.{suggest(key, known)}", file=where)
+    wanted = int if known[key].type == "int" else str
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise InvalidSettings(
+            f"[{section}] {key} must be {wanted.__name__}, not {value!r}", file=where
+        )
+    values.setdefault(section, {})[key] = value
+
+
+def _from_text(section: str, key: str, text: str, where: str) -> Any:
+    kinds = (
+        {f.name: f.type for f in dataclasses.fields(_SECTIONS[section])}
+        if (section in _SECTIONS)
+        else {}
+    )
+    if kinds.get(key) != "int":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidSettings(f"[{section}] {key} must be int, not {text!r}", file=where) from None
+
+
+def _build(folder: Path, values: dict[str, dict[str, Any]]) -> Settings:
+    file = str(folder / SETTINGS_FILE)
+    name = values.get("project", {}).get("name")
+    if name is None:
+        raise InvalidSettings('[project] name is missing; write name = "my_project"', file=file)
+    for key, text in values["project"].items():
+        if not _PROJECT_NAME.fullmatch(text):
+            raise InvalidSettings(
+                f"[project] {key} = {text!r}: use 1 to 63 letters, digits, _ and -, "
+                "beginning with a letter or digit",
+                file=file,
+            )
+    for section, keys in values.items():
+        for key, value in keys.items():
+            if isinstance(value, int) and value < (0 if key == "threads" else 1):
+                raise InvalidSettings(f"[{section}] {key} must be positive", file=file)
+    sections = {section: kind(**values.get(section, {})) for section, kind in _SECTIONS.items()}
+    return Settings(root=folder, **sections)

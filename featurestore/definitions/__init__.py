@@ -1,0 +1,1 @@
+"""What users write: entities, sources, views, services."""

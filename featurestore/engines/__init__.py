@@ -1,0 +1,1 @@
+"""Offline engines: they translate a Rel and hand back Arrow batches."""

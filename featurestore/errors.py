@@ -1,0 +1,393 @@
+"""Every error that a user can meet.
+
+One base, one leaf per cause. A leaf has a stable `code` (what programs match on), typed attributes
+(what programs read), a message that says what is wrong, where and what to do, and a class fact
+`retryable`. Status codes of gRPC and HTTP are known only at the edges, in `serving`.
+
+A missing or expired feature value is data (a status), not an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'trips_7day'?` for the closest of `known`, or what there is, or nothing."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    if not known:
+        return ""
+    shown = ", ".join(known[:8]) + (f", … ({len(known)} in all)" if len(known) > 8 else "")
+    return f" There is: {shown}."
+
+
+class FeatureStoreError(Exception):
+    """Base of all errors. `str(error)` is the message followed by `[code]`."""
+
+    code: ClassVar[str] = "feature-store-error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.code}]"
+
+    @property
+    def details(self) -> dict[str, object]:
+        """The typed attributes as plain data, for `--json` and for the wire."""
+        return {k: v for k, v in vars(self).items() if k != "message" and not k.startswith("_")}
+
+    @classmethod
+    def restore(cls, code: str, message: str, details: Mapping[str, object]) -> FeatureStoreError:
+        """The error that another process raised, rebuilt from `code`, `message` and `details`.
+
+        An unknown code (a newer server) becomes a plain `FeatureStoreError` with that message.
+        """
+        leaf = _by_code().get(code, FeatureStoreError)
+        error = leaf.__new__(leaf)
+        FeatureStoreError.__init__(error, message)
+        error.__dict__.update(details)
+        return error
+
+
+def _by_code() -> dict[str, type[FeatureStoreError]]:
+    found: dict[str, type[FeatureStoreError]] = {}
+    todo = [FeatureStoreError]
+    while todo:
+        error = todo.pop()
+        found[error.code] = error
+        todo.extend(error.__subclasses__())
+    return found
+
+
+# --- what users wrote -----------------------------------------------------------------------------
+
+
+class DefinitionError(FeatureStoreError):
+    """Something in the repository (or its settings) is wrong; says in which file and line."""
+
+    code = "definition-error"
+
+    def __init__(self, message: str, *, file: str | None = None, line: int | None = None) -> None:
+        super().__init__(message)
+        self.file = file
+        self.line = line
+
+    def __str__(self) -> str:
+        return f"{self.where}{super().__str__()}"
+
+    @property
+    def where(self) -> str:
+        """`flights.py:12: `, or nothing for a definition made outside a file."""
+        if self.file is None:
+            return ""
+        return f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+
+
+class InvalidRepository(DefinitionError):
+    """All errors of one repository, in file and line order (`errors`)."""
+
+    code = "invalid-repository"
+
+    def __init__(self, errors: Sequence[DefinitionError]) -> None:
+        self.errors = tuple(sorted(errors, key=lambda e: (e.file or "", e.line or 0)))
+        count = len(self.errors)
+        noun = "error" if count == 1 else "errors"
+        super().__init__("\n".join([f"{count} {noun} in the repository", *map(str, self.errors)]))
+
+    @property
+    def details(self) -> dict[str, object]:
+        return {
+            "errors": [{"code": e.code, "message": e.message, **e.details} for e in self.errors]
+        }
+
+
+class InvalidName(DefinitionError):
+    code = "invalid-name"
+
+
+class DuplicateName(DefinitionError):
+    code = "duplicate-name"
+
+
+class UnknownReference(DefinitionError):
+    code = "unknown-reference"
+
+
+class CyclicReference(DefinitionError):
+    code = "cyclic-reference"
+
+
+class TypeMismatch(DefinitionError):
+    code = "type-mismatch"
+
+
+class InvalidExpression(DefinitionError):
+    """An SQL expression that is not in our language; `position` counts characters from 0."""
+
+    code = "invalid-expression"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        position: int | None = None,
+        file: str | None = None,
+        line: int | None = None,
+    ) -> None:
+        super().__init__(message, file=file, line=line)
+        self.position = position
+
+
+class InvalidSettings(DefinitionError):
+    """An unknown or ill-typed key in `featurestore.toml`, the environment or the arguments."""
+
+    code = "invalid-settings"
+
+
+# --- changes of definitions -----------------------------------------------------------------------
+
+
+class ChangeError(FeatureStoreError):
+    code = "change-error"
+
+
+class DestructiveChange(ChangeError):
+    code = "destructive-change"
+
+
+class ProductionImpact(ChangeError):
+    code = "production-impact"
+
+
+class StalePlan(ChangeError):
+    """The environment moved after the plan was made; make a new plan."""
+
+    code = "stale-plan"
+
+
+class UnsupportedByEngine(ChangeError):
+    code = "unsupported-by-engine"
+
+
+# --- what a caller asked for ----------------------------------------------------------------------
+
+
+class RequestError(FeatureStoreError):
+    code = "request-error"
+
+
+class InvalidRequest(RequestError):
+    """An argument that is malformed as such: a wrong type, an unknown option, a bad instant."""
+
+    code = "invalid-request"
+
+
+class UnknownFeature(RequestError):
+    code = "unknown-feature"
+
+    def __init__(self, feature: str, *, view: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(f"{view} has no feature {feature!r}.{suggest(feature, known)}")
+        self.feature = feature
+        self.view = view
+
+
+class UnknownView(RequestError):
+    code = "unknown-view"
+
+    def __init__(self, view: str, *, known: Iterable[str]) -> None:
+        super().__init__(f"There is no feature view {view!r}.{suggest(view, known)}")
+        self.view = view
+
+
+class UnknownService(RequestError):
+    code = "unknown-service"
+
+    def __init__(self, service: str, *, known: Iterable[str], hint: str = "") -> None:
+        hint = f" {hint}" if hint else ""
+        super().__init__(f"There is no feature service {service!r}.{suggest(service, known)}{hint}")
+        self.service = service
+
+
+class MissingJoinKey(RequestError):
+    code = "missing-join-key"
+
+    def __init__(self, key: str, *, needed_by: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"Join key {key!r}, needed by {needed_by}, is missing.{suggest(key, known)}"
+        )
+        self.key = key
+        self.needed_by = needed_by
+
+
+class InvalidJoinKey(RequestError):
+    """A join key of the wrong type, or a value that does not fit it."""
+
+    code = "invalid-join-key"
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"Join key {key!r}: {message}")
+        self.key = key
+
+
+class InvalidEntityFrame(RequestError):
+    code = "invalid-entity-frame"
+
+
+class NameClash(RequestError):
+    """Two output columns would have one name."""
+
+    code = "name-clash"
+
+    def __init__(self, names: Sequence[str], *, hint: str) -> None:
+        listed = ", ".join(repr(n) for n in names)
+        super().__init__(f"More than one output column would be named {listed}. {hint}")
+        self.names = list(names)
+
+
+class LimitExceeded(RequestError):
+    """`limit` names the limit, `allowed` and `asked` are in its unit."""
+
+    code = "limit-exceeded"
+
+    def __init__(self, limit: str, *, asked: int, allowed: int, hint: str = "") -> None:
+        hint = f" {hint}" if hint else ""
+        super().__init__(f"{asked:,} is over {limit} = {allowed:,}.{hint}")
+        self.limit = limit
+        self.asked = asked
+        self.allowed = allowed
+
+
+class PermissionDenied(RequestError):
+    code = "permission-denied"
+
+
+# --- the registry ---------------------------------------------------------------------------------
+
+
+class RegistryError(FeatureStoreError):
+    code = "registry-error"
+
+
+class RecordNotFound(RegistryError):
+    code = "record-not-found"
+
+    def __init__(self, ref: str, *, known: Iterable[str] = ()) -> None:
+        super().__init__(f"The registry has no {ref!r}.{suggest(ref, known)}")
+        self.ref = ref
+
+
+class InvalidRecord(RegistryError):
+    """A record that may not be written: unknown parents, too large a body, an ill-formed name."""
+
+    code = "invalid-record"
+
+
+class CommitConflict(RegistryError):
+    """Another commit moved an alias first; read again and retry."""
+
+    code = "commit-conflict"
+    retryable = True
+
+    def __init__(self, alias: str, *, expected: str | None, found: str | None) -> None:
+        super().__init__(
+            f"Alias {alias!r} is at {found or 'nothing'}, expected {expected or 'nothing'}: "
+            "another commit was first. Read again and retry."
+        )
+        self.alias = alias
+        self.expected = expected
+        self.found = found
+
+
+class SchemaTooNew(RegistryError):
+    code = "schema-too-new"
+
+
+class MigrationNeeded(RegistryError):
+    code = "migration-needed"
+
+
+# --- stores and sources ---------------------------------------------------------------------------
+
+
+class StoreError(FeatureStoreError):
+    code = "store-error"
+
+
+class StoreUnavailable(StoreError):
+    code = "store-unavailable"
+    retryable = True
+
+
+class StoreTimeout(StoreError):
+    code = "store-timeout"
+    retryable = True
+
+
+class StoreAccessDenied(StoreError):
+    """The store refuses our credentials; trying again does not help."""
+
+    code = "store-access-denied"
+
+
+class StoreReadOnly(StoreError):
+    code = "store-read-only"
+
+
+class CorruptRow(StoreError):
+    code = "corrupt-row"
+
+
+class SnapshotMissing(StoreError):
+    code = "snapshot-missing"
+
+
+class SourceMissing(StoreError):
+    """A source names no file that exists, or an unreadable one."""
+
+    code = "source-missing"
+
+
+class SourceSchemaChanged(StoreError):
+    """The files of a source no longer have the columns or types that the definitions need."""
+
+    code = "source-schema-changed"
+
+
+class InvalidValue(StoreError):
+    """A value that its type cannot hold (1.7 as int64, an overflow); names column and row."""
+
+    code = "invalid-value"
+
+
+# --- lifecycle ------------------------------------------------------------------------------------
+
+
+class LifecycleError(FeatureStoreError):
+    code = "lifecycle-error"
+
+
+class ApprovalRequired(LifecycleError):
+    code = "approval-required"
+
+
+class GateFailed(LifecycleError):
+    code = "gate-failed"
+
+
+class IllegalTransition(LifecycleError):
+    code = "illegal-transition"
+
+
+class InternalError(FeatureStoreError):
+    """A bug of ours; wraps a foreign exception at the edge with `raise … from`."""
+
+    code = "internal-error"

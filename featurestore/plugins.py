@@ -1,0 +1,49 @@
+"""Back ends are plug-ins: a URL's scheme, or a plain name, picks an entry point.
+
+The built-in ones stand in pyproject.toml like any other, so a third-party package adds a store by
+declaring e.g. `[project.entry-points."featurestore.online_stores"] cassandra = "pkg.mod:Class"`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from featurestore.errors import InvalidSettings, suggest
+
+Group = Literal[
+    "featurestore.registries",
+    "featurestore.online_stores",
+    "featurestore.engines",
+    "featurestore.file_formats",
+]
+
+
+def scheme_of(url: str) -> str:
+    """`redis` of `redis://…`, `lmdb` of `lmdb:path`; SQLAlchemy drivers (`+psycopg`) are dropped
+    for registries by the caller.
+
+    Raises `InvalidSettings` for text without a scheme.
+    """
+    scheme, colon, _ = url.partition(":")
+    if not colon or not scheme:
+        raise InvalidSettings(f"{url!r} has no scheme; write e.g. lmdb:path or redis://host:6379/0")
+    return scheme.lower()
+
+
+def load(group: Group, name: str) -> Any:
+    """The class that is registered in `group` under `name`.
+
+    Raises `InvalidSettings` for a name that nobody registered, and for one whose package is not
+    installed (says which).
+    """
+    found = {point.name: point for point in entry_points(group=group)}
+    if name not in found:
+        what = group.removeprefix("featurestore.").replace("_", " ")
+        raise InvalidSettings(f"{name!r} is not among the installed {what}.{suggest(name, found)}")
+    try:
+        return found[name].load()
+    except ImportError as error:
+        raise InvalidSettings(
+            f"{name!r} needs the package {error.name!r}: pip install 'featurestore[{name}]'"
+        ) from error

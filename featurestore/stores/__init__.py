@@ -1,0 +1,1 @@
+"""Back ends that keep things: files, rows, records."""

@@ -1,0 +1,134 @@
+"""What an online store is: small, dumb, in batches; it declares what it cannot do.
+
+A store key is `fs/{project}/{key space}/` + key bytes; below it one field (8 bytes) per
+(view storage hash, generation), whose value is one encoded row. The store never decodes a row
+beyond the fixed head that holds its two times.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from featurestore.config import OnlineSettings
+
+KEY_BYTES_MAX = 1024 * 1024 + 1024
+ROWS_PER_WRITE_MAX = 100_000
+FIELD_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a store declares of itself. `expires` is `field` (each row by itself), `key` (all rows
+    of a key together) or `none` (the sweeper only)."""
+
+    expires: str
+    shared: bool
+    key_bytes_max: int = KEY_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFields:
+    """One read: the whole store key, and the fields wanted below it."""
+
+    key: bytes
+    fields: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowBatch:
+    """Rows of one field to write: parallel sequences of store keys and encoded rows.
+
+    `expire_at_us` (µs, one per row, or None for rows that never expire) is the earliest instant at
+    which the store may forget the row.
+    """
+
+    field: bytes
+    keys: Sequence[bytes]
+    rows: Sequence[bytes]
+    expire_at_us: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """Row `index` of a batch has the times of the stored row `stored`, but other bytes."""
+
+    index: int
+    stored: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteResult:
+    """`written` rows replaced an older one (or none); `same` stood there already, byte for byte;
+    `older` lost to a newer stored row; `ties` were left for the writer to settle."""
+
+    written: int
+    same: int
+    older: int
+    ties: tuple[Tie, ...] = ()
+
+
+class OnlineStore(ABC):
+    """Reads and conditional writes of rows by key. Use as a context manager, or call `close`.
+
+    All methods raise `StoreTimeout` past the deadline and `StoreUnavailable` while the store is
+    gone; the object recovers by itself when the store returns.
+    """
+
+    capabilities: ClassVar[Capabilities]
+
+    @classmethod
+    @abstractmethod
+    def open(cls, settings: OnlineSettings, *, root: Path, read_only: bool = False) -> Self:
+        """Connect lazily: opening succeeds while a remote store is away."""
+
+    @abstractmethod
+    def read(
+        self, reads: Sequence[KeyFields], *, timeout_ms: int | None = None
+    ) -> list[list[bytes | None]]:
+        """Row bytes in the order asked; None where absent. One round trip."""
+
+    @abstractmethod
+    async def read_async(
+        self, reads: Sequence[KeyFields], *, timeout_ms: int | None = None
+    ) -> list[list[bytes | None]]:
+        """The same without blocking the loop; shares its round trip with other callers."""
+
+    @abstractmethod
+    def write(self, batch: RowBatch) -> WriteResult:
+        """Write the rows that are newer by (event time, created time) than what is stored.
+
+        A row whose bytes are stored already has its expiry extended, never shortened.
+        """
+
+    @abstractmethod
+    def replace(
+        self, field: bytes, key: bytes, *, expected: bytes, row: bytes, expire_at_us: int | None
+    ) -> bool:
+        """Compare-and-set: write `row` if the stored bytes are still `expected`. False if not."""
+
+    @abstractmethod
+    def sweep(
+        self, prefix: bytes, *, keep: Iterable[bytes], older_than_us: int | None = None
+    ) -> Iterator[int]:
+        """Free fields below keys that begin with `prefix` whose id is not in `keep`, and rows that
+        expired before `older_than_us`. Yields the number freed after each bounded step."""
+
+    @abstractmethod
+    def ping(self, *, timeout_ms: int | None = None) -> None:
+        """Return if the store answers."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release connections and files."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

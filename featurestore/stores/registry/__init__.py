@@ -1,0 +1,1 @@
+"""The registry: records, aliases, commits."""

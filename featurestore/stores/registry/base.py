@@ -1,0 +1,94 @@
+"""What a registry is: an append-only log of records and alias moves with all-or-nothing commits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Self
+
+from featurestore.records import Alias, AliasEvent, AliasIs, LedgerRow, Record, StoredRecord
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from featurestore.timeline import Clock
+
+WALK_DEPTH_MAX = 1_000
+
+
+class Registry(ABC):
+    """The records of one project. Use as a context manager, or call `close`.
+
+    Reads raise `RecordNotFound` for ids that are not there; every method raises
+    `StoreUnavailable` while the database is away.
+    """
+
+    @classmethod
+    @abstractmethod
+    def open(cls, url: str, *, project: str, root: Path, clock: Clock, author: str) -> Self:
+        """Connect, and create or migrate the schema.
+
+        Raises `SchemaTooNew` for a database that a newer version wrote, `StoreUnavailable`.
+        """
+
+    @abstractmethod
+    def commit(
+        self,
+        *,
+        requires: Sequence[AliasIs] = (),
+        records: Sequence[Record] = (),
+        blobs: Sequence[bytes] = (),
+        aliases: Mapping[str, str | None] | None = None,
+        ledger: Sequence[LedgerRow] = (),
+        reason: str = "",
+    ) -> None:
+        """One transaction, all or nothing, exactly one winner of a race.
+
+        `requires` is what the caller believes; `aliases` maps names to record ids (None removes
+        one); a record that exists already is a no-op. Blobs are stored by their SHA-256.
+        Raises `CommitConflict` where a belief is wrong, `InvalidRecord` for unknown parents,
+        `RecordNotFound` for an alias to a record that neither exists nor is in this commit.
+        """
+
+    @abstractmethod
+    def record(self, ref: str) -> StoredRecord:
+        """A record by full id, by unambiguous shortened id (`view:x@1a2b3c4d`), or by alias."""
+
+    @abstractmethod
+    def records(
+        self, *, kind: str | None = None, name: str | None = None, ids: Sequence[str] | None = None
+    ) -> list[StoredRecord]:
+        """Records by kind, name or ids, oldest first."""
+
+    @abstractmethod
+    def aliases(self, prefix: str = "") -> dict[str, Alias]:
+        """The aliases whose name begins with `prefix`, by name."""
+
+    @abstractmethod
+    def history(self, alias: str) -> list[AliasEvent]:
+        """All moves of an alias, oldest first."""
+
+    @abstractmethod
+    def walk(
+        self, record_id: str, *, direction: Literal["up", "down"], depth_max: int = WALK_DEPTH_MAX
+    ) -> list[tuple[str, str, str, str]]:
+        """Edges (child, parent, role, transformation) reachable from a record, nearest first:
+        `up` towards parents, `down` towards children. Directed and cycle-safe."""
+
+    @abstractmethod
+    def blob(self, digest: str) -> bytes:
+        """The blob with that SHA-256."""
+
+    @abstractmethod
+    def ledger(self, *, table: str | None = None, view: str | None = None) -> list[LedgerRow]:
+        """Materialization runs, oldest first."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release connections."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

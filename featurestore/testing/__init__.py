@@ -1,0 +1,1 @@
+"""Contract suites and the oracle, shipped for authors of back ends."""
