@@ -173,6 +173,12 @@ class StalePlan(ChangeError):
     code = "stale-plan"
 
 
+class NotApplied(ChangeError):
+    """The environment does not have this definition as it stands in the repository; apply first."""
+
+    code = "not-applied"
+
+
 class UnsupportedByEngine(ChangeError):
     code = "unsupported-by-engine"
 
@@ -344,6 +350,12 @@ class StoreReadOnly(StoreError):
 
 class CorruptRow(StoreError):
     code = "corrupt-row"
+
+
+class CorruptPlan(StoreError):
+    """Stored bytes that are not a serving plan (or one that a newer version wrote)."""
+
+    code = "corrupt-plan"
 
 
 class SnapshotMissing(StoreError):

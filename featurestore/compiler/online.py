@@ -1,0 +1,125 @@
+"""From typed views to what serves them: the ids of online tables, and serving plans.
+
+An online table is one (view storage hash, generation). Versions and generations live side by side
+below each entity key; dropping one is forgetting its id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from featurestore.dtypes import INT32, INT64, DType
+from featurestore.errors import TypeMismatch
+from featurestore.fingerprint import fingerprint
+from featurestore.wire.plans import (
+    ALL_VIEWS,
+    Lookup,
+    RequestKey,
+    ServingPlan,
+    StoredFeature,
+    row_tag,
+)
+
+if TYPE_CHECKING:
+    from featurestore.compiler.typed import TypedView, ViewUse
+
+__all__ = [
+    "ALL_VIEWS",
+    "all_views_version",
+    "compile_serving_plan",
+    "field_id",
+    "row_tag",
+]
+
+_FIELD_BYTES = 8
+
+
+def field_id(storage_hash: str, generation: int) -> bytes:
+    """The online table's field below each entity key: 8 bytes of SHA-256 over both."""
+    return hashlib.sha256(f"{storage_hash}:{generation}".encode()).digest()[:_FIELD_BYTES]
+
+
+def all_views_version(uses: Sequence[ViewUse]) -> str:
+    """The service version of the plan of all views: it moves when one of them does."""
+    return fingerprint(sorted([use.name, use.view.version] for use in uses))
+
+
+def compile_serving_plan(
+    service: str,
+    service_version: str,
+    uses: Sequence[ViewUse],
+    *,
+    project: str,
+    tables: Mapping[str, tuple[int, bytes]],
+) -> ServingPlan:
+    """Resolve a service's views down to fields of the online store.
+
+    Args:
+        service: its name, or `ALL_VIEWS` for the plan that feature lists are cut from.
+        service_version: 64 hex digits (`all_views_version` for `ALL_VIEWS`).
+        uses: its views, with their features in output order.
+        tables: the current (generation, field) by storage hash; a view that has none yet reads
+            generation 0, which is empty.
+
+    Raises `TypeMismatch` where two views of a service read one column as different types; views of
+    `ALL_VIEWS` never meet in one request unless it names both.
+    """
+    keys: dict[RequestKey, int] = {}
+    lookups = tuple(_lookup(use, keys, tables) for use in uses)
+    if service != ALL_VIEWS:
+        _check_key_types(service, keys)
+    return ServingPlan(
+        project=project,
+        service=service,
+        service_version=service_version,
+        request_keys=tuple(keys),
+        lookups=lookups,
+    )
+
+
+def _lookup(
+    use: ViewUse, keys: dict[RequestKey, int], tables: Mapping[str, tuple[int, bytes]]
+) -> Lookup:
+    view = use.view
+    wanted = [
+        RequestKey(column, _key_type(key.dtype))
+        for column, key in zip(use.key_columns, view.keys, strict=True)
+    ]
+    indices = tuple(keys.setdefault(key, len(keys)) for key in wanted)
+    generation, field = tables.get(view.storage_hash, (0, field_id(view.storage_hash, 0)))
+    index_of = {feature.name: index for index, feature in enumerate(view.features)}
+    return Lookup(
+        name=use.name,
+        view=view.name,
+        view_version=view.version,
+        storage_hash=view.storage_hash,
+        key_space=view.key_space,
+        keys=indices,
+        field=field,
+        generation=generation,
+        ttl_us=view.ttl_us,
+        grace_us=view.grace_us,
+        stored=_stored(view),
+        selected=tuple(index_of[feature.name] for feature in use.features),
+    )
+
+
+def _stored(view: TypedView) -> tuple[StoredFeature, ...]:
+    return tuple(StoredFeature(f.name, f.dtype, f.version) for f in view.features)
+
+
+def _key_type(dtype: DType) -> DType:
+    return INT64 if dtype == INT32 else dtype
+
+
+def _check_key_types(service: str, keys: Mapping[RequestKey, int]) -> None:
+    types: dict[str, DType] = {}
+    for key in keys:
+        other = types.setdefault(key.name, key.dtype)
+        if other != key.dtype:
+            raise TypeMismatch(
+                f"feature service {service}: column {key.name!r} would be {other} for one view and "
+                f"{key.dtype} for another; rename one with with_join_key_map"
+            )
