@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ONLINE ?= lmdb
+QUICK ?=
+
+# Both major versions of DuckDB are supported; the older one lives beside the environment.
+DUCKDB_OLD := $(VENV)/duckdb-1.5
+DUCKDB_TESTS := tests/contracts/test_duckdb_engine.py tests/property tests/golden tests/unit tests/integration/test_retrieval.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full check bench protos clean
@@ -20,6 +25,9 @@ $(VENV)/.test: pyproject.toml
 	@$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@
 
+$(DUCKDB_OLD): $(VENV)/.test
+	@$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb==1.5.*'
+
 $(VENV)/.dev: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --editable '.[dev]'
@@ -29,7 +37,11 @@ demo: $(VENV)/.demo ## install and run the main job on the NYC flights data (ONL
 	@$(BIN)/featurestore demo --online $(ONLINE)
 
 test: $(VENV)/.test ## install and run the tests
-	$(BIN)/pytest -n 2 -m "not full" --cov --cov-report=
+	$(BIN)/pytest -n 2 -m "not full"
+
+test-full: $(VENV)/.test $(DUCKDB_OLD) ## also the tests that need Debian packages, and the older DuckDB
+	$(BIN)/pytest -m full
+	PYTHONPATH=$(DUCKDB_OLD) $(BIN)/pytest -n 2 -q -m "not full" $(DUCKDB_TESTS)
 
 check: $(VENV)/.dev ## format, lint, types, layers and the fast tests
 	$(BIN)/ruff format --check .
@@ -37,6 +49,9 @@ check: $(VENV)/.dev ## format, lint, types, layers and the fast tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n 2 -m "not slow and not full"
+
+bench: $(VENV)/.test ## benchmarks beside the bare back ends (QUICK=1 for a smoke run)
+	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script $(if $(QUICK),--quick) || exit 1; done
 
 protos: $(VENV)/.dev ## generate featurestore/wire/*_pb2.py from protos/
 	$(BIN)/python protos/generate.py
