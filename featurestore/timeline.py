@@ -21,6 +21,7 @@ DAY_US = 24 * HOUR_US
 # outside year 1..9999 are refused where they enter.
 INSTANT_US_MIN = -62_135_596_800 * SECOND_US
 INSTANT_US_MAX = 253_402_300_800 * SECOND_US - 1
+DURATION_US_MAX = 3_652_500 * DAY_US
 
 _UNITS = {
     "us": 1,
@@ -64,10 +65,11 @@ class ManualClock:
         self._now_us += by_us
 
 
-def parse_duration(value: str | timedelta) -> int:
+def parse_duration(value: str | timedelta, *, zero: bool = False) -> int:
     """A duration in µs from `"90s"`, `"15m"`, `"6h"`, `"7d"`, `"1h30m"` or a `timedelta`.
 
-    Raises `ValueError` for anything else and for durations that are not longer than 0.
+    Raises `ValueError` for anything else, for durations over `DURATION_US_MAX`, and for those that
+    are not longer than 0 (with `zero`: shorter than 0).
     """
     if isinstance(value, timedelta):
         total_us = value // timedelta(microseconds=1)
@@ -77,8 +79,10 @@ def parse_duration(value: str | timedelta) -> int:
         if not parts or "".join(re.split(r"\s+", text)) != "".join(n + u for n, u in parts):
             raise ValueError(f'{value!r} is not a duration; write "90s", "15m", "6h" or "7d"')
         total_us = sum(int(number) * _UNITS[unit] for number, unit in parts)
-    if total_us <= 0:
+    if total_us < 0 or (total_us == 0 and not zero):
         raise ValueError(f"{value!r} is not longer than 0")
+    if total_us > DURATION_US_MAX:
+        raise ValueError(f"{value!r} is longer than 10,000 years")
     return total_us
 
 
