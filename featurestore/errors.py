@@ -291,6 +291,17 @@ class RecordNotFound(RegistryError):
         self.ref = ref
 
 
+class AmbiguousRecord(RegistryError):
+    """A shortened record id that more than one record has; write more digits."""
+
+    code = "ambiguous-record"
+
+    def __init__(self, ref: str, *, found: Sequence[str]) -> None:
+        super().__init__(f"{ref!r} could be any of {', '.join(found)}; write more of its digits")
+        self.ref = ref
+        self.found = list(found)
+
+
 class InvalidRecord(RegistryError):
     """A record that may not be written: unknown parents, too large a body, an ill-formed name."""
 

@@ -1,0 +1,272 @@
+"""The SQL database below a registry: its URL, its transactions, its errors, its schema.
+
+The rest of the room sees two transactions, `reading` and `writing`, and typed errors; what differs
+between SQLite and Postgres stays here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.pool import NullPool
+
+from featurestore.errors import (
+    FeatureStoreError,
+    InvalidRecord,
+    InvalidSettings,
+    SchemaTooNew,
+    StoreAccessDenied,
+    StoreError,
+    StoreReadOnly,
+    StoreTimeout,
+    StoreUnavailable,
+)
+from featurestore.stores.registry.schema import SCHEMA_REVISION, VERSION_TABLE
+
+LOCK_TIMEOUT_S = 30
+"""How long a transaction waits for another one's lock."""
+CONNECT_TIMEOUT_S = 10
+
+_WRITES = "featurestore_writes"
+_MIGRATION = "featurestore schema"
+
+
+class Database:
+    """One database, reached through SQLAlchemy. `shown` is its URL without the password."""
+
+    def __init__(self, engine: Engine, shown: str) -> None:
+        self._engine = engine
+        self.shown = shown
+
+    @classmethod
+    def open(cls, url: str, *, root: Path) -> Database:
+        """Connect, and bring the schema up to date.
+
+        Raises `InvalidSettings` for a URL that names no database of ours, `SchemaTooNew`,
+        `StoreUnavailable`, `StoreAccessDenied`, `StoreReadOnly`.
+        """
+        parsed = _parse(url, root)
+        database = cls(_engine(parsed), parsed.render_as_string(hide_password=True))
+        try:
+            if parsed.get_backend_name() == "sqlite":
+                database._prepare_file(Path(parsed.database or ""))
+            database._migrate()
+        except FeatureStoreError:
+            database.close()
+            raise
+        return database
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads."""
+        with self._translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, lock: str) -> Iterator[Connection]:
+        """A transaction that writes, alone among those that name the same `lock`: SQLite has one
+        writer at a time anyway, Postgres takes an advisory lock until the end of it."""
+        options = {_WRITES: True}
+        with (
+            self._translated(),
+            self._engine.connect().execution_options(**options) as connection,
+            connection.begin(),
+        ):
+            if connection.dialect.name == "postgresql":
+                _lock_postgres(connection, lock)
+            yield connection
+
+    def close(self) -> None:
+        """Release all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.DBAPIError as error:
+            raise _translate(error.orig, self.shown) from error
+        except exc.TimeoutError as error:
+            raise StoreUnavailable(
+                f"The registry {self.shown} has no free connection; try again"
+            ) from error
+
+    def _prepare_file(self, path: Path) -> None:
+        """Create the folder, and let readers and the writer work side by side (WAL, for good)."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"The folder of the registry {self.shown} can't be made: {error.strerror}"
+            ) from error
+        # Switching needs the file alone for a moment and ignores the lock timeout, so that the
+        # first openers of a new file have to take turns by themselves.
+        give_up = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                with closing(self._engine.raw_connection()) as connection:
+                    connection.cursor().execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.Error as error:
+                translated = _translate(error, self.shown)
+                if not translated.retryable or time.monotonic() >= give_up or not path.exists():
+                    raise translated from error
+                time.sleep(0.02)
+
+    def _migrate(self) -> None:
+        with self.reading() as connection:
+            found = _revision(connection)
+        if found == SCHEMA_REVISION:
+            return
+        with self.writing(_MIGRATION) as connection:
+            # Another process may have migrated while this one waited for the lock.
+            found = _revision(connection)
+            if found != SCHEMA_REVISION:
+                _upgrade(connection, found, self.shown)
+
+
+def _translate(cause: BaseException | None, shown: str) -> FeatureStoreError:
+    """The error of ours that a driver's error means. Never holds a password or a statement."""
+    text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    where = f"The registry {shown}"
+    if isinstance(cause, sqlite3.Error):
+        return _translate_sqlite(cause, where, text)
+    return _translate_postgres(cause, where, text)
+
+
+def _translate_sqlite(cause: sqlite3.Error, where: str, text: str) -> FeatureStoreError:
+    name = getattr(cause, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StoreUnavailable(f"{where} is locked by another process; try again")
+    if name.startswith("SQLITE_READONLY"):
+        return StoreReadOnly(f"{where} can't be written: {text}; check the file's permissions")
+    if name.startswith(("SQLITE_PERM", "SQLITE_AUTH")):
+        return StoreAccessDenied(f"{where} can't be opened: {text}; check the file's permissions")
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return StoreError(f"{where} is damaged or no SQLite database ({text}); restore a backup")
+    if isinstance(cause, sqlite3.OperationalError) and not name.startswith("SQLITE_ERROR"):
+        return StoreUnavailable(f"{where} can't be used: {text}; check the path and the disk")
+    return StoreError(f"{where} refused a statement: {text}")
+
+
+_DENIED = ("password authentication failed", "no password supplied", "no pg_hba.conf entry")
+
+
+def _translate_postgres(cause: BaseException | None, where: str, text: str) -> FeatureStoreError:
+    state = getattr(cause, "sqlstate", None) or ""
+    # A refused connection carries no SQLSTATE; its text is all there is.
+    if state[:2] == "28" or state == "42501" or any(part in str(cause) for part in _DENIED):
+        return StoreAccessDenied(f"{where} refuses access: {text}; check user and password")
+    if state == "57014":
+        return StoreTimeout(f"{where} took too long: {text}")
+    if state[:2] == "22":
+        return InvalidRecord(f"{where} can't hold a value: {text}")
+    if state == "25006":
+        return StoreReadOnly(f"{where} can't be written: {text}")
+    if not state or state[:2] in ("08", "3D", "40", "53", "55", "57", "58"):
+        return StoreUnavailable(f"{where} is away: {text}; check that it runs and try again")
+    return StoreError(f"{where} refused a statement: {text}")
+
+
+def _parse(url: str, root: Path) -> URL:
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        raise InvalidSettings(
+            "[registry] url is not a database URL; write sqlite:///path or "
+            "postgresql://user:password@host:5432/database"
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise InvalidSettings(
+            f"[registry] url begins with {backend!r}; registries are sqlite or postgresql"
+        )
+    if not parsed.database or parsed.database == ":memory:" or "uri" in parsed.query:
+        raise InvalidSettings(
+            "[registry] url must name a file, for it is shared: sqlite:///.featurestore/registry.db"
+        )
+    return parsed.set(drivername="sqlite", database=str(root / parsed.database))
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        # A connection per transaction: opening a file is quick, and nothing is shared by a fork.
+        timeout = {} if "timeout" in url.query else {"timeout": LOCK_TIMEOUT_S}
+        engine = sa.create_engine(url, poolclass=NullPool, connect_args=timeout)
+        event.listen(engine, "connect", _on_sqlite_connect)
+        event.listen(engine, "begin", _on_sqlite_begin)
+        return engine
+    try:
+        return sa.create_engine(
+            url,
+            # Read committed, so that what a transaction reads after it waited for its lock is new.
+            isolation_level="READ COMMITTED",
+            pool_pre_ping=True,
+            pool_size=2,
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "application_name": "featurestore",
+            },
+        )
+    except ModuleNotFoundError as error:
+        raise InvalidSettings(
+            f"A postgresql registry needs the package {error.name!r}: "
+            "pip install 'featurestore[postgres]'"
+        ) from error
+
+
+def _on_sqlite_connect(connection: Any, _: object) -> None:
+    # Python's driver would begin transactions on its own account, and never an immediate one.
+    connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _lock_postgres(connection: Connection, lock: str) -> None:
+    number = int.from_bytes(hashlib.sha256(lock.encode()).digest()[:8], "big", signed=True)
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+
+
+def _revision(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(
+        sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))
+    ).scalar()
+
+
+def _upgrade(connection: Connection, found: str | None, shown: str) -> None:
+    # Alembic takes 0.2 s to import and most openings need none of it.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    with resources.as_file(resources.files("featurestore.stores.registry")) as folder:
+        config = Config(config_args={"script_location": str(folder / "migrations")})
+        config.set_main_option("path_separator", "os")
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if found is not None and found not in known:
+            raise SchemaTooNew(
+                f"The registry {shown} has schema {found!r}, which this version of featurestore "
+                f"(schema {SCHEMA_REVISION!r}) does not know: a newer one wrote it. "
+                "Upgrade: pip install --upgrade featurestore"
+            )
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,1 @@
+"""Alembic migrations of the registry, numbered, run when a registry is opened."""

@@ -1,0 +1,271 @@
+"""The registry on an SQL database: SQLite by default, Postgres by URL."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from featurestore.errors import AmbiguousRecord, CorruptRow, RecordNotFound
+from featurestore.fingerprint import fingerprint_bytes
+from featurestore.records import (
+    Alias,
+    AliasEvent,
+    AliasIs,
+    Edge,
+    LedgerRow,
+    Record,
+    StoredRecord,
+    show_id,
+)
+from featurestore.stores.registry import schema, writes
+from featurestore.stores.registry.base import WALK_DEPTH_MAX, Registry
+from featurestore.stores.registry.database import Database
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from featurestore.timeline import Clock
+
+_REF = re.compile(r"(?P<kind>[a-z][a-z_]*):(?P<name>[^@]+)@(?P<hash>[0-9a-f]{4,64})")
+
+
+class SqlRegistry(Registry):
+    """The records of one project in an SQL database. Safe to share between threads."""
+
+    def __init__(self, database: Database, *, project: str, clock: Clock, author: str) -> None:
+        self._database = database
+        self._project = project
+        self._clock = clock
+        self._author = author
+
+    @classmethod
+    def open(cls, url: str, *, project: str, root: Path, clock: Clock, author: str) -> Self:
+        """Connect, and create or migrate the schema. A relative SQLite path is below `root`.
+
+        Raises `InvalidSettings` for a URL that names no database of ours, `SchemaTooNew`,
+        `StoreUnavailable`, `StoreAccessDenied`, `StoreReadOnly`.
+        """
+        database = Database.open(url, root=root)
+        return cls(database, project=project, clock=clock, author=author)
+
+    def commit(
+        self,
+        *,
+        requires: Sequence[AliasIs] = (),
+        records: Sequence[Record] = (),
+        blobs: Sequence[bytes] = (),
+        aliases: Mapping[str, str | None] | None = None,
+        ledger: Sequence[LedgerRow] = (),
+        reason: str = "",
+    ) -> None:
+        by = writes.Author(self._project, self._author, self._clock.now_us(), reason)
+        with self._database.writing(f"featurestore project {self._project}") as connection:
+            writes.check_beliefs(connection, self._project, requires)
+            writes.insert_blobs(connection, self._project, blobs)
+            writes.insert_records(connection, by, records)
+            writes.move_aliases(connection, by, aliases or {})
+            writes.insert_ledger(connection, self._project, ledger)
+
+    def record(self, ref: str) -> StoredRecord:
+        table = schema.record
+        with self._database.reading() as connection:
+            if parts := _REF.fullmatch(ref):
+                digits = len(parts["hash"])
+                found = self._select(
+                    connection,
+                    table.c.kind == parts["kind"],
+                    table.c.name == parts["name"],
+                    sa.func.substr(table.c.hash, 1, digits) == parts["hash"],
+                )
+                if len(found) > 1:
+                    raise AmbiguousRecord(ref, found=[show_id(r.id) for r in found])
+                if not found:
+                    same = sa.select(table.c.id).where(
+                        table.c.project == self._project, table.c.kind == parts["kind"]
+                    )
+                    known = connection.scalars(same).all()
+                    raise RecordNotFound(ref, known=[show_id(record_id) for record_id in known])
+                return found[0]
+            alias = writes.pointer(connection, self._project, ref)
+            if alias is None:
+                raise RecordNotFound(ref, known=self._aliases(connection))
+            return self._select(connection, table.c.seq == alias.seq)[0]
+
+    def records(
+        self, *, kind: str | None = None, name: str | None = None, ids: Sequence[str] | None = None
+    ) -> list[StoredRecord]:
+        table = schema.record
+        where = [
+            column == value
+            for column, value in ((table.c.kind, kind), (table.c.name, name))
+            if value is not None
+        ]
+        with self._database.reading() as connection:
+            if ids is None:
+                return self._select(connection, *where)
+            seqs = sorted(writes.sequences(connection, self._project, ids).values())
+            return [
+                stored
+                for chunk in writes.chunks(seqs)
+                for stored in self._select(connection, table.c.seq.in_(chunk), *where)
+            ]
+
+    def aliases(self, prefix: str = "") -> dict[str, Alias]:
+        with self._database.reading() as connection:
+            return self._aliases(connection, prefix)
+
+    def history(self, alias: str) -> list[AliasEvent]:
+        event = schema.alias_event
+        previous, target = schema.record.alias(), schema.record.alias()
+        query = (
+            sa.select(event, previous.c.id.label("previous_id"), target.c.id.label("target_id"))
+            .join_from(event, previous, event.c.previous == previous.c.seq, isouter=True)
+            .join(target, event.c.target == target.c.seq, isouter=True)
+            .where(event.c.project == self._project, event.c.name == alias)
+            .order_by(event.c.serial)
+        )
+        with self._database.reading() as connection:
+            return [
+                AliasEvent(
+                    name=alias,
+                    serial=row.serial,
+                    previous=row.previous_id,
+                    target=row.target_id,
+                    at_us=row.at_us,
+                    author=row.author,
+                    reason=row.reason,
+                )
+                for row in connection.execute(query)
+            ]
+
+    def walk(
+        self,
+        record_id: str,
+        *,
+        direction: Literal["up", "down"],
+        depth_max: int = WALK_DEPTH_MAX,
+    ) -> list[tuple[str, str, str, str]]:
+        with self._database.reading() as connection:
+            start = writes.sequences(connection, self._project, [record_id]).get(record_id)
+            if start is None:
+                raise RecordNotFound(record_id)
+            rows = connection.execute(_reachable(start, direction)).tuples().all()
+        leaving = defaultdict[int, list[tuple[Any, ...]]](list)
+        for near, *rest in rows:
+            leaving[near].append(tuple(rest))
+        return _nearest_first(start, leaving, depth_max)
+
+    def blob(self, digest: str) -> bytes:
+        table = schema.blob
+        query = sa.select(table.c.data).where(
+            table.c.project == self._project, table.c.digest == digest
+        )
+        with self._database.reading() as connection:
+            data: bytes | None = connection.scalar(query)
+        if data is None:
+            raise RecordNotFound(f"blob {digest}")
+        if fingerprint_bytes(data) != digest:
+            raise CorruptRow(f"Blob {digest} in {self._database.shown} is not what was stored")
+        return data
+
+    def ledger(self, *, table: str | None = None, view: str | None = None) -> list[LedgerRow]:
+        runs = schema.materialization
+        query = sa.select(runs).where(runs.c.project == self._project).order_by(runs.c.seq)
+        if table is not None:
+            query = query.where(runs.c.table == table)
+        if view is not None:
+            query = query.where(runs.c.view == view)
+        with self._database.reading() as connection:
+            return [writes.ledger_row(row) for row in connection.execute(query).mappings()]
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _aliases(self, connection: Connection, prefix: str = "") -> dict[str, Alias]:
+        alias, record = schema.alias, schema.record
+        # Not LIKE: SQLite's ignores case, and names hold `_`, a wildcard there.
+        query = (
+            sa.select(alias.c.name, record.c.id, alias.c.serial)
+            .join_from(alias, record, alias.c.target == record.c.seq)
+            .where(
+                alias.c.project == self._project,
+                sa.func.substr(alias.c.name, 1, len(prefix)) == prefix,
+            )
+        )
+        rows = sorted(connection.execute(query).tuples().all())
+        return {name: Alias(name=name, target=to, serial=serial) for name, to, serial in rows}
+
+    def _select(self, connection: Connection, *where: sa.ColumnElement[bool]) -> list[StoredRecord]:
+        """Records with their parents, oldest first."""
+        table, edge = schema.record, schema.edge
+        parent = table.alias("parent")
+        condition = sa.and_(table.c.project == self._project, *where)
+        edges = (
+            sa.select(edge.c.child, parent.c.id, edge.c.role, edge.c.transformation)
+            .join_from(edge, table, edge.c.child == table.c.seq)
+            .join(parent, edge.c.parent == parent.c.seq)
+            .where(condition)
+            .order_by(edge.c.child, edge.c.position)
+        )
+        parents = defaultdict[int, list[Edge]](list)
+        for child, parent_id, role, transformation in connection.execute(edges).tuples():
+            parents[child].append(Edge(parent=parent_id, role=role, transformation=transformation))
+        rows = connection.execute(sa.select(table).where(condition).order_by(table.c.seq))
+        return [self._stored(row, parents[row.seq]) for row in rows]
+
+    def _stored(self, row: sa.Row[Any], parents: Sequence[Edge]) -> StoredRecord:
+        record = Record(
+            kind=row.kind, name=row.name, body=json.loads(row.body), parents=tuple(parents)
+        )
+        if record.id != row.id:
+            raise CorruptRow(
+                f"{show_id(row.id)} in {self._database.shown} is not what was stored under its hash"
+            )
+        return StoredRecord(
+            id=row.id, record=record, created_at_us=row.created_at_us, author=row.author
+        )
+
+
+def _reachable(start: int, direction: Literal["up", "down"]) -> sa.Select[Any]:
+    """The edges that leave the records reachable from `start`, each with the end that it leaves
+    from, the other end, and what the caller wants to know of it."""
+    edge, child, parent = schema.edge, schema.record.alias("c"), schema.record.alias("p")
+    near, far = edge.c.child, edge.c.parent
+    if direction == "down":
+        near, far = far, near
+    reached = sa.select(sa.literal(start, schema.SEQUENCE).label("seq")).cte(
+        "reached", recursive=True
+    )
+    # UNION drops what was reached before, which ends cycles and visits each record once.
+    reached = reached.union(sa.select(far).join_from(edge, reached, near == reached.c.seq))
+    return (
+        sa.select(near, far, child.c.id, parent.c.id, edge.c.role, edge.c.transformation)
+        .join_from(edge, reached, near == reached.c.seq)
+        .join(child, edge.c.child == child.c.seq)
+        .join(parent, edge.c.parent == parent.c.seq)
+        .order_by(near, edge.c.child, edge.c.position)
+    )
+
+
+def _nearest_first(
+    start: int, leaving: Mapping[int, Sequence[tuple[Any, ...]]], depth_max: int
+) -> list[tuple[str, str, str, str]]:
+    edges, seen, level = list[tuple[str, str, str, str]](), {start}, [start]
+    for _ in range(depth_max):
+        following = list[int]()
+        for near in level:
+            for far, *shown in leaving.get(near, ()):
+                edges.append((shown[0], shown[1], shown[2], shown[3]))
+                if far not in seen:
+                    seen.add(far)
+                    following.append(far)
+        if not following:
+            break
+        level = following
+    return edges
