@@ -124,6 +124,7 @@ def check_name(definition: Definition, name: object) -> None:
     """Report `InvalidName` where the definition's own name breaks the rules."""
     if problem := name_problem(name):
         report(definition, problem, InvalidName)
+        set_field(definition, "name", str(name))
 
 
 def check_texts(definition: Definition, *fields: str) -> None:

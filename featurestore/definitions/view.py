@@ -16,13 +16,14 @@ from featurestore.definitions.names import (
     check_name,
     check_texts,
     locate,
+    name_problem,
     read_dtype,
     report,
     set_field,
 )
 from featurestore.definitions.source import FileSource, Source, SqlSource
 from featurestore.dtypes import DType
-from featurestore.errors import DuplicateName, TypeMismatch, UnknownReference, suggest
+from featurestore.errors import DuplicateName, InvalidName, TypeMismatch, UnknownReference, suggest
 from featurestore.timeline import parse_duration
 
 FeatureNames = str | Sequence[str]
@@ -145,8 +146,8 @@ class FeatureSelection(Definition):
 
     def __post_init__(self) -> None:
         locate(self)
-        if self.alias is not None:
-            check_name(self, self.alias)
+        if self.alias is not None and (problem := name_problem(self.alias)):
+            report(self, problem, InvalidName)
         check_mapping(self, "join_key_map")
         targets = list(self.join_key_map.values())
         for column in sorted({c for c in targets if targets.count(c) > 1}):
