@@ -1,0 +1,220 @@
+"""Features of the flights that leave New York: what was known before a flight took off?
+
+`featurestore demo` prepares the data in `data/` and walks through all of it.
+"""
+
+from featurestore import Entity, Feature, FeatureService, FeatureView, FileSource, SqlSource
+
+# --- Entities: what features are about, and the columns that identify it ------------------------
+
+plane = Entity("plane", join_keys={"tailnum": "string"}, description="An aircraft, by its tail")
+airport = Entity("airport", description="An airport, by its FAA code")
+carrier = Entity("carrier", description="An airline, by its two-character code")
+route = Entity(
+    "route",
+    join_keys={"origin": "string", "dest": "string"},
+    description="From one airport to another: a composite key",
+)
+
+# --- Sources: where rows come from, when they happened and when they were known ------------------
+
+# A flight's row is about its scheduled departure, but its outcome is not known before it has
+# landed. `created_time` says so. Leave it out, and a training set sees delays of flights that were
+# still in the air (or had not even left): features that no server will ever have.
+flights = FileSource(
+    "flights",
+    path="data/flights/*.parquet",
+    event_time="scheduled_at",
+    created_time="known_at",
+    tiebreak=["flight_id"],
+    description="Every flight out of EWR, JFK and LGA with its outcome",
+)
+
+# The same files under the airport entity's column name: `field_mapping` is {theirs: ours}.
+airport_flights = FileSource(
+    "airport_flights",
+    path="data/flights/*.parquet",
+    event_time="scheduled_at",
+    created_time="known_at",
+    field_mapping={"origin": "airport"},
+    tiebreak=["flight_id"],
+    description="The flights again, by the airport that they leave from",
+)
+
+weather = FileSource(
+    "weather",
+    path="data/weather.parquet",
+    event_time="observed_at",
+    created_time="published_at",
+    field_mapping={"origin": "airport"},
+    description="Hourly observations at EWR, JFK and LGA, published 15 minutes later",
+)
+
+planes = FileSource(
+    "planes",
+    path="data/planes.parquet",
+    event_time="recorded_at",
+    description="The aircraft register; about one plane in six that flew is missing from it",
+)
+
+airports = FileSource(
+    "airports",
+    path="data/airports.csv",
+    event_time="recorded_at",
+    field_mapping={"faa": "airport"},
+    description="Places and heights of airports",
+)
+
+# An SQL source is a query over other sources, by their names. Each row summarizes one day's
+# outcomes and is about the end of that day, so it contains nothing that was not known by then.
+route_days = SqlSource(
+    "route_days",
+    query="""
+        SELECT origin, dest, date_trunc('day', known_at) + INTERVAL 1 DAY AS day_end,
+               count(*) AS finished,
+               avg(arr_delay) AS mean_arr_delay,
+               avg(CASE WHEN cancelled THEN 1.0 ELSE 0.0 END) AS cancelled_share,
+               sum(seats)::BIGINT AS seats
+        FROM flights LEFT JOIN planes USING (tailnum)
+        GROUP BY ALL
+    """,
+    event_time="day_end",
+    description="Each route's outcomes per day (UTC), with the seats of the planes",
+)
+
+network_hours = SqlSource(
+    "network_hours",
+    query="""
+        SELECT date_trunc('hour', departed_at) + INTERVAL 1 HOUR AS hour_end,
+               count(*) AS departures,
+               avg(dep_delay) AS mean_dep_delay
+        FROM flights WHERE departed_at IS NOT NULL
+        GROUP BY ALL
+    """,
+    event_time="hour_end",
+    description="What left New York in each hour, all airports together",
+)
+
+# --- Feature views: the newest row of each entity, if it is not older than the ttl --------------
+
+origin_weather = FeatureView(
+    "origin_weather",
+    entities=[airport],
+    source=weather,
+    ttl="3h",
+    owner="ops@example.org",
+    tags={"team": "ops"},
+    features=[
+        Feature("temp", description="Fahrenheit"),
+        Feature("wind_kts", "wind_speed * 0.868976", description="Wind in knots (it comes in mph)"),
+        Feature("visib", description="Visibility in miles"),
+        Feature("precip", description="Precipitation in inches"),
+    ],
+)
+
+last_landing = FeatureView(
+    "last_landing",
+    entities=[plane],
+    source=flights,
+    ttl="2d",
+    description="How this plane's previous flight ended",
+    features=[
+        Feature("plane_arr_delay", "arr_delay", description="Minutes; NULL if it never got there"),
+        Feature("plane_dep_delay", "dep_delay"),
+        Feature("plane_mph", "distance * 60.0 / air_time"),
+    ],
+)
+
+# Two entities: one row for each carrier at each airport. This is the view where an as-of join that
+# looks at schedules alone leaks most.
+carrier_at_airport = FeatureView(
+    "carrier_at_airport",
+    entities=[carrier, airport],
+    source=airport_flights,
+    ttl="12h",
+    description="The carrier's latest outcome here",
+    features=[
+        Feature("carrier_arr_delay", "arr_delay"),
+        Feature("carrier_dep_delay", "dep_delay"),
+        Feature("carrier_cancelled", "cancelled"),
+    ],
+)
+
+last_on_route = FeatureView(
+    "last_on_route",
+    entities=[route],
+    source=flights,
+    ttl="2d",
+    features=[Feature("route_arr_delay", "arr_delay"), Feature("route_air_time", "air_time")],
+)
+
+route_day = FeatureView(
+    "route_day",
+    entities=[route],
+    source=route_days,
+    ttl="2d",
+    features=[
+        Feature("route_mean_arr_delay", "mean_arr_delay"),
+        Feature("route_cancelled_share", "cancelled_share"),
+        Feature("route_seats", "seats"),
+    ],
+)
+
+# No entity: one row for everything.
+network_hour = FeatureView(
+    "network_hour",
+    source=network_hours,
+    ttl="12h",
+    features=[
+        Feature("network_departures", "departures"),
+        Feature("network_mean_dep_delay", "mean_dep_delay"),
+    ],
+)
+
+# No ttl: facts that stay true.
+plane_facts = FeatureView(
+    "plane_facts",
+    entities=[plane],
+    source=planes,
+    features=[Feature("built"), Feature("seats"), Feature("engines"), Feature("manufacturer")],
+)
+
+airport_facts = FeatureView(
+    "airport_facts",
+    entities=[airport],
+    source=airports,
+    features=[
+        Feature("airport_name", "name"),
+        Feature("lat"),
+        Feature("lon"),
+        Feature("alt_m", "alt * 0.3048", description="Height in metres (it comes in feet)"),
+    ],
+)
+
+# --- Feature services: what one model asks for --------------------------------------------------
+
+# The caller has a flight: tailnum, carrier, origin, dest. `with_join_key_map` says which of its
+# columns is a view's key, `with_name` lets one view be used a second time.
+delay_model = FeatureService(
+    "delay_model",
+    features=[
+        origin_weather.with_join_key_map({"airport": "origin"}),
+        last_landing,
+        carrier_at_airport.with_join_key_map({"airport": "origin"}),
+        last_on_route,
+        route_day,
+        network_hour,
+        plane_facts[["built", "seats"]],
+        airport_facts[["lat", "lon", "alt_m"]]
+        .with_name("dest_airport")
+        .with_join_key_map({"airport": "dest"}),
+    ],
+    owner="ml@example.org",
+    description="Will this flight arrive more than 15 minutes late?",
+)
+
+gate_board = FeatureService(
+    "gate_board",
+    features=[origin_weather[["temp", "wind_kts"]], airport_facts[["airport_name"]], network_hour],
+    description="What the screen at the gate shows, by airport",
+)
