@@ -73,10 +73,15 @@ class GetOnlineFeaturesRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     SCHEMA_ID_FIELD_NUMBER: _builtins.int
+    ENTITY_COUNT_FIELD_NUMBER: _builtins.int
     feature_service: _builtins.str
     """"name" or "name@version" (8 or more hex digits)"""
     schema_id: _builtins.int
     """The schema that the caller holds; the server sends its own where they differ."""
+    entity_count: _builtins.int
+    """How many entities are asked for; needed only where no key column says it (features without
+    entities, or no entity at all). Absent and without key columns it is 1.
+    """
     @_builtins.property
     def features(self) -> Global___FeatureRefs: ...
     @_builtins.property
@@ -93,19 +98,27 @@ class GetOnlineFeaturesRequest(_message.Message):
         keys: _abc.Iterable[Global___KeyColumn] | None = ...,
         options: Global___Options | None = ...,
         schema_id: _builtins.int = ...,
+        entity_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["feature_service", b"feature_service", "features", b"features", "options", b"options", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_entity_count", b"_entity_count", "entity_count", b"entity_count", "feature_service", b"feature_service", "features", b"features", "options", b"options", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature_service", b"feature_service", "features", b"features", "keys", b"keys", "options", b"options", "schema_id", b"schema_id", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entity_count", b"_entity_count", "entity_count", b"entity_count", "feature_service", b"feature_service", "features", b"features", "keys", b"keys", "options", b"options", "schema_id", b"schema_id", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__entity_count: _TypeAlias = _typing.Literal["entity_count"]  # noqa: Y015
+    _WhichOneofArgType__entity_count: _TypeAlias = _typing.Literal["_entity_count", b"_entity_count"]  # noqa: Y015
     _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["feature_service", "features"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__entity_count) -> _WhichOneofReturnType__entity_count | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
 Global___GetOnlineFeaturesRequest: _TypeAlias = GetOnlineFeaturesRequest  # noqa: Y015
 
 @_typing.final
 class KeyColumn(_message.Message):
+    """A column that no view of the request needs is ignored, with or without values."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int

@@ -19,6 +19,7 @@ else:
 _T = _typing.TypeVar("_T")
 
 class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
+
 class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
     ...
 
@@ -30,25 +31,17 @@ class OnlineFeaturesStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OnlineFeaturesAsyncStub: ...
-    GetOnlineFeatures: _grpc.UnaryUnaryMultiCallable[
-        _serving_pb2.GetOnlineFeaturesRequest, _serving_pb2.GetOnlineFeaturesResponse
-    ]
+    GetOnlineFeatures: _grpc.UnaryUnaryMultiCallable[_serving_pb2.GetOnlineFeaturesRequest, _serving_pb2.GetOnlineFeaturesResponse]
     """The newest features of each entity key at the time of the request."""
-    GetServingInfo: _grpc.UnaryUnaryMultiCallable[
-        _serving_pb2.GetServingInfoRequest, _serving_pb2.GetServingInfoResponse
-    ]
+    GetServingInfo: _grpc.UnaryUnaryMultiCallable[_serving_pb2.GetServingInfoRequest, _serving_pb2.GetServingInfoResponse]
     """What this server serves: services, versions, limits."""
 
 @_typing.type_check_only
 class OnlineFeaturesAsyncStub(OnlineFeaturesStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
-    GetOnlineFeatures: _aio.UnaryUnaryMultiCallable[
-        _serving_pb2.GetOnlineFeaturesRequest, _serving_pb2.GetOnlineFeaturesResponse
-    ]  # type: ignore[assignment]
+    GetOnlineFeatures: _aio.UnaryUnaryMultiCallable[_serving_pb2.GetOnlineFeaturesRequest, _serving_pb2.GetOnlineFeaturesResponse]  # type: ignore[assignment]
     """The newest features of each entity key at the time of the request."""
-    GetServingInfo: _aio.UnaryUnaryMultiCallable[
-        _serving_pb2.GetServingInfoRequest, _serving_pb2.GetServingInfoResponse
-    ]  # type: ignore[assignment]
+    GetServingInfo: _aio.UnaryUnaryMultiCallable[_serving_pb2.GetServingInfoRequest, _serving_pb2.GetServingInfoResponse]  # type: ignore[assignment]
     """What this server serves: services, versions, limits."""
 
 class OnlineFeaturesServicer(metaclass=_abc_1.ABCMeta):
@@ -57,10 +50,7 @@ class OnlineFeaturesServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _serving_pb2.GetOnlineFeaturesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[
-        _serving_pb2.GetOnlineFeaturesResponse,
-        _abc.Awaitable[_serving_pb2.GetOnlineFeaturesResponse],
-    ]:
+    ) -> _typing.Union[_serving_pb2.GetOnlineFeaturesResponse, _abc.Awaitable[_serving_pb2.GetOnlineFeaturesResponse]]:
         """The newest features of each entity key at the time of the request."""
 
     @_abc_1.abstractmethod
@@ -68,11 +58,7 @@ class OnlineFeaturesServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _serving_pb2.GetServingInfoRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[
-        _serving_pb2.GetServingInfoResponse, _abc.Awaitable[_serving_pb2.GetServingInfoResponse]
-    ]:
+    ) -> _typing.Union[_serving_pb2.GetServingInfoResponse, _abc.Awaitable[_serving_pb2.GetServingInfoResponse]]:
         """What this server serves: services, versions, limits."""
 
-def add_OnlineFeaturesServicer_to_server(
-    servicer: OnlineFeaturesServicer, server: _typing.Union[_grpc.Server, _aio.Server]
-) -> None: ...
+def add_OnlineFeaturesServicer_to_server(servicer: OnlineFeaturesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

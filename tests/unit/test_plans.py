@@ -124,7 +124,7 @@ def test_output_columns_short_and_full() -> None:
 
 
 def test_output_columns_clash() -> None:
-    with pytest.raises(NameClash, match="'temp'.*full_feature_names=True"):
+    with pytest.raises(NameClash, match=r"'temp'.*full_feature_names=True"):
         output_columns(PLAN, full_feature_names=False)
     keyed = dataclasses.replace(PLAN, request_keys=(RequestKey("load", STRING),) * 3)
     with pytest.raises(NameClash, match="'load'"):

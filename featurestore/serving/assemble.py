@@ -1,0 +1,342 @@
+"""Plan × store → response. Pure, and without any framework.
+
+A `ServingPlan` becomes a `CompiledPlan` of closures and constants once, when it is loaded. Then a
+request is `prepare` (what to read), one read of the store by the caller, and `finish` (the bytes of
+the response): no name is looked up, no row becomes an object. Where a service takes whole views the
+rows go out as the very bytes that the store holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
+
+from featurestore.dtypes import DType
+from featurestore.errors import InvalidJoinKey, InvalidRequest, LimitExceeded, MissingJoinKey
+from featurestore.serving.columns import pack_columns
+from featurestore.statuses import Status
+from featurestore.stores.online.base import KeyFields
+from featurestore.wire import serving_pb2 as pb
+from featurestore.wire.entities import KeyColumn
+from featurestore.wire.layout import TOMBSTONE_BYTES, RowLayout
+from featurestore.wire.plans import Lookup, ServingPlan, output_columns
+from featurestore.wire.rows import key_encoder, key_prefix, subset_encoder
+from featurestore.wire.serving_raw_pb2 import RawOnlineFeaturesResponse
+
+_HEAD = struct.Struct("<xqxqxI")
+"""Event time, created time and view tag of a row, each behind its tag byte."""
+_PRESENT, _NOT_FOUND = int(Status.PRESENT), int(Status.NOT_FOUND)
+_STALE = int(Status.OUTSIDE_MAX_AGE)
+_NO_READ = -1
+
+Judge = Callable[[bytes, int], tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may ask for."""
+
+    keys_per_request_max: int = 10_000
+    features_per_request_max: int = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request, free of the door that it came through. `count` entities, key `columns` by name."""
+
+    count: int
+    columns: Mapping[str, KeyColumn]
+    event_times: bool = False
+    as_columns: bool = False
+    schema_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Views of one key space with the same key columns: one read per entity key for all of them.
+
+    `key_columns` are indices into the plan's keys; none at all is the one key of views without
+    entities, read once per request.
+    """
+
+    key_columns: tuple[int, ...]
+    encode: Callable[[Sequence[Any]], bytes]
+    fields: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One view of a plan: where its row lies in the answer to a read, how its status follows from
+    the row's age, and how the row is cut to the selected features (None: sent as it is)."""
+
+    name: str
+    group: int
+    position: int
+    judge: Judge
+    cut: Callable[[bytes], bytes] | None
+    selected: RowLayout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledPlan:
+    """A plan ready to answer. `keys` are (name, type, the views that need it)."""
+
+    plan: ServingPlan
+    plan_version: str
+    keys: tuple[tuple[str, DType, str], ...]
+    groups: tuple[Group, ...]
+    uses: tuple[Use, ...]
+    schema: pb.Schema
+    schema_id: int
+    feature_count: int
+
+    @property
+    def use_names(self) -> tuple[str, ...]:
+        return tuple(use.name for use in self.uses)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What to read: `reads` for the store, and for each group the index of each entity's read
+    (-1 where a key is NULL, so that there is nothing to read)."""
+
+    reads: list[KeyFields] = field(default_factory=list)
+    slots: list[Sequence[int]] = field(default_factory=list)
+
+
+def compile_plan(
+    plan: ServingPlan, *, full_feature_names: bool = False, plan_version: str | None = None
+) -> CompiledPlan:
+    """The closures and constants of `plan`.
+
+    `plan_version` is what responses name (default: the plan's own hash; for a plan that was cut
+    from another, the other's). Raises `NameClash`, and `InvalidJoinKey` where two of its views need
+    one column as different types.
+    """
+    names = output_columns(plan, full_feature_names=full_feature_names)
+    _check_key_types(plan)
+    groups: dict[tuple[str, tuple[int, ...]], dict[bytes, int]] = {}
+    uses = []
+    for use in plan.lookups:
+        key = (use.key_space, use.keys)
+        fields = groups.setdefault(key, {})
+        position = fields.setdefault(use.field, len(fields))
+        uses.append(_use(use, list(groups).index(key), position))
+    schema = _schema(plan, names)
+    return CompiledPlan(
+        plan=plan,
+        plan_version=plan_version or plan.hash,
+        keys=tuple(
+            (key.name, key.dtype, ", ".join(u.name for u in plan.lookups if index in u.keys))
+            for index, key in enumerate(plan.request_keys)
+        ),
+        groups=tuple(
+            _group(plan, key_space, keys, tuple(fields))
+            for (key_space, keys), fields in groups.items()
+        ),
+        uses=tuple(uses),
+        schema=schema,
+        schema_id=schema_id_of(schema),
+        feature_count=sum(map(len, names)),
+    )
+
+
+def schema_id_of(schema: pb.Schema) -> int:
+    """The first 8 bytes of the schema's SHA-256 as a number that is not 0 (0: no schema)."""
+    digest = hashlib.sha256(schema.SerializeToString(deterministic=True)).digest()
+    return int.from_bytes(digest[:8], "little") or 1
+
+
+def prepare(plan: CompiledPlan, request: Request, limits: Limits) -> Prepared:
+    """What the store must be asked.
+
+    Raises `LimitExceeded`, `MissingJoinKey`, `InvalidJoinKey`, and `InvalidRequest` for columns of
+    another length than the request's count.
+    """
+    if request.count > limits.keys_per_request_max:
+        raise LimitExceeded(
+            "keys_per_request_max",
+            asked=request.count,
+            allowed=limits.keys_per_request_max,
+            hint="Ask in several requests.",
+        )
+    if plan.feature_count > limits.features_per_request_max:
+        raise LimitExceeded(
+            "features_per_request_max",
+            asked=plan.feature_count,
+            allowed=limits.features_per_request_max,
+        )
+    if not request.count:
+        return Prepared([], [()] * len(plan.groups))
+    columns = [_column(request, *key) for key in plan.keys]
+    prepared = Prepared()
+    for group in plan.groups:
+        _add_reads(prepared, group, columns, request)
+    return prepared
+
+
+def finish(
+    plan: CompiledPlan,
+    request: Request,
+    prepared: Prepared,
+    found: Sequence[Sequence[bytes | None]],
+    now_us: int,
+) -> tuple[bytes, bytes]:
+    """The response's bytes, and its statuses (one byte per entity × view, entity by entity).
+
+    `found` is what the store answered to `prepared.reads`, `now_us` the request's time. Raises
+    `CorruptRow` for a row that is not of its view's version.
+    """
+    statuses, rows, event_times = bytearray(), list[bytes](), list[int]()
+    uses = [
+        (prepared.slots[use.group], use.position, use.judge, use.cut or _whole) for use in plan.uses
+    ]
+    for entity in range(request.count):
+        for slots, position, judge, cut in uses:
+            read = slots[entity]
+            row = None if read == _NO_READ else found[read][position]
+            status, event_us = (_NOT_FOUND, 0) if row is None else judge(row, now_us)
+            statuses.append(status)
+            event_times.append(event_us)
+            if row is not None and status == _PRESENT:
+                rows.append(cut(row))
+    present = bytes(statuses)
+    response = RawOnlineFeaturesResponse(
+        plan_version=plan.plan_version,
+        request_time_us=now_us,
+        schema_id=plan.schema_id,
+        schema=plan.schema if request.schema_id != plan.schema_id else None,
+        statuses=present,
+        event_times_us=event_times if request.event_times else None,
+    )
+    if request.as_columns:
+        layouts = [use.selected for use in plan.uses]
+        response.columns.extend(pack_columns(layouts, present, rows))
+    else:
+        response.rows.extend(rows)
+    return response.SerializeToString(), present
+
+
+def _whole(row: bytes) -> bytes:
+    return row
+
+
+def _column(request: Request, name: str, dtype: DType, needed_by: str) -> Sequence[Any]:
+    column = request.columns.get(name)
+    if column is None:
+        raise MissingJoinKey(name, needed_by=needed_by, known=request.columns)
+    values = column.as_dtype(dtype)
+    if len(values) != request.count:
+        raise InvalidRequest(
+            f"the entity columns have different lengths: {name!r} has {len(values)} values, "
+            f"the request {request.count}"
+        )
+    return values
+
+
+def _add_reads(
+    prepared: Prepared, group: Group, columns: Sequence[Sequence[Any]], request: Request
+) -> None:
+    reads, encode, fields = prepared.reads, group.encode, group.fields
+    first = len(reads)
+    if not group.key_columns:
+        reads.append(KeyFields(encode(()), fields))
+        prepared.slots.append([first] * request.count)
+        return
+    keys = list(zip(*(columns[index] for index in group.key_columns), strict=True))
+    if not any(None in key for key in keys):
+        reads.extend(map(KeyFields, map(encode, keys), repeat(fields)))
+        prepared.slots.append(range(first, len(reads)))
+        return
+    slots = []
+    for key in keys:
+        if None in key:
+            slots.append(_NO_READ)
+        else:
+            slots.append(len(reads))
+            reads.append(KeyFields(encode(key), fields))
+    prepared.slots.append(slots)
+
+
+def _group(
+    plan: ServingPlan, key_space: str, keys: tuple[int, ...], fields: tuple[bytes, ...]
+) -> Group:
+    columns = [plan.request_keys[index] for index in keys]
+    encode = key_encoder(
+        [column.dtype for column in columns],
+        key_prefix(plan.project, key_space),
+        names=[column.name for column in columns],
+    )
+    return Group(keys, encode, fields)
+
+
+def _use(use: Lookup, group: int, position: int) -> Use:
+    layout = RowLayout(tuple((f.name, f.dtype) for f in use.stored), use.tag, use.name)
+    whole = use.selected == tuple(range(len(use.stored)))
+    return Use(
+        name=use.name,
+        group=group,
+        position=position,
+        judge=_judge(layout, use.ttl_us, use.grace_us or 0),
+        cut=None if whole else subset_encoder(layout, use.selected),
+        selected=layout.subset(use.selected),
+    )
+
+
+def _judge(layout: RowLayout, ttl_us: int | None, grace_us: int) -> Judge:
+    """A function of a row and the request's time that returns (status, event time or 0).
+
+    A row counts from the instant at which it is known, `max(event time, created time)`: one that is
+    ahead of the request is not there yet.
+    """
+    unpack, tag, corrupt = _HEAD.unpack_from, layout.tag, layout.corrupt
+    shortest = _HEAD.size
+
+    def judge(row: bytes, now_us: int) -> tuple[int, int]:
+        if len(row) < shortest:
+            raise corrupt(row)
+        event_us, created_us, found = unpack(row)
+        if found != tag:
+            raise corrupt(row)
+        if event_us > now_us or created_us > now_us or len(row) == TOMBSTONE_BYTES:
+            return _NOT_FOUND, 0
+        if ttl_us is None or now_us - event_us <= ttl_us:
+            return _PRESENT, event_us
+        if now_us - event_us <= ttl_us + grace_us:
+            return _STALE, event_us
+        return _NOT_FOUND, 0
+
+    return judge
+
+
+def _schema(plan: ServingPlan, names: Sequence[Sequence[str]]) -> pb.Schema:
+    return pb.Schema(
+        views=[
+            pb.ViewSchema(
+                name=use.name,
+                version=use.view_version,
+                view_tag=use.tag,
+                features=[
+                    pb.FeatureSchema(name=name, dtype=str(feature.dtype))
+                    for name, feature in zip(columns, use.features, strict=True)
+                ],
+            )
+            for use, columns in zip(plan.lookups, names, strict=True)
+        ]
+    )
+
+
+def _check_key_types(plan: ServingPlan) -> None:
+    types: dict[str, DType] = {}
+    for key in plan.request_keys:
+        other = types.setdefault(key.name, key.dtype)
+        if other != key.dtype:
+            raise InvalidJoinKey(
+                key.name,
+                f"is {other} for one of these views and {key.dtype} for another; "
+                "ask for them in two requests",
+            )
