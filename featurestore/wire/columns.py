@@ -81,9 +81,11 @@ def _plain(
 ) -> pa.Array:
     dtype = layout.features[index][1]
     column = pa.array(np.ascontiguousarray(stored), mask=nulls)
-    if dtype.kind is Kind.DATE:
-        column = column.cast(pa.int32())
-    return column.cast(to_arrow(dtype))
+    try:
+        narrow = column.cast(pa.int32()) if dtype.kind is Kind.DATE else column
+        return narrow.cast(to_arrow(dtype))
+    except pa.ArrowInvalid as error:
+        raise layout.corrupt(b"", f"a value is no {dtype} ({error})") from error
 
 
 def _blob_columns(
@@ -100,11 +102,11 @@ def _blob_columns(
             values.append(row[start:stop])
     columns = {}
     for index, values in zip(layout.blobs, found, strict=True):
+        dtype = layout.features[index][1]
         try:
-            columns[index] = _blob_column(layout.features[index][1], values, nulls[index])
-        except MALFORMED:
-            _raise_for_first(layout, live)
-            raise
+            columns[index] = _blob_column(dtype, values, nulls[index])
+        except MALFORMED as error:
+            raise layout.corrupt(_culprit(layout, live), f"a value is no {dtype}") from error
     return columns
 
 
@@ -120,8 +122,9 @@ def _blob_column(dtype: DType, values: list[bytes], nulls: npt.NDArray[np.bool_]
     return pa.array([None if v is None else convert(v) for v in given], to_arrow(dtype))
 
 
-def _raise_for_first(layout: RowLayout, live: Sequence[bytes]) -> None:
-    """Raise for the row that does not decode."""
+def _culprit(layout: RowLayout, live: Sequence[bytes]) -> bytes:
+    """The first row; raises for the first that does not decode by itself."""
     decode = row_decoder(layout)
     for row in live:
         decode(row)
+    return live[0]

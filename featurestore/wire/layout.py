@@ -116,10 +116,10 @@ class RowLayout:
     def corrupt(self, row: bytes, reason: str = "") -> CorruptRow:
         """The error for bytes that are no row of this layout, with the cause as far as known."""
         subject = f"A stored row of view {self.view!r}" if self.view else "A stored row"
-        if not reason:
-            reason = self._why(row)
+        size = f" ({len(row):,} bytes)" if row else ""
+        reason = reason or self._why(row)
         return CorruptRow(
-            f"{subject} ({len(row):,} bytes) cannot be read: {reason}. "
+            f"{subject}{size} cannot be read: {reason}. "
             "Write its view anew: featurestore materialize --replace"
         )
 
