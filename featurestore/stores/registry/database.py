@@ -118,9 +118,8 @@ class Database:
                     connection.cursor().execute("PRAGMA journal_mode=WAL")
                 return
             except sqlite3.Error as error:
-                translated = _translate(error, self.shown)
-                if not translated.retryable or time.monotonic() >= give_up or not path.exists():
-                    raise translated from error
+                if not _is_busy(error) or time.monotonic() >= give_up:
+                    raise _translate(error, self.shown) from error
                 time.sleep(0.02)
 
     def _migrate(self) -> None:
@@ -146,7 +145,7 @@ def _translate(cause: BaseException | None, shown: str) -> FeatureStoreError:
 
 def _translate_sqlite(cause: sqlite3.Error, where: str, text: str) -> FeatureStoreError:
     name = getattr(cause, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    if _is_busy(cause):
         return StoreUnavailable(f"{where} is locked by another process; try again")
     if name.startswith("SQLITE_READONLY"):
         return StoreReadOnly(f"{where} can't be written: {text}; check the file's permissions")
@@ -157,6 +156,10 @@ def _translate_sqlite(cause: sqlite3.Error, where: str, text: str) -> FeatureSto
     if isinstance(cause, sqlite3.OperationalError) and not name.startswith("SQLITE_ERROR"):
         return StoreUnavailable(f"{where} can't be used: {text}; check the path and the disk")
     return StoreError(f"{where} refused a statement: {text}")
+
+
+def _is_busy(cause: sqlite3.Error) -> bool:
+    return getattr(cause, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
 _DENIED = ("password authentication failed", "no password supplied", "no pg_hba.conf entry")

@@ -155,7 +155,7 @@ class SqlRegistry(Registry):
             start = writes.sequences(connection, self._project, [record_id]).get(record_id)
             if start is None:
                 raise RecordNotFound(record_id)
-            rows = connection.execute(_reachable(start, direction)).tuples().all()
+            rows = connection.execute(_reachable(start, direction)).all()
         leaving = defaultdict[int, list[tuple[Any, ...]]](list)
         for near, *rest in rows:
             leaving[near].append(tuple(rest))
@@ -198,7 +198,7 @@ class SqlRegistry(Registry):
                 sa.func.substr(alias.c.name, 1, len(prefix)) == prefix,
             )
         )
-        rows = sorted(connection.execute(query).tuples().all())
+        rows = sorted(connection.execute(query).all())
         return {name: Alias(name=name, target=to, serial=serial) for name, to, serial in rows}
 
     def _select(self, connection: Connection, *where: sa.ColumnElement[bool]) -> list[StoredRecord]:
@@ -214,7 +214,7 @@ class SqlRegistry(Registry):
             .order_by(edge.c.child, edge.c.position)
         )
         parents = defaultdict[int, list[Edge]](list)
-        for child, parent_id, role, transformation in connection.execute(edges).tuples():
+        for child, parent_id, role, transformation in connection.execute(edges):
             parents[child].append(Edge(parent=parent_id, role=role, transformation=transformation))
         rows = connection.execute(sa.select(table).where(condition).order_by(table.c.seq))
         return [self._stored(row, parents[row.seq]) for row in rows]

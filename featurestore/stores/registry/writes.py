@@ -150,7 +150,7 @@ def sequences(connection: Connection, project: str, ids: Iterable[str]) -> dict[
         query = sa.select(table.c.id, table.c.seq).where(
             table.c.project == project, table.c.id.in_(chunk)
         )
-        found.update(connection.execute(query).tuples().all())
+        found.update(connection.execute(query).all())
     return found
 
 
