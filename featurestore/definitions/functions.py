@@ -1,0 +1,348 @@
+"""The functions and operators of feature expressions: one table.
+
+A row says how many arguments a function takes, which types its arguments are read as and what it
+yields (`signature`), what it makes of NULLs, and one line for the docs. Engines and generated code
+add only how to compute it; a test holds each of them against this table.
+
+Rules for all: arithmetic is int64 or float64 (int32 widens; decimals count as float64), instants
+are UTC, text is a sequence of Unicode code points. Where a result does not exist, does not fit its
+type, or is infinite or NaN, it is NULL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, TIMESTAMP, DType, Kind, common
+
+Types = tuple[DType | None, ...]
+"""Types of arguments; None is the type of a bare NULL, which fits everywhere."""
+
+STRICT = "NULL if any argument is NULL"
+MANY = 1_000
+"""The most arguments of functions that take any number."""
+
+DATE_UNITS = (
+    "year",
+    "quarter",
+    "month",
+    "week",
+    "day",
+    "hour",
+    "minute",
+    "second",
+    "millisecond",
+    "microsecond",
+)
+ROUND_DIGITS_MAX = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What the arguments are read as, and what comes out (None: a bare NULL)."""
+
+    arguments: Types
+    result: DType | None
+
+
+Rule = Callable[[Types], Signature]
+"""Raises `ValueError`, saying what was expected, for arguments that it does not take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One row: `symbol` is how an operator is written; `minimum` to `maximum` arguments."""
+
+    name: str
+    minimum: int
+    maximum: int
+    signature: Rule
+    doc: str
+    nulls: str = STRICT
+    symbol: str | None = None
+
+
+def common_type(types: Types) -> DType | None:
+    """The least type that all are read as; None where all are bare NULLs.
+
+    Raises `ValueError` where there is none.
+    """
+
+    def join(left: DType | None, right: DType | None) -> DType | None:
+        if left is None or right is None:
+            return left or right
+        found = common(left, right)
+        if found is None:
+            raise ValueError(f"{left} and {right} have no common type{_cast_hint(left, right)}")
+        return found
+
+    return reduce(join, types, None)
+
+
+def _cast_hint(left: DType, right: DType) -> str:
+    kinds = {left.kind, right.kind}
+    if kinds == {Kind.STRING, Kind.DATE}:
+        return "; write a date as DATE '2020-12-31'"
+    if kinds == {Kind.STRING, Kind.TIMESTAMP}:
+        return "; write an instant as TIMESTAMP '2020-12-31 10:00:00'"
+    return "; CAST one of them"
+
+
+def _takes(
+    expected: str, accepts: Callable[[DType], bool], types: Types, *, first: int = 1
+) -> None:
+    for position, dtype in enumerate(types, first):
+        if dtype is not None and not accepts(dtype):
+            raise ValueError(f"argument {position} must be {expected}, not {dtype}")
+
+
+def _is_number(dtype: DType) -> bool:
+    return dtype.is_numeric
+
+
+def _is_instant(dtype: DType) -> bool:
+    return dtype.kind in (Kind.DATE, Kind.TIMESTAMP)
+
+
+def _fixed(*arguments: DType, result: DType) -> Rule:
+    """Arguments of exactly these types; the last one repeats."""
+
+    def rule(types: Types) -> Signature:
+        wanted = tuple(arguments[min(i, len(arguments) - 1)] for i in range(len(types)))
+        for position, (dtype, want) in enumerate(zip(types, wanted, strict=True), 1):
+            if dtype is not None and dtype != want and not (want == INT64 and dtype.is_integer):
+                raise ValueError(f"argument {position} must be {want}, not {dtype}")
+        return Signature(wanted, result)
+
+    return rule
+
+
+def _floats(types: Types) -> Signature:
+    _takes("a number", _is_number, types)
+    return Signature((FLOAT64,) * len(types), FLOAT64)
+
+
+def _arithmetic(types: Types) -> Signature:
+    """int64 of ints, float64 of all else."""
+    hint = ""
+    if any(t is not None and _is_instant(t) for t in types):
+        hint = " (for instants there are date_diff(unit, a, b) and epoch(a))"
+    _takes(f"a number{hint}", _is_number, types)
+    wide = INT64 if all(t is None or t.is_integer for t in types) else FLOAT64
+    return Signature((wide,) * len(types), wide)
+
+
+def _integers(types: Types) -> Signature:
+    _takes("an integer (of others, write floor(a / b))", lambda t: t.is_integer, types)
+    return Signature((INT64,) * len(types), INT64)
+
+
+def _round(types: Types) -> Signature:
+    if len(types) == 1:
+        return _arithmetic(types)
+    _takes("a number", _is_number, types[:1])
+    _takes("an integer", lambda t: t.is_integer, types[1:], first=2)
+    return Signature((FLOAT64, INT64), FLOAT64)
+
+
+def _sign(types: Types) -> Signature:
+    return Signature(_arithmetic(types).arguments, INT64)
+
+
+def _compared(types: Types) -> Signature:
+    """Read as their common type; lists do not compare."""
+    _takes("no list", lambda t: t.kind is not Kind.LIST, types)
+    return Signature((common_type(types),) * len(types), BOOL)
+
+
+def _extreme(types: Types) -> Signature:
+    arguments = _compared(types).arguments
+    return Signature(arguments, arguments[0])
+
+
+def _shared(types: Types) -> Signature:
+    wide = common_type(types)
+    return Signature((wide,) * len(types), wide)
+
+
+def _any(types: Types) -> Signature:
+    return Signature(types, BOOL)
+
+
+def _date_part(types: Types) -> Signature:
+    _takes("a date or timestamp", _is_instant, types)
+    return Signature((TIMESTAMP,) * len(types), INT64)
+
+
+def _epoch(types: Types) -> Signature:
+    return Signature(_date_part(types).arguments, FLOAT64)
+
+
+def _date_trunc(types: Types) -> Signature:
+    _takes("a date or timestamp", _is_instant, types[1:], first=2)
+    return Signature((STRING, TIMESTAMP), TIMESTAMP)
+
+
+def _date_diff(types: Types) -> Signature:
+    _takes("a date or timestamp", _is_instant, types[1:], first=2)
+    return Signature((STRING, TIMESTAMP, TIMESTAMP), INT64)
+
+
+_TEXT = _fixed(STRING, result=STRING)
+_TEST = _fixed(STRING, result=BOOL)
+_LOGIC = _fixed(BOOL, result=BOOL)
+
+_ROWS = (
+    Function("add", 2, 2, _arithmetic, "Sum.", symbol="+"),
+    Function("sub", 2, 2, _arithmetic, "Difference.", symbol="-"),
+    Function("mul", 2, 2, _arithmetic, "Product.", symbol="*"),
+    Function("div", 2, 2, _floats, "Quotient as float64; NULL for a divisor of 0.", symbol="/"),
+    Function("intdiv", 2, 2, _integers, "Integer quotient, cut toward 0.", symbol="//"),
+    Function("mod", 2, 2, _arithmetic, "Remainder, with the sign of the dividend.", symbol="%"),
+    Function("neg", 1, 1, _arithmetic, "Negation.", symbol="-"),
+    Function("eq", 2, 2, _compared, "Equal.", symbol="="),
+    Function("ne", 2, 2, _compared, "Not equal.", symbol="<>"),
+    Function("lt", 2, 2, _compared, "Less; text by code point.", symbol="<"),
+    Function("le", 2, 2, _compared, "Less or equal.", symbol="<="),
+    Function("gt", 2, 2, _compared, "Greater.", symbol=">"),
+    Function("ge", 2, 2, _compared, "Greater or equal.", symbol=">="),
+    Function(
+        "and", 2, 2, _LOGIC, "Both.", "false if one is false, else NULL if one is", symbol="AND"
+    ),
+    Function(
+        "or", 2, 2, _LOGIC, "Either.", "true if one is true, else NULL if one is", symbol="OR"
+    ),
+    Function("not", 1, 1, _LOGIC, "The opposite.", symbol="NOT"),
+    Function("is_null", 1, 1, _any, "Whether it is NULL.", "never NULL", symbol="IS NULL"),
+    Function(
+        "between",
+        3,
+        3,
+        _compared,
+        "a >= low AND a <= high.",
+        "as the AND of both comparisons",
+        symbol="BETWEEN",
+    ),
+    Function(
+        "in",
+        2,
+        MANY,
+        _compared,
+        "Equal to one of the literals.",
+        "NULL if a is NULL, or if none is equal and one is NULL",
+        symbol="IN",
+    ),
+    Function(
+        "like",
+        2,
+        2,
+        _TEST,
+        "Matches a pattern: % is any text, _ any character; there is no escape.",
+        symbol="LIKE",
+    ),
+    Function("coalesce", 1, MANY, _shared, "The first that is not NULL.", "NULL if all are"),
+    Function("nullif", 2, 2, _extreme, "NULL if a = b, else a.", "NULL if a is NULL"),
+    Function("greatest", 1, MANY, _extreme, "The greatest, NULLs left out.", "NULL if all are"),
+    Function("least", 1, MANY, _extreme, "The least, NULLs left out.", "NULL if all are"),
+    Function("abs", 1, 1, _arithmetic, "Absolute value."),
+    Function(
+        "round",
+        1,
+        2,
+        _round,
+        f"To so many digits (a literal of ±{ROUND_DIGITS_MAX}), halves away from 0.",
+    ),
+    Function("floor", 1, 1, _arithmetic, "The greatest whole number that is not greater."),
+    Function("ceil", 1, 1, _arithmetic, "The least whole number that is not less."),
+    Function("sign", 1, 1, _sign, "-1, 0 or 1."),
+    Function("sqrt", 1, 1, _floats, "Square root; NULL below 0."),
+    Function("ln", 1, 1, _floats, "Natural logarithm; NULL at 0 and below."),
+    Function("log10", 1, 1, _floats, "Logarithm to base 10; NULL at 0 and below."),
+    Function("log2", 1, 1, _floats, "Logarithm to base 2; NULL at 0 and below."),
+    Function("exp", 1, 1, _floats, "e to the power of a."),
+    Function("power", 2, 2, _floats, "a to the power of b."),
+    Function("lower", 1, 1, _TEXT, "Lower case, one code point for one."),
+    Function("upper", 1, 1, _TEXT, "Upper case, one code point for one (ß is ẞ)."),
+    Function("length", 1, 1, _fixed(STRING, result=INT64), "Number of code points."),
+    Function("trim", 1, 2, _TEXT, "Without the spaces, or characters of b, at both ends."),
+    Function("ltrim", 1, 2, _TEXT, "Without the spaces, or characters of b, at the left end."),
+    Function("rtrim", 1, 2, _TEXT, "Without the spaces, or characters of b, at the right end."),
+    Function(
+        "substring",
+        2,
+        3,
+        _fixed(STRING, INT64, result=STRING),
+        "From code point b (1 is the first, -1 the last), c of them; NULL beyond ±2**32.",
+    ),
+    Function(
+        "concat", 1, MANY, _TEXT, "The texts joined, NULLs left out.", "never NULL ('' of NULLs)"
+    ),
+    Function("join_text", 2, 2, _TEXT, "Two texts joined.", symbol="||"),
+    Function("replace", 3, 3, _TEXT, "Every b in a replaced by c; a where b is ''."),
+    Function("starts_with", 2, 2, _TEST, "Whether a starts with b."),
+    Function("ends_with", 2, 2, _TEST, "Whether a ends with b."),
+    Function("contains", 2, 2, _TEST, "Whether b stands in a."),
+    Function(
+        "left",
+        2,
+        2,
+        _fixed(STRING, INT64, result=STRING),
+        "The first b code points; all but the last -b where b < 0; NULL beyond ±2**32.",
+    ),
+    Function(
+        "right",
+        2,
+        2,
+        _fixed(STRING, INT64, result=STRING),
+        "The last b code points; all but the first -b where b < 0; NULL beyond ±2**32.",
+    ),
+    Function("year", 1, 1, _date_part, "Year."),
+    Function("month", 1, 1, _date_part, "Month, 1 to 12."),
+    Function("day", 1, 1, _date_part, "Day of the month, 1 to 31."),
+    Function("hour", 1, 1, _date_part, "Hour, 0 to 23, UTC."),
+    Function("minute", 1, 1, _date_part, "Minute, 0 to 59."),
+    Function("second", 1, 1, _date_part, "Whole second, 0 to 59."),
+    Function("dayofweek", 1, 1, _date_part, "Day of the week, 0 (Sunday) to 6."),
+    Function("dayofyear", 1, 1, _date_part, "Day of the year, 1 to 366."),
+    Function("epoch", 1, 1, _epoch, "Seconds since 1970-01-01 00:00 UTC, with their fraction."),
+    Function(
+        "date_trunc",
+        2,
+        2,
+        _date_trunc,
+        "The start of the unit ('hour', 'day', 'week' from Monday, …) as a timestamp.",
+    ),
+    Function(
+        "date_diff",
+        3,
+        3,
+        _date_diff,
+        "How many starts of the unit lie after the second and up to the third argument.",
+    ),
+)
+
+FUNCTIONS: Mapping[str, Function] = {row.name: row for row in _ROWS}
+"""The table, by the name that stands in trees and hashes."""
+
+ALIASES: Mapping[str, str] = {
+    "ceiling": "ceil",
+    "datediff": "date_diff",
+    "datetrunc": "date_trunc",
+    "dow": "dayofweek",
+    "doy": "dayofyear",
+    "ifnull": "coalesce",
+    "len": "length",
+    "pow": "power",
+    "substr": "substring",
+}
+"""Other spellings that are read as a function of the table."""
+
+CALLABLE: tuple[str, ...] = tuple(
+    sorted([r.name for r in _ROWS if r.symbol is None or r.name == "mod"] + [*ALIASES, "if"])
+)
+"""All that can be written as `name(…)`."""
+
+OPERATORS: tuple[str, ...] = tuple(dict.fromkeys(r.symbol for r in _ROWS if r.symbol))
+"""All that is written otherwise, in the order of the table."""
