@@ -274,7 +274,7 @@ _ROWS = (
         2,
         3,
         _fixed(STRING, INT64, result=STRING),
-        "From code point b (1 is the first, -1 the last), c of them; NULL beyond ±2**32.",
+        "From code point b (1 is the first, -1 the last), c of them; NULL beyond ±(2**32 - 1).",
     ),
     Function(
         "concat", 1, MANY, _TEXT, "The texts joined, NULLs left out.", "never NULL ('' of NULLs)"
@@ -289,14 +289,14 @@ _ROWS = (
         2,
         2,
         _fixed(STRING, INT64, result=STRING),
-        "The first b code points; all but the last -b where b < 0; NULL beyond ±2**32.",
+        "The first b code points; all but the last -b where b < 0; NULL beyond ±(2**32 - 1).",
     ),
     Function(
         "right",
         2,
         2,
         _fixed(STRING, INT64, result=STRING),
-        "The last b code points; all but the first -b where b < 0; NULL beyond ±2**32.",
+        "The last b code points; all but the first -b where b < 0; NULL beyond ±(2**32 - 1).",
     ),
     Function("year", 1, 1, _date_part, "Year."),
     Function("month", 1, 1, _date_part, "Month, 1 to 12."),

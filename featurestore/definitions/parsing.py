@@ -267,7 +267,7 @@ class _Converter:
             except ValueError as error:
                 raise self._refuse(node, str(error), hint="") from None
         written = str(to.args.get("kind") or kind).lower()
-        if kind == "USERDEFINED" and written in _OWN_TYPES:
+        if to.args.get("kind") is not None and written in _OWN_TYPES:
             return parse_dtype(written)
         raise self._refuse(
             node,
@@ -345,6 +345,8 @@ _OWN_TYPES = ("bool", "int32", "int64", "float32", "float64", "string", "timesta
 
 def _position(node: exp.Expression) -> int | None:
     """Where the text of `node` begins: the least position that sqlglot noted in it."""
+    if isinstance(node, exp.Alias):
+        node = node.args["alias"]
     starts = [n.meta["start"] for n in node.walk() if "start" in n.meta]
     return min(starts, default=None)
 

@@ -1,0 +1,385 @@
+"""Expressions and values as DuckDB SQL.
+
+**All timestamps inside engine SQL are naive `TIMESTAMP` in UTC.** Columns come in so (scans convert
+zoned ones to UTC and drop the zone), expressions keep it so, and the output edge alone makes
+`timestamp[us, UTC]` of it. `TIMESTAMPTZ` in between would make results depend on the session's
+time zone. `sql_type` says the DuckDB type that a column of our type has under this rule.
+
+**No row makes a query fail.** Where DuckDB would raise or yield inf or NaN, the text yields NULL:
+by computing wider and narrowing with TRY_CAST, or by guarding an argument. Inside a chain of float
+operations inf and NaN may run on (they never turn finite again there); they become NULL where the
+chain ends. Nothing relies on session settings.
+
+A text that must be mentioned twice (`CASE WHEN isfinite(x) THEN x END`) would double with every
+level of nesting; the second level is therefore said by a list and a lambda, which mention it once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import assert_never
+
+from featurestore.definitions.expression import (
+    Call,
+    Case,
+    Cast,
+    Column,
+    Expression,
+    Inferred,
+    Literal,
+    case_type,
+    infer,
+    signature,
+)
+from featurestore.definitions.functions import Signature
+from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, Kind
+from featurestore.errors import InternalError
+
+_OFFSET_MAX = 2**32 - 1
+"""DuckDB's substring, left and right raise beyond it."""
+
+Value = bool | int | float | str | bytes | date | datetime | None
+
+
+def quote(name: str) -> str:
+    """An identifier, always in double quotes: `"größe"`, `"select"`."""
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def sql_type(dtype: DType) -> str:
+    """The DuckDB type of a column of `dtype` inside engine SQL (timestamps are naive UTC)."""
+    if dtype.item is not None:
+        return f"{sql_type(dtype.item)}[]"
+    return "TIMESTAMP" if dtype.kind is Kind.TIMESTAMP else dtype.duckdb
+
+
+def literal(value: Value) -> str:
+    """A constant with its type: ints are BIGINT, floats DOUBLE, datetimes TIMESTAMP in UTC.
+
+    Raises `InternalError` for inf and NaN, which no value of ours is.
+    """
+    match value:
+        case None:
+            return "NULL"
+        case bool():
+            return "TRUE" if value else "FALSE"
+        case int():
+            return f"CAST({value} AS BIGINT)"
+        case float():
+            return _float_literal(value)
+        case str():
+            return _text_literal(value)
+        case bytes():
+            return "'" + "".join(f"\\x{byte:02X}" for byte in value) + "'::BLOB"
+        case datetime():
+            naive = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
+            return f"TIMESTAMP '{naive.isoformat(sep=' ')}'"
+        case date():
+            return f"DATE '{value.isoformat()}'"
+        case _:
+            assert_never(value)
+
+
+def _float_literal(value: float) -> str:
+    if not math.isfinite(value):
+        raise InternalError(f"{value} has no literal")
+    text = repr(value)
+    return text if "e" in text else f"{text}e0"
+
+
+def _text_literal(value: str) -> str:
+    """DuckDB's lexer ends at a NUL, so that one is spelled as `chr(0)`."""
+    parts = [f"'{part}'" for part in value.replace("'", "''").split("\0")]
+    return parts[0] if len(parts) == 1 else f"({' || chr(0) || '.join(parts)})"
+
+
+def expression_sql(expression: Expression, schema: Mapping[str, DType]) -> str:
+    """DuckDB text for `expression` over columns of `schema`, of the type `infer` says (as
+    `sql_type` writes it). It never raises at run time, whatever the row.
+
+    Raises `InvalidExpression` and `TypeMismatch` as `infer` does.
+    """
+    infer(expression, schema)
+    return _settled(_compile(expression, schema)).text
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """SQL text of type `dtype` (None: a bare NULL). `loose`: inf and NaN in it stand for NULL, and
+    -0.0 for 0.0. `guarded`: it is long or says some text twice, so it may not be said twice itself.
+    `integer`: the value of an integer literal."""
+
+    text: str
+    dtype: Inferred
+    loose: bool = False
+    guarded: bool = False
+    integer: int | None = None
+
+
+def _where(value: _Value, condition: str) -> _Value:
+    """`value` where `condition` (with `{0}` for it) is true, else NULL."""
+    if value.guarded:
+        held = f"lambda v: {condition.format('v')}"
+        return _Value(f"list_filter([{value.text}], {held})[1]", value.dtype, guarded=True)
+    text = f"CASE WHEN {condition.format(value.text)} THEN {value.text} END"
+    return _Value(text, value.dtype, guarded=True)
+
+
+def _settled(value: _Value) -> _Value:
+    """`value` with NULL for inf and NaN, and 0.0 for -0.0 (which adding 0.0 gives)."""
+    if not value.loose:
+        return value
+    zero = "0e0" if value.dtype == FLOAT64 else "CAST(0 AS FLOAT)"
+    plus = _Value(f"({value.text} + {zero})", value.dtype, guarded=value.guarded)
+    return _where(plus, "isfinite({0})")
+
+
+def _read_as(value: _Value, dtype: Inferred) -> _Value:
+    """`value` widened to `dtype`, which holds all its values (but for a DATE far in the future)."""
+    if dtype is None or value.dtype == dtype:
+        return value
+    if value.integer is not None and dtype == FLOAT64:
+        return _Value(literal(float(value.integer)), dtype)
+    cast = "TRY_CAST" if value.dtype == DATE else "CAST"
+    return _Value(f"{cast}({value.text} AS {sql_type(dtype)})", dtype, value.loose, value.guarded)
+
+
+def _compile(expression: Expression, schema: Mapping[str, DType]) -> _Value:
+    match expression:
+        case Column(name=name):
+            return _Value(quote(name), schema[name])
+        case Literal():
+            return _literal_value(expression)
+        case Call(arguments=arguments):
+            values = [_compile(a, schema) for a in arguments]
+            read = signature(expression, tuple(v.dtype for v in values))
+            values = [_read_as(v, t) for v, t in zip(values, read.arguments, strict=True)]
+            return _FORMS[expression.function](expression, values, read)
+        case Cast(argument=argument, dtype=dtype):
+            return _cast(_compile(argument, schema), dtype)
+        case Case():
+            return _case(expression, schema)
+        case _:
+            assert_never(expression)
+
+
+def _literal_value(node: Literal) -> _Value:
+    if node.dtype in (DATE, TIMESTAMP):
+        instant = datetime.fromisoformat(str(node.value))
+        return _Value(literal(instant.date() if node.dtype == DATE else instant), node.dtype)
+    integer = int(node.value) if node.dtype == INT64 and node.value is not None else None
+    return _Value(literal(node.value), node.dtype, integer=integer)
+
+
+def _case(case: Case, schema: Mapping[str, DType]) -> _Value:
+    whens = [_settled(_read_as(_compile(when, schema), BOOL)) for when, _ in case.branches]
+    thens = [_settled(_compile(then, schema)) for _, then in case.branches]
+    default = _settled(_compile(case.default, schema))
+    dtype = case_type(case, (*(v.dtype for v in thens), default.dtype))
+    pairs = " ".join(
+        f"WHEN {when.text} THEN {_read_as(then, dtype).text}"
+        for when, then in zip(whens, thens, strict=True)
+    )
+    text = f"CASE {pairs} ELSE {_read_as(default, dtype).text} END"
+    return _Value(text, dtype, guarded=any(v.guarded for v in (*whens, *thens, default)))
+
+
+# --- casts ----------------------------------------------------------------------------------------
+
+_YEARS = {
+    DATE: "{0} BETWEEN DATE '0001-01-01' AND DATE '9999-12-31'",
+    TIMESTAMP: (
+        "{0} BETWEEN TIMESTAMP '0001-01-01 00:00:00' AND TIMESTAMP '9999-12-31 23:59:59.999999'"
+    ),
+}
+"""What our instants can be; 'infinity' and the year 10000 are outside."""
+
+_ZONE = "(Z|[+-][0-9]{2}(:?[0-9]{2})?)"
+_TO_ZONED = (
+    # every text gets a zone; the added one goes where the text had its own
+    (rf"(:[0-9.]+) ?{_ZONE}\+00$", r"\1\2"),
+    # what TIMESTAMPTZ can't read with a zone: a bare date, and hours and minutes without seconds
+    (r"^([0-9]+-[0-9]+-[0-9]+)\+00$", r"\1 00:00:00+00"),
+    (r"^([0-9]+-[0-9]+-[0-9]+[ T][0-9]+:[0-9]+)(Z|[+-])", r"\1:00\2"),
+)
+
+
+def _cast(value: _Value, target: DType) -> _Value:
+    """CAST of our language: rounds as DuckDB does (halves of floats to even), NULL where the value
+    does not fit or can't be read."""
+    source = value.dtype
+    if source is None or source == target:
+        return _read_as(value, target)
+    value = _settled(value)
+    if source == STRING and target in _YEARS:
+        return _where(_instant_of_text(value, target), _YEARS[target])
+    text = f"TRY_CAST({value.text} AS {sql_type(target)})"
+    return _Value(text, target, loose=target.is_float, guarded=value.guarded)
+
+
+def _instant_of_text(value: _Value, target: DType) -> _Value:
+    """Text without a zone is UTC. TRY_CAST to TIMESTAMP would ignore the zone of a text that has
+    one, and to TIMESTAMPTZ would take the session's zone for one that has none."""
+    if target == DATE:
+        return _Value(f"TRY_CAST({value.text} AS DATE)", DATE, guarded=value.guarded)
+    text = f"trim({value.text}) || '+00'"
+    for pattern, replacement in _TO_ZONED:
+        text = f"regexp_replace({text}, '{pattern}', '{replacement}')"
+    text = f"make_timestamp(epoch_us(TRY_CAST({text} AS TIMESTAMPTZ)))"
+    return _Value(text, TIMESTAMP, guarded=True)
+
+
+# --- functions ------------------------------------------------------------------------------------
+
+Form = Callable[[Call, Sequence[_Value], Signature], _Value]
+
+
+def _apply(template: str, values: Sequence[_Value], dtype: Inferred, *, loose: bool) -> _Value:
+    texts = [v.text for v in values]
+    text = template.format(*texts, all=", ".join(texts), rest=", ".join(texts[1:]))
+    return _Value(text, dtype, loose, any(v.guarded for v in values))
+
+
+def _plain(template: str) -> Form:
+    """A function that is total on settled arguments and never yields inf or NaN."""
+
+    def form(_: Call, values: Sequence[_Value], read: Signature) -> _Value:
+        return _apply(template, [_settled(v) for v in values], read.result, loose=False)
+
+    return form
+
+
+def _float(template: str, *, settle: frozenset[int] = frozenset()) -> Form:
+    """A float function: inf and NaN run through, but for the arguments `settle`, of which an
+    infinite one could give a finite result."""
+
+    def form(_: Call, values: Sequence[_Value], read: Signature) -> _Value:
+        ready = [_settled(v) if i in settle else v for i, v in enumerate(values)]
+        return _apply(template, ready, read.result, loose=True)
+
+    return form
+
+
+def _either(integer: Form, floating: Form) -> Form:
+    """By the type that the arguments are read as."""
+
+    def form(call: Call, values: Sequence[_Value], read: Signature) -> _Value:
+        chosen = integer if read.arguments[0] == INT64 else floating
+        return chosen(call, values, read)
+
+    return form
+
+
+def _guarded(name: str, condition: str) -> Form:
+    """A float function of the arguments for which `condition` is true."""
+
+    def form(_: Call, values: Sequence[_Value], read: Signature) -> _Value:
+        return _apply(f"{name}({{0}})", [_where(values[0], condition)], read.result, loose=True)
+
+    return form
+
+
+def _slice(template: str) -> Form:
+    """A function of a text and offsets; an offset that DuckDB does not take gives NULL."""
+
+    def form(call: Call, values: Sequence[_Value], read: Signature) -> _Value:
+        ready = [values[0]]
+        for node, value in zip(call.arguments[1:], values[1:], strict=True):
+            constant = node.value if isinstance(node, Literal) else None
+            fits = isinstance(constant, int) and abs(constant) <= _OFFSET_MAX
+            bounds = f"{{0}} BETWEEN -{_OFFSET_MAX} AND {_OFFSET_MAX}"
+            ready.append(value if fits else _where(value, bounds))
+        return _apply(template, ready, read.result, loose=False)
+
+    return form
+
+
+def _round(call: Call, values: Sequence[_Value], read: Signature) -> _Value:
+    if len(values) == 1:
+        return _either(_plain("{0}"), _float("round({0})"))(call, values, read)
+    digits = call.arguments[1]
+    if not isinstance(digits, Literal):
+        raise InternalError(f"round takes its digits as a literal, not {digits!r}")
+    return _apply(f"round({{0}}, {digits.value})", values, read.result, loose=True)
+
+
+def _wide(template: str) -> Form:
+    """int64 arithmetic computed as HUGEINT, which can't overflow here, and narrowed."""
+    return _plain(f"TRY_CAST({template} AS BIGINT)")
+
+
+_HUGE = "CAST({0} AS HUGEINT)"
+_FORMS: Mapping[str, Form] = {
+    "add": _either(_wide(f"{_HUGE} + {{1}}"), _float("({0} + {1})")),
+    "sub": _either(_wide(f"{_HUGE} - {{1}}"), _float("({0} - {1})")),
+    "mul": _either(_wide(f"{_HUGE} * {{1}}"), _float("({0} * {1})")),
+    "div": _float("({0} / {1})", settle=frozenset({1})),
+    "intdiv": _wide(f"{_HUGE} // NULLIF({{1}}, 0)"),
+    "mod": _either(
+        _wide(f"{_HUGE} % NULLIF({{1}}, 0)"),
+        _float("({0} % NULLIF({1}, 0e0))", settle=frozenset({1})),
+    ),
+    "neg": _either(_wide(f"-{_HUGE}"), _float("(-{0})")),
+    "eq": _plain("({0} = {1})"),
+    "ne": _plain("({0} <> {1})"),
+    "lt": _plain("({0} < {1})"),
+    "le": _plain("({0} <= {1})"),
+    "gt": _plain("({0} > {1})"),
+    "ge": _plain("({0} >= {1})"),
+    "and": _plain("({0} AND {1})"),
+    "or": _plain("({0} OR {1})"),
+    "not": _plain("(NOT {0})"),
+    "is_null": _plain("({0} IS NULL)"),
+    "between": _plain("({0} BETWEEN {1} AND {2})"),
+    "in": _plain("({0} IN ({rest}))"),
+    "like": _plain("({0} LIKE {1})"),
+    "coalesce": _plain("coalesce({all})"),
+    "nullif": _plain("NULLIF({0}, {1})"),
+    "greatest": _plain("greatest({all})"),
+    "least": _plain("least({all})"),
+    "abs": _either(_wide(f"abs({_HUGE})"), _float("abs({0})")),
+    "round": _round,
+    "floor": _either(_plain("{0}"), _float("floor({0})")),
+    "ceil": _either(_plain("{0}"), _float("ceil({0})")),
+    "sign": _plain("CAST(sign({0}) AS BIGINT)"),
+    "sqrt": _guarded("sqrt", "{0} >= 0"),
+    "ln": _guarded("ln", "{0} > 0"),
+    "log10": _guarded("log10", "{0} > 0"),
+    "log2": _guarded("log2", "{0} > 0"),
+    "exp": _float("exp({0})", settle=frozenset({0})),
+    "power": _float("pow({0}, {1})", settle=frozenset({0, 1})),
+    "lower": _plain("lower({0})"),
+    "upper": _plain("upper({0})"),
+    "length": _plain("length({0})"),
+    "trim": _plain("trim({all})"),
+    "ltrim": _plain("ltrim({all})"),
+    "rtrim": _plain("rtrim({all})"),
+    "substring": _slice("substring({all})"),
+    "concat": _plain("concat({all})"),
+    "join_text": _plain("({0} || {1})"),
+    "replace": _plain("replace({all})"),
+    "starts_with": _plain("starts_with({all})"),
+    "ends_with": _plain("ends_with({all})"),
+    "contains": _plain("contains({all})"),
+    "left": _slice("left({all})"),
+    "right": _slice("right({all})"),
+    "year": _plain("year({0})"),
+    "month": _plain("month({0})"),
+    "day": _plain("day({0})"),
+    "hour": _plain("hour({0})"),
+    "minute": _plain("minute({0})"),
+    "second": _plain("second({0})"),
+    "dayofweek": _plain("dayofweek({0})"),
+    "dayofyear": _plain("dayofyear({0})"),
+    "epoch": _plain("epoch({0})"),
+    "date_trunc": _plain("date_trunc({0}, {1})"),
+    # microseconds between instants 290,000 years apart overflow, the only case that TRY catches
+    "date_diff": _plain("TRY(date_diff({0}, {1}, {2}))"),
+}
+
+FORMS = frozenset(_FORMS)
+"""The functions that this target can compute; a test holds it against the table."""
