@@ -1,0 +1,133 @@
+"""Versions: hashes of all that can change a value, and of nothing else.
+
+A version covers an object's own data and its parents' versions, so a change travels downstream and
+never sideways: a new feature leaves its siblings' versions alone. Descriptions, owners, tags,
+files, lines, `lateness` and the layout of SQL enter no version.
+
+What a source leaves at its default is left out of its hash, so that a new option of a later release
+re-versions nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from featurestore.compiler.queries import canonical_query
+from featurestore.definitions.expression import Expression, canonical, columns_of
+from featurestore.definitions.source import FileSource, SqlSource
+from featurestore.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from featurestore.compiler.typed import (
+        Column,
+        TypedEntity,
+        TypedFeature,
+        TypedSource,
+        ViewUse,
+    )
+    from featurestore.dtypes import DType
+
+
+def entity_version(name: str, keys: Sequence[Column]) -> str:
+    """Of an entity: its name, and its keys with their types, in order."""
+    return fingerprint(["entity", name, _columns(keys)])
+
+
+def source_version(definition: FileSource | SqlSource, inputs: Mapping[str, str]) -> str:
+    """Of a source: all of its declaration that can change a row. `inputs` are the versions of the
+    sources that a query reads. Its columns are not in it (a feature hashes those that it reads),
+    so a column added to the files re-versions nothing."""
+    declared: dict[str, object] = {
+        "name": definition.name,
+        "event_time": definition.event_time,
+        "created_time": definition.created_time,
+        "event_time_is": definition.event_time_is,
+        "tiebreak": list(definition.tiebreak_columns),
+        "op": definition.op,
+        "event_id": definition.event_id,
+    }
+    if isinstance(definition, FileSource):
+        declared |= {
+            "path": str(definition.path),
+            "format": definition.format,
+            "field_mapping": dict(definition.field_mapping),
+            "delimiter": "" if definition.delimiter == "," else definition.delimiter,
+            "no_header": not definition.header,
+            "null_text": definition.null_text,
+            "column_types": {c: str(t) for c, t in definition.csv_dtypes.items()},
+        }
+    else:
+        declared |= {"query": canonical_query(definition.query), "inputs": dict(inputs)}
+    return fingerprint(["source", {name: value for name, value in declared.items() if value}])
+
+
+def feature_version(
+    expression: Expression,
+    dtype: DType,
+    *,
+    keys: Sequence[Column],
+    ages_us: tuple[int | None, int | None],
+    source: TypedSource,
+    entities: Iterable[TypedEntity],
+) -> str:
+    """Of a feature: its canonical expression, its type and those of the columns that it reads, its
+    view's keys, (ttl, grace), and the versions of source and entities."""
+    inputs = _inputs(expression, source)
+    own = [canonical(expression), str(dtype), inputs, _columns(keys), list(ages_us)]
+    return fingerprint(["feature", own, source.version, sorted(e.version for e in entities)])
+
+
+def view_version(name: str, features: Sequence[TypedFeature]) -> str:
+    """Of a view: its name, and its features' names and versions, in order."""
+    return fingerprint(["view", name, [[f.name, f.version] for f in features]])
+
+
+def storage_hash(
+    name: str,
+    *,
+    source: TypedSource,
+    entities: Sequence[str],
+    keys: Sequence[Column],
+    features: Sequence[TypedFeature],
+) -> str:
+    """Of what an online row of view `name` holds: source, keys, features in order. Neither ttl nor
+    grace: a longer ttl needs more rows, not other ones. The view's name is in it, because two
+    views keep rows for different times."""
+    stored = [
+        [f.name, str(f.dtype), canonical(f.expression), _inputs(f.expression, source)]
+        for f in features
+    ]
+    return fingerprint(["storage", name, source.version, list(entities), _columns(keys), stored])
+
+
+def service_version(name: str, uses: Sequence[ViewUse]) -> str:
+    """Of a service: its name, and of each use its name, view, features and join key map."""
+    return fingerprint(
+        [
+            "service",
+            name,
+            [
+                [
+                    use.name,
+                    use.view.name,
+                    [[f.name, f.version] for f in use.features],
+                    dict(use.join_key_map),
+                ]
+                for use in uses
+            ],
+        ]
+    )
+
+
+def repo_version(versions: Mapping[str, Mapping[str, str]]) -> str:
+    """Of a repository: the versions of all its objects, by kind and name."""
+    return fingerprint(["repo", {kind: dict(named) for kind, named in versions.items()}])
+
+
+def _inputs(expression: Expression, source: TypedSource) -> dict[str, str]:
+    return {name: str(source.dtype(name)) for name in columns_of(expression)}
+
+
+def _columns(columns: Iterable[Column]) -> list[list[str]]:
+    return [[column.name, str(column.dtype)] for column in columns]

@@ -1,0 +1,97 @@
+"""The queries of SQL sources: what they read, and the form of them that is hashed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from featurestore.errors import InvalidExpression
+
+_Node = Any  # sqlglot's base class, whose name differs between its releases
+
+TABLE_FUNCTIONS = ("generate_series", "range", "unnest")
+"""The functions that a query may read from; others (`read_parquet`, …) would escape lineage."""
+
+
+def tables_of(query: str) -> tuple[str, ...]:
+    """The tables that `query` reads, in name order, its own CTEs left out.
+
+    Raises `InvalidExpression` for what is not one SELECT, for a table with a schema or catalog
+    before its name, and for table functions other than `TABLE_FUNCTIONS`.
+    """
+    from sqlglot import exp
+
+    tables = [table for table in _parse(query).find_all(exp.Table) if not _is_cte(table)]
+    return tuple(sorted({name for table in tables if (name := _name(table))}))
+
+
+def canonical_query(query: str) -> str:
+    """`query` without its layout, comments and letter case of keywords: equal meaning as far as
+    the syntax shows it gives equal text. Raises `InvalidExpression` as `tables_of` does."""
+    text: str = _parse(query).sql(
+        dialect="duckdb", identify=True, comments=False, normalize_functions="upper"
+    )
+    return text
+
+
+def _parse(query: str) -> _Node:
+    import sqlglot
+    from sqlglot import exp
+    from sqlglot.errors import ParseError, SqlglotError
+
+    try:
+        statements = sqlglot.parse(query, dialect="duckdb")
+    except ParseError as error:
+        at = error.errors[0] if error.errors else {}
+        where = f" at line {at['line']}, column {at['col']}" if at else ""
+        what = at.get("description") or str(error)
+        raise InvalidExpression(f"the query is not valid SQL{where}: {what}") from None
+    except SqlglotError as error:
+        raise InvalidExpression(f"the query is not valid SQL: {error}") from None
+    found = [statement for statement in statements if statement is not None]
+    if len(found) != 1 or not isinstance(found[0], exp.Query | exp.Pivot):
+        raise InvalidExpression("the query must be one SELECT statement")
+    return found[0]
+
+
+def _name(table: _Node) -> str:
+    """The plain name of a table; nothing for an allowed table function."""
+    from sqlglot import exp
+
+    if isinstance(table.this, exp.Func):
+        anonymous = isinstance(table.this, exp.Anonymous)
+        function = table.this.name if anonymous else table.this.sql_name()
+        if function.lower() in TABLE_FUNCTIONS:
+            return ""
+        raise InvalidExpression(
+            f"the query reads from the function {function.lower()}; "
+            "define what it reads as a FileSource and name that as a table"
+        )
+    if table.db or table.catalog:
+        raise InvalidExpression(
+            f"the query reads {table.sql(dialect='duckdb')!r}; "
+            "a table is the plain name of a source"
+        )
+    name: str = table.name
+    return name
+
+
+def _is_cte(table: _Node) -> bool:
+    """Whether a CTE that is visible at `table` has its name."""
+    name = table.name.casefold()
+    return not table.db and any(cte.alias.casefold() == name for cte in _visible_ctes(table))
+
+
+def _visible_ctes(node: _Node) -> Iterator[_Node]:
+    from sqlglot import exp
+
+    child = node
+    while (parent := child.parent) is not None:
+        if isinstance(parent, exp.With):
+            own = child.index
+            yield from parent.expressions if parent.recursive else parent.expressions[:own]
+        elif not isinstance(child, exp.With):
+            for clause in parent.args.values():
+                if isinstance(clause, exp.With):
+                    yield from clause.expressions
+        child = parent
