@@ -1,0 +1,434 @@
+"""What every engine must answer about values: scans, types, and the plain relational nodes."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from featurestore.compiler.rel import (
+    DataFiles,
+    Derive,
+    Filter,
+    Input,
+    Limit,
+    Project,
+    Rel,
+    Scan,
+    Sql,
+    Union,
+)
+from featurestore.definitions.expression import Column, parse_expression
+from featurestore.dtypes import (
+    BOOL,
+    BYTES,
+    DATE,
+    FLOAT32,
+    FLOAT64,
+    INT32,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    parse,
+)
+from featurestore.engines.base import Engine
+from featurestore.errors import (
+    InvalidExpression,
+    InvalidValue,
+    SourceMissing,
+    SourceSchemaChanged,
+)
+from featurestore.testing.compare import check_same_rows, run, scan
+from featurestore.testing.data import parquet_files, to_array, write_parquet
+from featurestore.testing.oracle import Value, read_value
+from featurestore.timeline import DAY_US, to_us
+
+BIG = 2**53 + 1
+DECIMAL = parse("decimal(38,10)")
+
+# One column of each type, as files hold the values.
+TYPED: Mapping[str, tuple[DType, Sequence[Value]]] = {
+    "flag": (BOOL, [True, False, None]),
+    "small": (INT32, [2**31 - 1, -(2**31), None]),
+    "big": (INT64, [BIG, None, -(2**63)]),
+    "single": (FLOAT32, [0.5, float("nan"), None]),
+    "double": (FLOAT64, [float("inf"), -0.0, float("nan")]),
+    "price": (
+        DECIMAL,
+        [Decimal("1234567890123456789012345678.0123456789"), None, Decimal("0E-10")],
+    ),
+    "name": (STRING, ["größe", "", None]),
+    "blob": (BYTES, [b"\0\xff", b"", None]),
+    "at": (TIMESTAMP, [-1, 1_362_898_800_000_000, None]),
+    "day": (DATE, [date(1969, 12, 31), date(9999, 12, 31), None]),
+    "ints": (parse("list<int64>"), [[BIG, None], [], None]),
+    "doubles": (parse("list<float64>"), [[float("nan"), -0.0], [None], None]),
+    "names": (parse("list<string>"), [["", None, "🛫"], [], None]),
+    "days": (parse("list<timestamp>"), [[-1, None], [0], None]),
+}
+# New York's clocks skip an hour, repeat an hour, and times on either side of 1970.
+INSTANTS = (
+    to_us("2013-03-10T06:59:59Z"),
+    to_us("2013-03-10T07:00:00Z"),
+    to_us("2013-11-03T05:30:00Z"),
+    to_us("2013-11-03T06:30:00Z"),
+    -1_000_000,
+    0,
+    to_us("1900-01-01T00:00:00Z"),
+    None,
+)
+
+
+def table(folder: Path, file: str = "rows", /, **columns: tuple[DType, Sequence[Value]]) -> Scan:
+    """A Parquet file with the columns (type, values), scanned."""
+    arrays = {column: to_array(values, dtype) for column, (dtype, values) in columns.items()}
+    path = write_parquet(folder / f"{file}.parquet", arrays)
+    return scan(parquet_files([path], {c: dtype for c, (dtype, _) in columns.items()}))
+
+
+def column(engine: Engine, rel: Rel, name: str) -> list[Value]:
+    """The values of one column, with NULLs last."""
+    values = [row[name] for row in run(engine, rel)]
+    return sorted(values, key=lambda value: (value is None, value if value is not None else 0))
+
+
+class ReadsContract:
+    """Rules of "Types" and "Time", and the plain nodes. Subclasses give the fixture `engine`."""
+
+    # --- types ------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("name", TYPED)
+    def test_values_of_every_type_come_through(
+        self, engine: Engine, tmp_path: Path, name: str
+    ) -> None:
+        dtype, values = TYPED[name]
+        rel = table(tmp_path, n=(INT64, range(len(values))), v=(dtype, values))
+        expected = [{"n": n, "v": read_value(v, dtype)} for n, v in enumerate(values)]
+        check_same_rows(run(engine, rel), expected)
+
+    def test_nan_reads_as_null_and_minus_zero_as_zero(self, engine: Engine, tmp_path: Path) -> None:
+        doubles = parse("list<float64>")
+        rel = table(
+            tmp_path,
+            n=(INT64, [1, 2]),
+            f=(FLOAT64, [float("nan"), -0.0]),
+            g=(FLOAT32, [float("nan"), -0.0]),
+            h=(doubles, [[float("nan")], [-0.0]]),
+        )
+        first, second = sorted(run(engine, rel), key=lambda row: int(row["n"]))
+        assert first == {"n": 1, "f": None, "g": None, "h": [None]}
+        zeros = [second["f"], second["g"], *second["h"]]
+        assert [math.copysign(1.0, zero) for zero in zeros] == [1.0, 1.0, 1.0]
+
+    @pytest.mark.parametrize("zone", [None, "UTC", "America/New_York", "+05:30"])
+    @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+    def test_timestamps_of_every_unit_and_zone_read_the_same(
+        self, engine: Engine, tmp_path: Path, unit: str, zone: str | None
+    ) -> None:
+        values = [i if i is None or unit == "s" else i + 123_000 for i in INSTANTS]
+        array = to_array(values, TIMESTAMP, unit=unit, zone=zone)
+        path = write_parquet(tmp_path / "t.parquet", {"at": array})
+        rel = scan(parquet_files([path], {"at": TIMESTAMP}))
+        instants = sorted(value for value in values if value is not None)
+        assert column(engine, rel, "at") == [*instants, None]
+
+    def test_nanoseconds_are_floored_also_before_1970(self, engine: Engine, tmp_path: Path) -> None:
+        import pyarrow as pa
+
+        nanoseconds = [-1_001, -1_000, -999, -1, 0, 1, 999, 1_000]
+        array = pa.array(nanoseconds, pa.timestamp("ns"))
+        path = write_parquet(tmp_path / "t.parquet", {"at": array})
+        rel = scan(parquet_files([path], {"at": TIMESTAMP}))
+        assert column(engine, rel, "at") == [-2, -1, -1, -1, 0, 0, 0, 1]
+
+    def test_files_of_one_source_may_differ_in_units(self, engine: Engine, tmp_path: Path) -> None:
+        paths = [
+            write_parquet(
+                tmp_path / f"{unit}{number}.parquet",
+                {"at": to_array([number * DAY_US], TIMESTAMP, unit=unit, zone=zone)},
+            )
+            for number, (unit, zone) in enumerate(
+                [("ms", None), ("us", "UTC"), ("ns", None), ("s", "America/New_York")]
+            )
+        ]
+        rel = scan(parquet_files(paths, {"at": TIMESTAMP}))
+        assert column(engine, rel, "at") == [0, DAY_US, 2 * DAY_US, 3 * DAY_US]
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def test_files_are_read_union_by_name(self, engine: Engine, tmp_path: Path) -> None:
+        first = table(tmp_path, "first", a=(INT32, [1, None]), f=(FLOAT32, [0.5, 0.5]))
+        second = table(tmp_path, "second", f=(FLOAT64, [0.1]), s=(STRING, ["x"]), a=(INT64, [BIG]))
+        paths = [Path(path) for rel in (first, second) for path in rel.files.paths]
+        rel = scan(parquet_files(paths, {"a": INT64, "f": FLOAT64, "s": STRING}))
+        check_same_rows(
+            run(engine, rel),
+            [
+                {"a": 1, "f": 0.5, "s": None},
+                {"a": None, "f": 0.5, "s": None},
+                {"a": BIG, "f": 0.1, "s": "x"},
+            ],
+        )
+        backwards = scan(parquet_files(paths[::-1], {"a": INT64, "f": FLOAT64, "s": STRING}))
+        check_same_rows(run(engine, backwards), run(engine, rel))
+
+    def test_lists_widen_too(self, engine: Engine, tmp_path: Path) -> None:
+        ints, bigs = parse("list<int32>"), parse("list<int64>")
+        first = table(tmp_path, "first", v=(ints, [[1, None], None]))
+        second = table(tmp_path, "second", v=(bigs, [[BIG]]))
+        rel = scan(parquet_files([Path(r.files.paths[0]) for r in (first, second)], {"v": bigs}))
+        check_same_rows(run(engine, rel), [{"v": [1, None]}, {"v": None}, {"v": [BIG]}])
+
+    def test_a_scan_names_and_types_its_columns(self, engine: Engine, tmp_path: Path) -> None:
+        files = table(tmp_path, a=(INT32, [1]), b=(STRING, ["x"]), c=(INT64, [2])).files
+        rel = Scan(
+            source="s",
+            files=files,
+            columns={"select": "b", "größe": "a", "rn": "a"},
+            dtypes={"select": STRING, "größe": INT64, "rn": FLOAT64},
+        )
+        assert run(engine, rel) == [{"select": "x", "größe": 1, "rn": 1.0}]
+
+    def test_columns_may_have_any_name(self, engine: Engine, tmp_path: Path) -> None:
+        names = ["rn", "row_id", "select", "order", "größe", "a b", 'quo"te', "it's", "x;y", "?"]
+        columns = {name: (INT64, [number]) for number, name in enumerate(names)}
+        assert run(engine, table(tmp_path, "rows", **columns)) == [
+            {name: number for number, name in enumerate(names)}
+        ]
+
+    def test_paths_may_have_any_name(self, engine: Engine, tmp_path: Path) -> None:
+        for name in ("it's", "a b", "stern*", "[abc]", "größe", "x=1", "what?"):
+            assert run(engine, table(tmp_path, name, v=(INT64, [1]))) == [{"v": 1}]
+
+    def test_partition_values_are_columns(self, engine: Engine, tmp_path: Path) -> None:
+        partitions = ({"day": "2013-03-10", "n": "01"}, {"day": None, "n": "-2"})
+        paths = []
+        for number, folder in enumerate(("day=2013-03-10", "day=__HIVE_DEFAULT_PARTITION__")):
+            (tmp_path / folder).mkdir()
+            paths.append(
+                write_parquet(tmp_path / folder / "part.parquet", {"v": to_array([number], INT64)})
+            )
+        files = DataFiles(
+            format="parquet",
+            paths=tuple(map(str, paths)),
+            schema={"v": INT64, "day": DATE, "n": INT64},
+            partitions=partitions,
+        )
+        check_same_rows(
+            run(engine, scan(files)),
+            [{"v": 0, "day": date(2013, 3, 10), "n": 1}, {"v": 1, "day": None, "n": -2}],
+        )
+
+    def test_no_rows(self, engine: Engine, tmp_path: Path) -> None:
+        nothing: dict[str, tuple[DType, list[Value]]] = {n: (d, []) for n, (d, _) in TYPED.items()}
+        rel = table(tmp_path, "rows", **nothing)
+        assert run(engine, rel) == []
+
+    def test_a_missing_file(self, engine: Engine, tmp_path: Path) -> None:
+        rel = scan(parquet_files([tmp_path / "gone.parquet"], {"v": INT64}))
+        with pytest.raises(SourceMissing, match="cases"):
+            run(engine, rel)
+
+    def test_a_file_that_is_none(self, engine: Engine, tmp_path: Path) -> None:
+        path = tmp_path / "text.parquet"
+        path.write_text("not Parquet at all")
+        with pytest.raises(SourceMissing, match="cases"):
+            run(engine, scan(parquet_files([path], {"v": INT64})))
+
+    def test_a_column_that_is_gone(self, engine: Engine, tmp_path: Path) -> None:
+        files = table(tmp_path, v=(INT64, [1])).files
+        gone = DataFiles(format="parquet", paths=files.paths, schema={"v": INT64, "w": INT64})
+        with pytest.raises(SourceSchemaChanged, match="w"):
+            run(engine, scan(gone))
+
+    @pytest.mark.parametrize(
+        ("have", "value", "want"),
+        [
+            (FLOAT64, 1.7, INT64),
+            (FLOAT64, 1e300, INT64),
+            (INT64, 3_000_000_000, INT32),
+            (STRING, "x", INT64),
+        ],
+        ids=str,
+    )
+    def test_a_cast_that_loses_something_is_an_error(
+        self, engine: Engine, tmp_path: Path, have: DType, value: Value, want: DType
+    ) -> None:
+        """The error names the column."""
+        files = table(tmp_path, n=(INT64, [1, 2]), culprit=(have, [None, value])).files
+        rel = scan(files, {"n": INT64, "culprit": want})
+        with pytest.raises((InvalidValue, SourceSchemaChanged), match="culprit"):
+            run(engine, rel)
+
+    def test_a_cast_that_loses_nothing(self, engine: Engine, tmp_path: Path) -> None:
+        files = table(tmp_path, v=(FLOAT64, [float(2**53), -3.0, float("nan")])).files
+        rel = scan(files, {"v": INT64})
+        assert column(engine, rel, "v") == [-3, 2**53, None]
+
+    # --- plain nodes ------------------------------------------------------------------------------
+
+    def test_filter_keeps_rows_for_which_it_is_true(self, engine: Engine, tmp_path: Path) -> None:
+        rows = table(tmp_path, v=(INT64, [1, 2, 3, None]), w=(INT64, [1, 1, None, 1]))
+        rel = Filter(input=rows, predicate=parse_expression("v * w >= 2"))
+        assert run(engine, rel) == [{"v": 2, "w": 1}]
+
+    def test_project_orders_renames_and_repeats(self, engine: Engine, tmp_path: Path) -> None:
+        rows = table(tmp_path, a=(INT64, [1]), b=(STRING, ["x"]), c=(INT64, [3]))
+        rel = Project(input=rows, columns={"b": "a", "a": "b", "again": "a"})
+        assert run(engine, rel) == [{"b": 1, "a": "x", "again": 1}]
+
+    def test_derive_adds_columns(self, engine: Engine, tmp_path: Path) -> None:
+        rows = table(tmp_path, a=(FLOAT64, [3.0, 1.0, None]), b=(FLOAT64, [2.0, 0.0, 1.0]))
+        rel = Derive(
+            input=rows,
+            columns={
+                "ratio": (parse_expression("a / b"), FLOAT64),
+                "select": (parse_expression("coalesce(a, -1.0)"), FLOAT64),
+                "same": (Column("b"), FLOAT64),
+            },
+        )
+        check_same_rows(
+            run(engine, rel),
+            [
+                {"a": 3.0, "b": 2.0, "ratio": 1.5, "select": 3.0, "same": 2.0},
+                {"a": 1.0, "b": 0.0, "ratio": None, "select": 1.0, "same": 0.0},
+                {"a": None, "b": 1.0, "ratio": None, "select": -1.0, "same": 1.0},
+            ],
+        )
+
+    def test_derive_reads_the_input_not_its_own_columns(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        rows = table(tmp_path, a=(INT64, [1]), b=(INT64, [2]))
+        rel = Derive(
+            input=rows,
+            columns={"a": (parse_expression("b"), INT64), "c": (parse_expression("a + 0"), INT64)},
+        )
+        assert run(engine, rel) == [{"a": 2, "b": 2, "c": 1}]
+
+    def test_union_keeps_repetitions(self, engine: Engine, tmp_path: Path) -> None:
+        one = table(tmp_path, "one", v=(INT64, [1, 2]))
+        two = table(tmp_path, "two", v=(INT64, [2, None]))
+        assert column(engine, Union(inputs=(one, two, one)), "v") == [1, 1, 2, 2, 2, None]
+
+    def test_limit(self, engine: Engine, tmp_path: Path) -> None:
+        rows = table(tmp_path, v=(INT64, range(100)))
+        for most, count in ((0, 0), (7, 7), (1_000, 100)):
+            found = run(engine, Limit(input=rows, rows=most))
+            assert len({row["v"] for row in found}) == len(found) == count
+
+    def test_sql_reads_named_relations(self, engine: Engine, tmp_path: Path) -> None:
+        flights = table(
+            tmp_path,
+            "flights",
+            plane=(STRING, ["a", "a", "b", None]),
+            at=(TIMESTAMP, [0, DAY_US, -1, 5]),
+            delay=(FLOAT64, [1.0, float("nan"), -0.0, 4.0]),
+        )
+        planes = table(tmp_path, "planes", plane=(STRING, ["a", "b"]), seats=(INT32, [50, 100]))
+        rel = Sql(
+            query="""
+                SELECT plane, max(at) AS last, count(delay) AS delays, any_value(seats) AS seats
+                FROM flights JOIN "order" USING (plane) GROUP BY plane
+            """,
+            inputs={"flights": flights, "order": planes},
+            dtypes={"plane": STRING, "last": TIMESTAMP, "delays": INT64, "seats": INT32},
+        )
+        check_same_rows(
+            run(engine, rel),
+            [
+                {"plane": "a", "last": DAY_US, "delays": 1, "seats": 50},
+                {"plane": "b", "last": -1, "delays": 1, "seats": 100},
+            ],
+        )
+
+    def test_sql_results_are_read_like_scans(self, engine: Engine, tmp_path: Path) -> None:
+        rows = table(tmp_path, v=(FLOAT64, [1.0]))
+        rel = Sql(
+            query="SELECT 'NaN'::DOUBLE AS a, -0.0::DOUBLE AS b, DATE '1970-01-02'::TIMESTAMP AS c"
+            " FROM t",
+            inputs={"t": rows},
+            dtypes={"a": FLOAT64, "b": FLOAT64, "c": TIMESTAMP},
+        )
+        check_same_rows(run(engine, rel), [{"a": None, "b": 0.0, "c": DAY_US}])
+
+    def test_the_schema_of_a_query(self, engine: Engine) -> None:
+        inputs = {"t": {"a": INT32, "at": TIMESTAMP, "d": parse("decimal(12,2)"), "select": DATE}}
+        query = 'SELECT a, a + 0.5::DOUBLE AS b, at AS "order", d, [a] AS l, "select" FROM t'
+        assert engine.schema(query, inputs) == {
+            "a": INT32,
+            "b": FLOAT64,
+            "order": TIMESTAMP,
+            "d": parse("decimal(12,2)"),
+            "l": parse("list<int32>"),
+            "select": DATE,
+        }
+
+    @pytest.mark.parametrize("query", ["SELECT nothing FROM t", "SELEKT 1", "SELECT 1 FROM gone"])
+    def test_a_wrong_query(self, engine: Engine, query: str) -> None:
+        with pytest.raises(InvalidExpression):
+            engine.schema(query, {"t": {"a": INT64}})
+
+    def test_input_takes_tables_and_readers(self, engine: Engine) -> None:
+        import pyarrow as pa
+
+        data = pa.table({"v": pa.array([BIG, None, -1], pa.int64())})
+        rel = Input(name="left", dtypes={"v": INT64})
+        for given in (data, data.to_reader(max_chunksize=1)):
+            found = engine.stream(rel, inputs={"left": given}).read_all().column("v")
+            assert sorted(found.drop_null().to_pylist()) == [-1, BIG]
+            assert found.null_count == 1
+
+    # --- one answer, however it is computed -------------------------------------------------------
+
+    @pytest.mark.parametrize("batch_rows", [1, 7, 1_000, 100_000])
+    def test_batches_are_no_larger_than_asked(
+        self, engine: Engine, tmp_path: Path, batch_rows: int
+    ) -> None:
+        rows = table(tmp_path, v=(INT64, range(3_000)))
+        assert column(engine, rows, "v") == list(range(3_000))
+        found = run(engine, rows, batch_rows=batch_rows)
+        assert sorted(row["v"] for row in found) == list(range(3_000))
+
+    def test_streams_may_be_read_side_by_side(self, engine: Engine, tmp_path: Path) -> None:
+        rows = table(tmp_path, v=(INT64, range(1_000)))
+        readers = [engine.stream(rows, batch_rows=100) for _ in range(3)]
+        counts = [0, 0, 0]
+        for _ in range(10):
+            for number, reader in enumerate(readers):
+                counts[number] += reader.read_next_batch().num_rows
+        assert counts == [1_000] * 3
+        assert run(engine, Limit(input=rows, rows=1))
+
+    def test_a_stream_may_be_left_unread(self, engine: Engine, tmp_path: Path) -> None:
+        rows = table(tmp_path, v=(INT64, range(1_000)))
+        unread = engine.stream(rows, batch_rows=10)
+        unread.read_next_batch()
+        assert len(run(engine, rows)) == 1_000
+        unread.close()
+        assert len(run(engine, rows)) == 1_000
+
+    def test_threads_share_an_engine(self, engine: Engine, tmp_path: Path) -> None:
+        rows = table(tmp_path, v=(INT64, range(2_000)))
+        counts: list[int] = []
+
+        def read() -> None:
+            counts.extend(len(run(engine, rows, batch_rows=100)) for _ in range(5))
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert counts == [2_000] * 20
+
+    def test_explain_is_for_people(self, engine: Engine, tmp_path: Path) -> None:
+        text = engine.explain(table(tmp_path, v=(INT64, [1])))
+        assert "rows.parquet" in text
+        assert len(text.splitlines()) > 1
