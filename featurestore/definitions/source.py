@@ -20,7 +20,7 @@ from featurestore.definitions.names import (
     set_field,
 )
 from featurestore.dtypes import DType
-from featurestore.errors import DuplicateName, TypeMismatch
+from featurestore.errors import DuplicateName, TypeMismatch, UnknownReference, suggest
 from featurestore.timeline import parse_duration
 
 FileFormatName = Literal["parquet", "csv", "delta"]
@@ -138,6 +138,25 @@ def file_format(source: FileSource, root: Path) -> FileFormatName:
     if (root / path / "_delta_log").is_dir():
         return "delta"
     return "csv" if path.lower().endswith((".csv", ".csv.gz")) else "parquet"
+
+
+def our_names(source: FileSource, schema: Mapping[str, DType]) -> dict[str, DType]:
+    """The columns of the files (`schema`) under the names that `field_mapping` gives them.
+
+    Raises `UnknownReference` for a mapped column that the files do not have, `DuplicateName` where
+    two columns come to have one name.
+    """
+    for column in source.field_mapping:
+        if column not in schema:
+            close = suggest(column, schema)
+            raise UnknownReference(f"field_mapping names {column!r}, not in the files.{close}")
+    named: dict[str, DType] = {}
+    for column, dtype in schema.items():
+        name = source.field_mapping.get(column, column)
+        if name in named:
+            raise DuplicateName(f"field_mapping makes a second column {name!r}; map that one too")
+        named[name] = dtype
+    return named
 
 
 def _check_source(source: _Source, event_time: object) -> None:
