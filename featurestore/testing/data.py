@@ -31,7 +31,16 @@ from featurestore.dtypes import (
     parse,
     to_arrow,
 )
-from featurestore.testing.oracle import AsOf, Key, Row, RowShape, Value, read_value, settle_all
+from featurestore.testing.oracle import (
+    AsOf,
+    Key,
+    Row,
+    RowShape,
+    Value,
+    floor_us,
+    read_value,
+    settle_all,
+)
 from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 
 if TYPE_CHECKING:
@@ -289,10 +298,21 @@ def _scaled(value_us: int | None, unit: str) -> int | None:
 
 
 def to_rows(table: pa.Table) -> list[dict[str, Value]]:
-    """The rows of Arrow data as plain values, instants as µs."""
-    columns = [column.cast(_plain(column.type)).to_pylist() for column in table.columns]
+    """The rows of Arrow data as plain values, instants of any unit as µs."""
+    columns = [_values(column) for column in table.columns]
     names = table.column_names
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Value]:
+    import pyarrow as pa
+
+    values: list[Value] = column.cast(_plain(column.type)).to_pylist()
+    if not pa.types.is_timestamp(column.type) or column.type.unit == "us":
+        return values
+    scale = {"s": SECOND_US, "ms": 1_000, "ns": None}[column.type.unit]
+    in_us = [None if v is None else floor_us(v) if scale is None else v * scale for v in values]
+    return list(in_us)
 
 
 def _plain(arrow: pa.DataType) -> pa.DataType:
