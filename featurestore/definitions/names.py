@@ -69,7 +69,7 @@ def shown_path(file: str) -> str:
 
 
 def locate(definition: Definition) -> None:
-    """Note the first frame outside the definitions' own modules as the definition's place."""
+    """Note the first frame outside our own modules (and `dataclasses.replace`) as the place."""
     frame = inspect.currentframe()
     while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
@@ -79,7 +79,7 @@ def locate(definition: Definition) -> None:
 
 
 def _is_ours(module: str) -> bool:
-    return module == _PACKAGE or module.startswith(f"{_PACKAGE}.")
+    return module in (_PACKAGE, "dataclasses") or module.startswith(f"{_PACKAGE}.")
 
 
 def set_field(definition: Definition, name: str, value: object) -> None:
