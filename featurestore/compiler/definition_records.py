@@ -1,0 +1,224 @@
+"""A typed repository as records: what the registry keeps of definitions, and what lists show.
+
+Bodies hold no file or line, so that moving a definition changes nothing. A record's id covers its
+parents' ids, hence also their descriptions; what decides whether values change is `version` in the
+body. A service that uses a whole view has the view as parent, one that uses some of its features
+has those: a walk never reaches features that are not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from featurestore.compiler.hashing import source_version
+from featurestore.compiler.typed import (
+    Column,
+    Metadata,
+    TypedEntity,
+    TypedFeature,
+    TypedRepo,
+    TypedService,
+    TypedSource,
+    TypedView,
+    ViewUse,
+)
+from featurestore.definitions.expression import canonical, columns_of, show
+from featurestore.definitions.source import FileSource
+from featurestore.fingerprint import canonical_json, fingerprint
+from featurestore.records import Edge, Record
+
+SHOWN_COLUMNS_BYTES_MAX = 32 * 1024
+"""A source with a longer list of columns shows their number only."""
+
+METADATA_FIELDS = ("description", "owner", "tags")
+
+
+def definition_records(repo: TypedRepo) -> tuple[Record, ...]:
+    """The records of a repository, parents first; the last one is the `repo` record, whose parents
+    are all the others.
+
+    Raises `InvalidRecord` for a definition too large for a record.
+    """
+    entities = {e.name: entity_record(e) for e in repo.entities.values()}
+    sources: dict[str, Record] = {}
+    for source in repo.sources.values():
+        sources[source.name] = source_record(source, sources)
+    features: dict[str, dict[str, Record]] = {}
+    views: dict[str, Record] = {}
+    for view in repo.views.values():
+        shared = [entities[name] for name in view.entities]
+        source_of = sources[view.source.name]
+        features[view.name] = {
+            f.name: feature_record(view, f, source_of, shared) for f in view.features
+        }
+        views[view.name] = view_record(view, features[view.name], source_of, shared)
+    services = [service_record(s, views, features) for s in repo.services.values()]
+    every = (
+        *entities.values(),
+        *sources.values(),
+        *(record for named in features.values() for record in named.values()),
+        *views.values(),
+        *services,
+    )
+    parents = tuple(Edge(parent=record.id, role=record.kind) for record in every)
+    body = {"version": repo.version}
+    return (*every, Record(kind="repo", name=repo.project, body=body, parents=parents))
+
+
+def entity_record(entity: TypedEntity) -> Record:
+    """`entity:plane@…`."""
+    body = {
+        "version": entity.version,
+        "data_hash": entity.version,
+        "join_keys": _columns(entity.keys),
+        **_metadata(entity.metadata),
+    }
+    return Record(kind="entity", name=entity.name, body=body)
+
+
+def source_record(source: TypedSource, inputs: Mapping[str, Record]) -> Record:
+    """`source:weather@…`; its parents are the sources that a query reads."""
+    definition = source.definition
+    body: dict[str, Any] = {
+        "version": source.version,
+        "data_hash": source_version(definition, {}),
+        "event_time": source.event_time,
+        "created_time": source.created_time,
+        "event_time_is": source.event_time_is,
+        "op": source.op,
+        "event_id": definition.event_id,
+        "tiebreak": list(definition.tiebreak_columns),
+        "lateness_us": source.lateness_us,
+        **_shown_columns(source.columns),
+        **_metadata(source.metadata),
+    }
+    if isinstance(definition, FileSource):
+        body |= {
+            "path": str(definition.path),
+            "format": definition.format,
+            "field_mapping": dict(definition.field_mapping),
+            "csv": {
+                "delimiter": definition.delimiter,
+                "header": definition.header,
+                "null_text": definition.null_text,
+                "column_types": {c: str(t) for c, t in definition.csv_dtypes.items()},
+            },
+        }
+    else:
+        body |= {"query": definition.query.strip(), "inputs": list(source.inputs)}
+    parents = tuple(Edge(parent=inputs[name].id, role="source") for name in source.inputs)
+    return Record(kind="source", name=source.name, body=body, parents=parents)
+
+
+def feature_record(
+    view: TypedView, feature: TypedFeature, source: Record, entities: Sequence[Record]
+) -> Record:
+    """`feature:origin_weather.temp@…`: the source enters by value (its `columns`) and by time, the
+    entities by key."""
+    tree = canonical(feature.expression)
+    columns = list(columns_of(feature.expression))
+    body = {
+        "version": feature.version,
+        "data_hash": fingerprint([tree, str(feature.dtype)]),
+        "view": view.name,
+        "dtype": str(feature.dtype),
+        "expression": show(feature.expression),
+        "tree": tree,
+        "columns": columns,
+        **_metadata(Metadata(description=feature.description)),
+    }
+    parents = (
+        *((Edge(parent=source.id, role="source"),) if columns else ()),
+        Edge(parent=source.id, role="time", transformation="INDIRECT"),
+        *_indirect(entities),
+    )
+    return Record(kind="feature", name=f"{view.name}.{feature.name}", body=body, parents=parents)
+
+
+def view_record(
+    view: TypedView,
+    features: Mapping[str, Record],
+    source: Record,
+    entities: Sequence[Record],
+) -> Record:
+    """`view:origin_weather@…`."""
+    names = list(features)
+    own = [view.source.name, view.entities, _columns(view.keys), view.ttl_us, view.grace_us, names]
+    body = {
+        "version": view.version,
+        "data_hash": fingerprint(own),
+        "storage_hash": view.storage_hash,
+        "source": view.source.name,
+        "entities": list(view.entities),
+        "join_keys": _columns(view.keys),
+        "ttl_us": view.ttl_us,
+        "grace_us": view.grace_us,
+        **_metadata(view.metadata),
+    }
+    parents = (
+        *(Edge(parent=record.id, role="feature") for record in features.values()),
+        *_indirect([source, *entities]),
+    )
+    return Record(kind="view", name=view.name, body=body, parents=parents)
+
+
+def service_record(
+    service: TypedService,
+    views: Mapping[str, Record],
+    features: Mapping[str, Mapping[str, Record]],
+) -> Record:
+    """`service:delay_model@…`."""
+    uses = [
+        {
+            "name": use.name,
+            "view": use.view.name,
+            "features": [feature.name for feature in use.features],
+            "join_key_map": dict(use.join_key_map),
+        }
+        for use in service.uses
+    ]
+    body = {
+        "version": service.version,
+        "data_hash": fingerprint(uses),
+        "uses": uses,
+        **_metadata(service.metadata),
+    }
+    used = [record for use in service.uses for record in _used(use, views, features)]
+    parents = tuple(
+        Edge(parent=record_id, role=kind)
+        for record_id, kind in dict.fromkeys((record.id, record.kind) for record in used)
+    )
+    return Record(kind="service", name=service.name, body=body, parents=parents)
+
+
+def _used(
+    use: ViewUse, views: Mapping[str, Record], features: Mapping[str, Mapping[str, Record]]
+) -> list[Record]:
+    if {f.name for f in use.features} == {f.name for f in use.view.features}:
+        return [views[use.view.name]]
+    return [features[use.view.name][feature.name] for feature in use.features]
+
+
+def _indirect(records: Iterable[Record]) -> list[Edge]:
+    return [Edge(parent=r.id, role=r.kind, transformation="INDIRECT") for r in records]
+
+
+def _columns(columns: Iterable[Column]) -> list[dict[str, str]]:
+    return [{"name": column.name, "dtype": str(column.dtype)} for column in columns]
+
+
+def _shown_columns(columns: Sequence[Column]) -> dict[str, Any]:
+    shown = {column.name: str(column.dtype) for column in columns}
+    if len(canonical_json(shown).encode()) > SHOWN_COLUMNS_BYTES_MAX:
+        return {"columns_count": len(shown), "columns_hash": fingerprint(shown)}
+    return {"columns": shown}
+
+
+def _metadata(metadata: Metadata) -> dict[str, Any]:
+    fields = {
+        "description": metadata.description,
+        "owner": metadata.owner,
+        "tags": dict(metadata.tags),
+    }
+    return fields | {"metadata_hash": fingerprint(fields)}

@@ -1,0 +1,228 @@
+"""Which services are served, and how: the serving aliases of an environment.
+
+`serving/<environment>/<service>` moves to a new plan only when the rows of all its views are
+there, so a change never makes a live service answer NOT_FOUND. The plan of all views (`*`), from
+which lists of features are cut, has each view in its newest version whose rows are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from featurestore.compiler.materialization import table_state
+from featurestore.compiler.online import compile_serving_plan
+from featurestore.compiler.typed import TypedRepo, TypedView, ViewUse
+from featurestore.errors import CommitConflict, CorruptPlan
+from featurestore.fingerprint import fingerprint
+from featurestore.jobs.environments import Applied, applied_in
+from featurestore.jobs.online_tables import OnlineTable, ensure_online_tables, online_alias
+from featurestore.records import Alias, AliasIs, Edge, Record
+from featurestore.wire.plans import ALL_VIEWS, Lookup, ServingPlan
+
+if TYPE_CHECKING:
+    from featurestore.stores.registry.base import Registry
+
+PUBLISH_ATTEMPTS_MAX = 32
+"""How often publishing starts anew while others move the same aliases."""
+
+
+def publish(
+    repo: TypedRepo, registry: Registry, environment: str, *, serve_now: bool = False
+) -> dict[str, bool]:
+    """Move the serving aliases of what is complete, and remove those of services that are gone.
+
+    Only what the environment has is published: services and views whose definition in `repo` is
+    another one stay as they are. `serve_now` publishes what is not complete yet, too.
+
+    Returns, for each service of the environment, whether its present version is served now. Raises
+    `CommitConflict` where others keep moving the same aliases.
+    """
+    for _ in range(PUBLISH_ATTEMPTS_MAX - 1):
+        with suppress(CommitConflict):
+            return _publish_once(repo, registry, environment, serve_now)
+    return _publish_once(repo, registry, environment, serve_now)
+
+
+def is_complete(registry: Registry, view: TypedView, table: OnlineTable) -> bool:
+    """Whether the ledger says that all rows that can change an answer of `view` were written."""
+    state = table_state(registry.ledger(table=table.field.hex()))
+    return state.covers(view.reach_us)
+
+
+def with_older_lookups(
+    plan: ServingPlan, older: ServingPlan, names: Collection[str]
+) -> ServingPlan:
+    """`plan` (of all views) with the lookups `names` of `older` beside its own, in name order."""
+    keys = {key: index for index, key in enumerate(plan.request_keys)}
+    lookups = list(plan.lookups)
+    for lookup in older.lookups:
+        if lookup.name in names:
+            wanted = [older.request_keys[index] for index in lookup.keys]
+            indices = tuple(keys.setdefault(key, len(keys)) for key in wanted)
+            lookups.append(replace(lookup, keys=indices))
+    lookups.sort(key=lambda lookup: lookup.name)
+    return replace(
+        plan,
+        service_version=_version(lookups),
+        request_keys=tuple(keys),
+        lookups=tuple(lookups),
+    )
+
+
+def _publish_once(
+    repo: TypedRepo, registry: Registry, environment: str, serve_now: bool
+) -> dict[str, bool]:
+    applied = applied_in(registry, environment)
+    if applied is None:
+        return {}
+    return _Publication(repo, registry, environment, applied, serve_now).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Publication:
+    """One attempt. What it read is what its commit requires."""
+
+    repo: TypedRepo
+    registry: Registry
+    environment: str
+    applied: Applied
+    serve_now: bool
+
+    def run(self) -> dict[str, bool]:
+        views = {
+            view.name: view
+            for view in self.repo.views.values()
+            if self.applied.version("view", view.name) == view.version
+        }
+        tables = ensure_online_tables(self.registry, list(views.values()))
+        complete = {
+            name: view
+            for name, view in views.items()
+            if self.serve_now or is_complete(self.registry, view, tables[view.storage_hash])
+        }
+        served = self.registry.aliases(self._alias(""))
+        plans = self._services(complete, tables)
+        everything = self._all_views(complete, tables, served.get(self._alias(ALL_VIEWS)))
+        if everything.lookups:
+            plans[ALL_VIEWS] = everything
+        self._commit(plans, served, {name: tables[v.storage_hash] for name, v in complete.items()})
+        return self._state(plans, served)
+
+    def _services(
+        self, complete: Mapping[str, TypedView], tables: Mapping[str, OnlineTable]
+    ) -> dict[str, ServingPlan]:
+        return {
+            service.name: self._compile(service.name, service.version, service.uses, tables)
+            for service in self.repo.services.values()
+            if self.applied.version("service", service.name) == service.version
+            and all(use.view.name in complete for use in service.uses)
+        }
+
+    def _all_views(
+        self,
+        complete: Mapping[str, TypedView],
+        tables: Mapping[str, OnlineTable],
+        served: Alias | None,
+    ) -> ServingPlan:
+        uses = tuple(
+            ViewUse(name=view.name, view=view, features=view.features) for view in complete.values()
+        )
+        plan = self._compile(ALL_VIEWS, "", uses, tables)
+        older = replace(plan, request_keys=(), lookups=())
+        if served is not None:
+            blob = str(self.registry.record(served.target).record.body["blob"])
+            # What can't be read can't be kept; the servers report it, and a new plan helps.
+            with suppress(CorruptPlan):
+                older = ServingPlan.from_bytes(self.registry.blob(blob))
+        waiting = self.applied.objects.get("view", {}).keys() - complete.keys()
+        return with_older_lookups(plan, older, waiting)
+
+    def _compile(
+        self,
+        name: str,
+        version: str,
+        uses: tuple[ViewUse, ...],
+        tables: Mapping[str, OnlineTable],
+    ) -> ServingPlan:
+        return compile_serving_plan(
+            name,
+            version,
+            uses,
+            project=self.repo.project,
+            tables={h: (table.generation, table.field) for h, table in tables.items()},
+        )
+
+    def _commit(
+        self,
+        plans: Mapping[str, ServingPlan],
+        served: Mapping[str, Alias],
+        complete: Mapping[str, OnlineTable],
+    ) -> None:
+        """Blobs and records first, aliases last, in one commit; none where nothing moves."""
+        records = {self._alias(name): self._record(plan) for name, plan in plans.items()}
+        targets: dict[str, str | None] = {alias: record.id for alias, record in records.items()}
+        targets |= {alias: None for alias in served if self._is_gone(alias, plans)}
+        moves = {
+            alias: target
+            for alias, target in targets.items()
+            if target != (served[alias].target if alias in served else None)
+        }
+        if not moves:
+            return
+        now = {alias: served[alias].target if alias in served else None for alias in moves}
+        self.registry.commit(
+            requires=[
+                AliasIs(self.applied.alias, self.applied.repo.id),
+                *(AliasIs(alias, target) for alias, target in now.items()),
+                *(
+                    AliasIs(online_alias(self.repo.views[name]), table.record_id)
+                    for name, table in complete.items()
+                ),
+            ],
+            records=[records[alias] for alias in moves if alias in records],
+            blobs=[plan.to_bytes() for name, plan in plans.items() if self._alias(name) in moves],
+            aliases=moves,
+            reason="serve now" if self.serve_now else "complete",
+        )
+
+    def _is_gone(self, alias: str, plans: Mapping[str, ServingPlan]) -> bool:
+        name = alias.removeprefix(self._alias(""))
+        if name == ALL_VIEWS:
+            return name not in plans
+        return name not in self.applied.objects.get("service", {})
+
+    def _record(self, plan: ServingPlan) -> Record:
+        everything = plan.service == ALL_VIEWS
+        of = self.applied.repo if everything else self.applied.objects["service"][plan.service]
+        return Record(
+            kind="serving_plan",
+            name=plan.service,
+            body={"blob": plan.hash, "service_version": plan.service_version},
+            parents=(Edge(parent=of.id, role=of.record.kind),),
+        )
+
+    def _state(
+        self, plans: Mapping[str, ServingPlan], served: Mapping[str, Alias]
+    ) -> dict[str, bool]:
+        """Whether each service's present version is served; what was not published in this attempt
+        may have been before, from this version of its definition."""
+        state = {}
+        for name in sorted(self.applied.objects.get("service", {})):
+            alias = served.get(self._alias(name))
+            state[name] = name in plans
+            if name not in plans and alias is not None:
+                body = self.registry.record(alias.target).record.body
+                version = self.applied.version("service", name)
+                state[name] = body.get("service_version") == version
+        return state
+
+    def _alias(self, service: str) -> str:
+        return f"serving/{self.environment}/{service}"
+
+
+def _version(lookups: list[Lookup]) -> str:
+    """Of the plan of all views: it moves when one of them does."""
+    return fingerprint(sorted([lookup.name, lookup.view_version] for lookup in lookups))
