@@ -1,1 +1,1 @@
-"""The command line."""
+"""The shell's door."""

@@ -1,0 +1,166 @@
+"""Commands about definitions: plan, apply, list, describe, info."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from featurestore.cli.options import Json, Repo, open_store
+from featurestore.cli.output import cell, say, show_json, show_rows, show_table, working
+from featurestore.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from featurestore.compiler.changes import ChangePlan
+    from featurestore.jobs.inventory import Kind
+
+CHANGES_PENDING = 2
+
+
+class Objects(Enum):
+    """What can be listed; the singular is understood too."""
+
+    ENTITIES = "entities"
+    SOURCES = "sources"
+    VIEWS = "views"
+    SERVICES = "services"
+    ENTITY = "entity"
+    SOURCE = "source"
+    VIEW = "view"
+    SERVICE = "service"
+
+    @property
+    def kind(self) -> Kind:
+        """The plural."""
+        plural = {"entity": "entities", "source": "sources", "view": "views"}
+        named = plural.get(self.value, self.value)
+        return cast("Kind", "services" if named == "service" else named)
+
+
+Kinds = Annotated[Objects, typer.Argument(metavar="entities|sources|views|services")]
+
+
+def plan(
+    repo: Repo = Path(),
+    as_json: Json = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the plan to this file, for `apply`."),
+    ] = None,
+) -> int:
+    """Show what `apply` would change.
+
+    Exit status: 0 nothing, 2 changes, 1 error.
+    """
+    with open_store(repo) as store, working("comparing the repository with the registry"):
+        changes = store.plan()
+    if output is not None:
+        output.write_text(changes.to_json(), encoding="utf-8")
+    if as_json:
+        show_json(json.loads(changes.to_json()))
+    else:
+        say(str(changes))
+    return 0 if changes.is_empty else CHANGES_PENDING
+
+
+def apply(
+    plan_file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PLAN]", help="A plan's file: apply exactly that, or refuse."),
+    ] = None,
+    repo: Repo = Path(),
+    as_json: Json = False,
+    serve_now: Annotated[
+        bool,
+        typer.Option("--serve-now", help="Serve new versions before they are materialized."),
+    ] = False,
+) -> None:
+    """Commit the definitions to the registry."""
+    with open_store(repo) as store, working("applying"):
+        changes = _read_plan(plan_file) if plan_file is not None else store.plan()
+        result = store.apply(changes, serve_now=serve_now)
+        environment = store.settings.project.environment
+        waiting = sorted(name for name, moved in result.serving.items() if not moved)
+    if as_json:
+        pending = {"environment": environment, "repo": result.repo, "serving": result.serving}
+        show_json(pending | {"plan": json.loads(changes.to_json())})
+        return
+    say(str(changes))
+    say(f"Applied to environment {environment!r}." if not changes.is_empty else "Nothing to apply.")
+    if waiting:
+        say(f"Not served before they are materialized: {', '.join(waiting)}.")
+        say("Next: featurestore materialize")
+
+
+def _read_plan(path: Path) -> ChangePlan:
+    from featurestore.compiler.changes import ChangePlan
+
+    try:
+        return ChangePlan.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the plan {path} can't be read: {error}") from error
+
+
+def list_objects(kind: Kinds, repo: Repo = Path(), as_json: Json = False) -> None:
+    """List what the repository defines."""
+    with open_store(repo) as store:
+        rows = store.list(kind.kind)
+    if as_json:
+        show_json(rows)
+    else:
+        show_rows(rows, title=kind.kind)
+
+
+def describe(
+    kind: Kinds,
+    name: Annotated[str, typer.Argument(help="Which one.")],
+    repo: Repo = Path(),
+    as_json: Json = False,
+) -> None:
+    """Show one definition in full."""
+    with open_store(repo) as store:
+        found = store.describe(kind.kind, name)
+    if as_json:
+        show_json(found)
+    else:
+        show_facts(found)
+
+
+def info(repo: Repo = Path(), as_json: Json = False) -> None:
+    """Show versions, settings and what answers."""
+    with open_store(repo) as store:
+        found = store.info()
+    if as_json:
+        show_json(found)
+    else:
+        show_facts(found)
+
+
+def show_facts(facts: Mapping[str, Any]) -> None:
+    """A mapping, a line per key; lists of dicts become tables below."""
+    tables = {k: v for k, v in facts.items() if _is_table(v)}
+    plain = {k: v for k, v in facts.items() if k not in tables and v not in ("", None, {}, [])}
+    width = max((len(key) for key in plain), default=0)
+    for key, value in plain.items():
+        if isinstance(value, str) and "\n" in value.strip():
+            say(f"{key}:")
+            say("\n".join(f"    {line.strip()}" for line in value.strip().splitlines()))
+        elif isinstance(value, Mapping):
+            say(f"{key}:")
+            inner = max(len(str(k)) for k in value)
+            for name, item in value.items():
+                say(f"    {name!s:<{inner}}  {cell(item)}")
+        else:
+            say(f"{key:<{width}}  {cell(value)}")
+    for key, rows in tables.items():
+        columns = list(rows[0])
+        say()
+        show_table(columns, [[row.get(c) for c in columns] for row in rows], title=key)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)

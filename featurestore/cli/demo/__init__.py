@@ -1,0 +1,1 @@
+"""`featurestore demo`: the whole path on real data, from definition files to gRPC lookups."""

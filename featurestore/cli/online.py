@@ -1,0 +1,201 @@
+"""Commands of the request path: serve, get-online."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featurestore.cli.options import Json, Repo, ask, complete_service, open_store
+from featurestore.cli.output import note, say, show_json, show_table
+from featurestore.errors import InvalidJoinKey, InvalidRequest
+from featurestore.timeline import format_instant
+
+if TYPE_CHECKING:
+    from featurestore.client import FeatureClient
+    from featurestore.store import FeatureStore
+    from featurestore.wire.response import OnlineResponse
+
+Rows = list[dict[str, Any]]
+
+
+def serve(
+    repo: Repo = Path(),
+    grpc: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where gRPC listens; '' is nowhere.")
+    ] = None,
+    http: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where HTTP listens; '' is nowhere.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes on one port.")] = None,
+) -> None:
+    """Serve features over gRPC and HTTP.
+
+    Runs until it is told to stop; SIGTERM lets requests under way finish.
+    """
+    from featurestore.config import load_settings
+    from featurestore.serving.serve import serve as run_servers
+
+    given = {"serving.grpc": grpc, "serving.http": http, "serving.workers": workers}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    run_servers(load_settings(repo, overrides=overrides))
+
+
+def get_online(
+    features: Annotated[
+        str,
+        typer.Argument(
+            help="A service, or view:feature,view:feature.", autocompletion=complete_service
+        ),
+    ],
+    *,
+    entity: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--entity",
+            "-e",
+            metavar="KEY=VALUE",
+            help="A join key (KEY:=VALUE for a number). Repeat; a key that comes again begins the "
+            "next entity.",
+        ),
+    ] = None,
+    entities: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help='JSON: [{"key": value}, …] or {"key": [values]}; - is stdin.'
+        ),
+    ] = None,
+    repo: Repo = Path(),
+    as_json: Json = False,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Ask this server over gRPC, not the store itself."),
+    ] = None,
+    full_feature_names: Annotated[
+        bool, typer.Option("--full-feature-names", help="Name features view__feature.")
+    ] = False,
+) -> None:
+    """Look up features as they are now.
+
+    Reads the online store as a server would, or with --target asks a server.
+    """
+    rows = entity_rows(entity or [], entities)
+    try:
+        response = _look_up(features, rows, target, repo, full_feature_names)
+    except InvalidJoinKey as error:
+        text = rows[0].get(error.key)
+        if isinstance(text, str) and text.lstrip("-").isdigit():
+            note(f"hint: a number is written --entity {error.key}:={text}")
+        raise
+    if as_json:
+        show_json(_as_data(response, rows))
+    else:
+        _show(response, rows)
+
+
+def _look_up(
+    features: str, rows: Rows, target: str | None, repo: Path, full_feature_names: bool
+) -> OnlineResponse:
+    door: FeatureStore | FeatureClient
+    if target is None:
+        door = open_store(repo)
+    else:
+        from featurestore.client import FeatureClient
+
+        door = FeatureClient(target)
+    with door:
+        return ask(
+            lambda wanted: door.get_online_features(
+                wanted, rows, full_feature_names=full_feature_names
+            ),
+            features,
+        )
+
+
+def entity_rows(pairs: Sequence[str], file: str | None) -> Rows:
+    """The entities asked for, a dict of join keys each.
+
+    `pairs` are `key=text` or `key:=json`; a key that comes again begins the next entity. `file`
+    names JSON. Raises `InvalidRequest` for malformed ones, both, or neither.
+    """
+    if (file is None) == (not pairs):
+        raise InvalidRequest(
+            "say whom to look up: --entity key=value (repeated), or --entities file.json"
+        )
+    if file is not None:
+        return _rows_of_file(file)
+    rows: Rows = [{}]
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.rstrip(":"):
+            raise InvalidRequest(f"--entity {pair}: write key=value, or key:=1001 for a number")
+        key = name.removesuffix(":")
+        if key in rows[-1]:
+            rows.append({})
+        rows[-1][key] = _json(text, f"--entity {pair}") if name.endswith(":") else text
+    return rows
+
+
+def _rows_of_file(file: str) -> Rows:
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{file} can't be read: {error}") from error
+    found = _json(text, file)
+    if isinstance(found, dict) and all(isinstance(column, list) for column in found.values()):
+        lengths = {len(column) for column in found.values()}
+        if len(lengths) == 1:
+            return [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+    if isinstance(found, list) and all(isinstance(row, dict) for row in found):
+        return found
+    raise InvalidRequest(
+        f'{file} must hold [{{"key": value}}, …] or {{"key": [values]}} with equally long lists'
+    )
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"{where}: not JSON: {error}") from error
+
+
+def _as_data(response: OnlineResponse, rows: Rows) -> dict[str, Any]:
+    values, statuses = response.to_dict(), response.statuses
+    return {
+        "request_time": format_instant(response.request_time_us),
+        "plan_version": response.plan_version,
+        "entities": [
+            {
+                "entity": row,
+                "features": {name: values[name][index] for name in response.feature_names},
+                "statuses": {name: statuses[name][index] for name in response.feature_names},
+            }
+            for index, row in enumerate(rows)
+        ],
+        "event_times": {
+            view: [None if time is None else format_instant(time) for time in times]
+            for view, times in response.event_times.items()
+        },
+    }
+
+
+def _show(response: OnlineResponse, rows: Rows) -> None:
+    for index, row in enumerate(rows):
+        show_vector(response, index, title=", ".join(f"{key}={row[key]}" for key in row))
+    at = format_instant(response.request_time_us // 1_000_000 * 1_000_000)
+    say(f"at {at} by plan {response.plan_version[:8]}")
+
+
+def show_vector(response: OnlineResponse, index: int, *, title: str) -> None:
+    """One entity's features: name, value, status."""
+    values, statuses = response.to_dict(), response.statuses
+    show_table(
+        ["feature", "value", "status"],
+        [[name, values[name][index], statuses[name][index]] for name in response.feature_names],
+        title=title,
+    )
