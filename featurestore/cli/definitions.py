@@ -81,10 +81,11 @@ def apply(
 ) -> None:
     """Commit the definitions to the registry."""
     with open_store(repo) as store, working("applying"):
-        changes = _read_plan(plan_file) if plan_file is not None else store.plan()
-        result = store.apply(changes, serve_now=serve_now)
+        planned = None if plan_file is None else _read_plan(plan_file)
+        result = store.apply(planned, serve_now=serve_now)
         environment = store.settings.project.environment
         waiting = sorted(name for name, moved in result.serving.items() if not moved)
+    changes = result.plan
     if as_json:
         pending = {"environment": environment, "repo": result.repo, "serving": result.serving}
         show_json(pending | {"plan": json.loads(changes.to_json())})
