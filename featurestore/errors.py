@@ -102,6 +102,10 @@ class InvalidRepository(DefinitionError):
         noun = "error" if count == 1 else "errors"
         super().__init__("\n".join([f"{count} {noun} in the repository", *map(str, self.errors)]))
 
+    def __str__(self) -> str:
+        first, _, rest = self.message.partition("\n")
+        return f"{first} [{self.code}]\n{rest}"
+
     @property
     def details(self) -> dict[str, object]:
         return {
@@ -389,6 +393,33 @@ class InvalidValue(StoreError):
     """A value that its type cannot hold (1.7 as int64, an overflow); names column and row."""
 
     code = "invalid-value"
+
+
+# --- servers --------------------------------------------------------------------------------------
+
+
+class ServerError(FeatureStoreError):
+    code = "server-error"
+
+
+class ServerUnavailable(ServerError):
+    """No server answers at the target, or it is going away."""
+
+    code = "server-unavailable"
+    retryable = True
+
+
+class ServerTimeout(ServerError):
+    """The server did not answer before the deadline."""
+
+    code = "server-timeout"
+    retryable = True
+
+
+class AddressUnavailable(ServerError):
+    """A server cannot listen where its settings say."""
+
+    code = "address-unavailable"
 
 
 # --- lifecycle ------------------------------------------------------------------------------------

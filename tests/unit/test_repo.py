@@ -173,12 +173,12 @@ class TestErrors:
                 "[definition-error]"
             ),
             (
-                "a.py:4: entity 'a b': 'a b' is not a name: use letters, digits and _, beginning with "
-                "no digit [invalid-name]"
+                "a.py:4: entity 'a b': 'a b' is not a name: use letters, digits and _, "
+                "beginning with no digit [invalid-name]"
             ),
             (
-                "a.py:5: entity 'plane': join key 'tailnum' has type float64; keys are int64, int32, "
-                "string or bytes [type-mismatch]"
+                "a.py:5: entity 'plane': join key 'tailnum' has type float64; keys are int64, "
+                "int32, string or bytes [type-mismatch]"
             ),
         ]
 
@@ -194,8 +194,8 @@ class TestErrors:
         assert shown(load(root)) == [
             "base.py:3: ValueError: no [definition-error]",
             (
-                "base.py:2: entity 'a b': 'a b' is not a name: use letters, digits and _, beginning "
-                "with no digit [invalid-name]"
+                "base.py:2: entity 'a b': 'a b' is not a name: use letters, digits and _, "
+                "beginning with no digit [invalid-name]"
             ),
         ]
 
@@ -256,8 +256,8 @@ class TestErrors:
                 "[duplicate-name]"
             ),
             (
-                "a.py:8: source 'Plane' differs in case only from 'plane', defined at a.py:5; rename "
-                "one of them [duplicate-name]"
+                "a.py:8: source 'Plane' differs in case only from 'plane', defined at a.py:5; "
+                "rename one of them [duplicate-name]"
             ),
         ]
 
