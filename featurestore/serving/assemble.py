@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featurestore.dtypes import DType
 from featurestore.errors import InvalidJoinKey, InvalidRequest, LimitExceeded, MissingJoinKey
@@ -26,6 +26,9 @@ from featurestore.wire.layout import TOMBSTONE_BYTES, RowLayout
 from featurestore.wire.plans import Lookup, ServingPlan, output_columns
 from featurestore.wire.rows import key_encoder, key_prefix, subset_encoder
 from featurestore.wire.serving_raw_pb2 import RawOnlineFeaturesResponse
+
+if TYPE_CHECKING:
+    from featurestore.config import ServingSettings
 
 _HEAD = struct.Struct("<xqxqxI")
 """Event time, created time and view tag of a row, each behind its tag byte."""
@@ -42,6 +45,14 @@ class Limits:
 
     keys_per_request_max: int = 10_000
     features_per_request_max: int = 1_000
+
+    @classmethod
+    def of(cls, serving: ServingSettings) -> Limits:
+        """The limits that the settings name."""
+        return cls(
+            keys_per_request_max=serving.keys_per_request_max,
+            features_per_request_max=serving.features_per_request_max,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ class LocalServer:
         serving = settings.serving
         self._store = store
         self._clock = clock
-        self._limits = limits_of(settings)
+        self._limits = Limits.of(settings.serving)
         self._book = PlanBook(
             registry,
             settings.project.environment,
@@ -80,14 +80,6 @@ class LocalServer:
         found = self._store.read(prepared.reads) if prepared.reads else []
         data, _ = finish(plan, request, prepared, found, at_us)
         return read_response(data, entities)
-
-
-def limits_of(settings: Settings) -> Limits:
-    """What one request may ask for, by the settings."""
-    return Limits(
-        keys_per_request_max=settings.serving.keys_per_request_max,
-        features_per_request_max=settings.serving.features_per_request_max,
-    )
 
 
 def what_of(features: Any) -> What:

@@ -7,6 +7,7 @@ finishes on the plan that it started with; no request reads the registry.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,12 +18,17 @@ from featurestore.errors import (
     FeatureStoreError,
     InvalidRequest,
     LimitExceeded,
+    RecordNotFound,
+    RegistryError,
+    StoreError,
     UnknownService,
 )
 from featurestore.serving.assemble import CompiledPlan, compile_plan
+from featurestore.serving.logs import logger
 from featurestore.wire.plans import ALL_VIEWS, ServingPlan, cut
 
 if TYPE_CHECKING:
+    from featurestore.serving.metrics import Metrics
     from featurestore.stores.registry.base import Registry
 
 VERSIONS_HELD_MAX = 4
@@ -155,7 +161,7 @@ class PlanBook:
                 continue
             try:
                 plan = self._load(record)
-            except CorruptPlan as error:
+            except (CorruptPlan, RecordNotFound) as error:
                 failed.append((service, error))
                 if at_hand is not None:
                     services[service] = at_hand
@@ -179,3 +185,42 @@ def _newest_first(plan: ServingPlan, at_hand: _Loaded | None) -> tuple[ServingPl
     older: Sequence[ServingPlan] = at_hand.plans if at_hand is not None else ()
     others = [other for other in older if other.hash != plan.hash]
     return (plan, *others)[:VERSIONS_HELD_MAX]
+
+
+async def follow(book: PlanBook, interval_s: float, metrics: Metrics) -> None:
+    """Refresh the book every `interval_s` in a thread, for ever; cancel to stop.
+
+    While the registry is away the plans at hand go on serving; it is said once, and again when the
+    registry is back.
+    """
+    away, refused = False, tuple[str, ...]()
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            reload = await asyncio.to_thread(book.refresh)
+        except (RegistryError, StoreError) as error:
+            if not away:
+                logger().warning("registry does not answer; plans stay", reason=str(error))
+            away = True
+            metrics.reloaded(0, 1, len(book.plans))
+            continue
+        if away:
+            logger().info("registry answers again")
+        away = False
+        report(reload, book, metrics, told=refused)
+        refused = tuple(service for service, _ in reload.failed)
+
+
+def report(reload: Reload, book: PlanBook, metrics: Metrics, *, told: Sequence[str] = ()) -> None:
+    """Log and count what a refresh did; failures of services in `told` were logged before."""
+    metrics.reloaded(len(reload.changed), len(reload.failed), len(book.plans))
+    plans = book.plans
+    for service in reload.changed:
+        if service in plans:
+            version = plans[service].hash[:8]
+            logger().info("serving plan loaded", service=service, plan_version=version)
+        elif service != ALL_VIEWS:
+            logger().info("service is no longer served", service=service)
+    for service, error in reload.failed:
+        if service not in told:
+            logger().error("serving plan not loaded", service=service, reason=str(error))

@@ -1,0 +1,187 @@
+"""The gRPC door: bytes in, bytes out, on grpc.aio.
+
+Handlers are generic (no protobuf object per row); the standard health service follows the online
+store, reflection describes the contract, and errors carry our code (`serving/edge.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from featurestore.errors import AddressUnavailable, FeatureStoreError, InvalidRequest, LimitExceeded
+from featurestore.serving.assemble import Request
+from featurestore.serving.edge import DETAILS_KEY, to_grpc
+from featurestore.serving.logs import REQUEST_ID, SLOW_REQUEST_S, log_failure, log_slow
+from featurestore.serving.service import Collaborators, OnlineService
+from featurestore.wire import serving_pb2 as pb
+from featurestore.wire.entities import from_message
+
+if TYPE_CHECKING:
+    from featurestore.serving.metrics import Metrics
+    from featurestore.serving.reload import What
+
+SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
+_KEEPALIVE_PING_INTERVAL_MS_MIN = 5_000
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Callable[[bytes, Context], Awaitable[bytes]]
+
+
+class GrpcDoor:
+    """The methods of `OnlineFeatures` on serialized messages."""
+
+    def __init__(self, service: OnlineService, metrics: Metrics, *, message_bytes_max: int) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._message_bytes_max = message_bytes_max
+
+    async def get_online_features(self, data: bytes, context: Context) -> bytes:
+        """`GetOnlineFeatures`, bytes to bytes."""
+        self._check_size(len(data), "Send fewer keys per request.")
+        what, full_feature_names, request = _read(data)
+        response = await self._service.answer(
+            what,
+            request,
+            full_feature_names=full_feature_names,
+            remaining_s=context.time_remaining(),
+        )
+        self._check_size(len(response), "Ask for fewer keys or features per request.")
+        return response
+
+    async def get_serving_info(self, _: bytes, __: Context) -> bytes:
+        """`GetServingInfo`, bytes to bytes."""
+        return self._service.info().SerializeToString()
+
+    def guarded(self, method: Handler) -> Handler:
+        """`method` with its errors as statuses, its metrics, and a log line where it matters."""
+
+        async def call(data: bytes, context: Context) -> bytes:
+            started, code = time.perf_counter(), "UNKNOWN"
+            try:
+                response = await method(data, context)
+                code = "OK"
+            except FeatureStoreError as error:
+                status, text, details = to_grpc(error)
+                code = status.name
+                log_failure(error, "grpc", code, _request_id(context))
+                await context.abort(status, text, trailing_metadata=((DETAILS_KEY, details),))
+            finally:
+                seconds = time.perf_counter() - started
+                self._metrics.request("grpc", code, seconds)
+                if seconds >= SLOW_REQUEST_S:
+                    log_slow("grpc", code, seconds, _request_id(context))
+            return response
+
+        return call
+
+    def _check_size(self, size: int, hint: str) -> None:
+        if size > self._message_bytes_max:
+            raise LimitExceeded(
+                "message_bytes_max", asked=size, allowed=self._message_bytes_max, hint=hint
+            )
+
+
+class GrpcServer:
+    """A grpc.aio server on one address. Create and use it within one running loop."""
+
+    def __init__(self, parts: Collaborators, address: str) -> None:
+        limit = parts.settings.serving.message_bytes_max
+        door = GrpcDoor(OnlineService(parts), parts.metrics, message_bytes_max=limit)
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 1),
+                # Twice the limit, so that what is just over it is refused in our words.
+                ("grpc.max_receive_message_length", 2 * limit),
+                ("grpc.max_send_message_length", 2 * limit),
+                ("grpc.keepalive_permit_without_calls", 1),
+                (
+                    "grpc.http2.min_recv_ping_interval_without_data_ms",
+                    _KEEPALIVE_PING_INTERVAL_MS_MIN,
+                ),
+            ]
+        )
+        self._server.add_generic_rpc_handlers((_handlers(door),))
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        parts.readiness.subscribe(self._set_health)
+        self._readiness = parts.readiness
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise AddressUnavailable(f"cannot listen on {address}: {error}") from error
+
+    async def start(self) -> None:
+        """Take connections."""
+        await self._set_health(self._readiness.ready)
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new requests; let those under way finish, for at most `grace_s` seconds."""
+        await self._server.stop(grace_s)
+
+    async def _set_health(self, ready: bool) -> None:
+        state = health_pb2.HealthCheckResponse.ServingStatus
+        status = state.SERVING if ready else state.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+
+def _handlers(door: GrpcDoor) -> grpc.GenericRpcHandler[Any, Any]:
+    methods = {
+        "GetOnlineFeatures": door.get_online_features,
+        "GetServingInfo": door.get_serving_info,
+    }
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            name: grpc.unary_unary_rpc_method_handler(door.guarded(method))
+            for name, method in methods.items()
+        },
+    )
+
+
+def _read(data: bytes) -> tuple[What, bool, Request]:
+    try:
+        message = pb.GetOnlineFeaturesRequest.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(f"{len(data):,} bytes are not a request: {error}") from error
+    what: What
+    match message.WhichOneof("what"):
+        case "feature_service":
+            what = message.feature_service
+        case "features":
+            what = tuple(message.features.refs)
+        case _:
+            raise InvalidRequest("no feature is asked for; name a feature service or features")
+    columns = {column.name: from_message(column) for column in message.keys}
+    options = message.options
+    request = Request(
+        count=_count(message, [len(c.values) for c in columns.values() if c.kind != "other"]),
+        columns=columns,
+        event_times=options.event_times,
+        as_columns=options.columns,
+        schema_id=message.schema_id,
+    )
+    return what, options.full_feature_names, request
+
+
+def _count(message: pb.GetOnlineFeaturesRequest, lengths: list[int]) -> int:
+    if message.HasField("entity_count"):
+        return message.entity_count
+    return max(lengths, default=1)
+
+
+def _request_id(context: Context) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID:
+            return str(value)
+    return None

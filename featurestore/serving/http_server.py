@@ -1,0 +1,306 @@
+"""The HTTP door: the same answers as JSON (FastAPI), health, metrics, OpenAPI.
+
+JSON has fewer types than we do: bytes are base64 (keys too), timestamps and dates ISO 8601,
+decimals text, infinities the texts `Infinity` and `-Infinity`. Integers are JSON numbers with all
+their digits; readers that make doubles of them lose digits beyond 2^53.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any
+
+import uvicorn
+from fastapi import FastAPI, Response
+from fastapi import Request as HttpRequest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import featurestore
+from featurestore.dtypes import Kind
+from featurestore.errors import FeatureStoreError, InvalidJoinKey, InvalidRequest, LimitExceeded
+from featurestore.serving.assemble import Request
+from featurestore.serving.edge import codes_of, to_json
+from featurestore.serving.logs import REQUEST_ID, SLOW_REQUEST_S, log_failure, log_slow
+from featurestore.serving.service import Collaborators, OnlineService
+from featurestore.timeline import format_instant
+from featurestore.wire.entities import Entities, KeyColumn, read_entities
+from featurestore.wire.response import OnlineResponse, read_response
+
+if TYPE_CHECKING:
+    import socket
+
+    from featurestore.serving.assemble import CompiledPlan
+    from featurestore.serving.reload import What
+
+
+class OnlineFeaturesRequest(BaseModel):
+    """Exactly one of `feature_service` and `features`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    feature_service: Annotated[str | None, Field(description="name or name@version")] = None
+    features: Annotated[list[str] | None, Field(description='"view:feature" or "view"')] = None
+    entities: Annotated[
+        list[dict[str, Any]] | dict[str, list[Any]],
+        Field(description="one object per entity, or one list per join key"),
+    ]
+    full_feature_names: bool = False
+
+
+class FeatureValues(BaseModel):
+    """One feature: a value and a status per entity."""
+
+    values: list[Any]
+    statuses: list[str]
+
+
+class OnlineFeaturesResponse(BaseModel):
+    """Columns in the order of the entities asked for."""
+
+    plan_version: str
+    request_time: str
+    entities: dict[str, list[Any]]
+    features: dict[str, FeatureValues]
+    event_times: dict[str, list[str | None]]
+
+
+class Problem(BaseModel):
+    """Any error: a stable code, what to tell a person, and typed details."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 404, 500, 503, 504)
+}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": OnlineFeaturesRequest.model_json_schema()}},
+    }
+}
+
+
+def build_app(parts: Collaborators) -> FastAPI:
+    """The application; it serves as long as `parts` are open."""
+    app = FastAPI(
+        title="featurestore",
+        version=featurestore.__version__,
+        description="Online features over HTTP. " + (__doc__ or "").partition("\n\n")[2],
+    )
+    door = _HttpDoor(parts)
+
+    @app.post(
+        "/v1/online-features",
+        response_model=OnlineFeaturesResponse,
+        responses=_PROBLEMS,
+        openapi_extra=_BODY,
+    )
+    async def online_features(request: HttpRequest) -> Response:
+        """The newest features of each entity at the time of the request."""
+        return await door.guarded(request, door.online_features)
+
+    @app.get("/v1/services")
+    async def services(request: HttpRequest) -> Response:
+        """What is served, with versions and limits."""
+        return await door.guarded(request, door.services)
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        """200 as long as the process answers."""
+        return _json({"status": "ok"})
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        """200 while requests should be sent here, 503 while the store is away or on draining."""
+        ready = parts.readiness.ready
+        return _json({"ready": ready, "reason": parts.readiness.reason}, 200 if ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus' text format; all workers together."""
+        text, content_type = parts.metrics.exposition()
+        return Response(text, media_type=content_type)
+
+    return app
+
+
+class _HttpDoor:
+    def __init__(self, parts: Collaborators) -> None:
+        self._parts = parts
+        self._service = OnlineService(parts)
+        self._bytes_max = parts.settings.serving.message_bytes_max
+
+    async def guarded(
+        self, request: HttpRequest, method: Callable[[HttpRequest], Awaitable[Any]]
+    ) -> Response:
+        """`method`'s answer, or its error, as JSON; counted, and logged where it matters."""
+        started, status = time.perf_counter(), 500
+        try:
+            response = _json(await method(request))
+            status = 200
+        except FeatureStoreError as error:
+            status = codes_of(error).http
+            log_failure(error, "http", str(status), request.headers.get(REQUEST_ID))
+            response = _json(to_json(error), status)
+        finally:
+            seconds = time.perf_counter() - started
+            self._parts.metrics.request("http", str(status), seconds)
+            if seconds >= SLOW_REQUEST_S:
+                log_slow("http", str(status), seconds, request.headers.get(REQUEST_ID))
+        return response
+
+    async def online_features(self, request: HttpRequest) -> dict[str, Any]:
+        """`POST /v1/online-features`."""
+        asked = _parse(await self._body(request))
+        what: What
+        if (asked.feature_service is None) == (asked.features is None):
+            raise InvalidRequest("name either feature_service or features")
+        what = (
+            tuple(asked.features or ())
+            if asked.feature_service is None
+            else (asked.feature_service)
+        )
+        plan = self._parts.book.compiled(what, full_feature_names=asked.full_feature_names)
+        entities = _decode_bytes(read_entities(asked.entities), plan)
+        data = await self._service.answer(
+            what,
+            Request(count=entities.count, columns=entities.columns, event_times=True),
+            full_feature_names=asked.full_feature_names,
+            remaining_s=None,
+        )
+        return _response(read_response(data, entities))
+
+    async def services(self, _: HttpRequest) -> dict[str, Any]:
+        """`GET /v1/services`."""
+        info = self._service.info()
+        return {
+            "project": info.project,
+            "environment": info.environment,
+            "server_version": info.server_version,
+            "services": [
+                {
+                    "name": service.name,
+                    "version": service.version,
+                    "plan_version": service.plan_version,
+                    "keys": {key.name: key.dtype for key in service.keys},
+                    "features": list(service.features),
+                }
+                for service in info.services
+            ],
+            "limits": dict(info.limits),
+        }
+
+    async def _body(self, request: HttpRequest) -> bytes:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._bytes_max:
+                raise LimitExceeded("message_bytes_max", asked=len(body), allowed=self._bytes_max)
+        return bytes(body)
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn within a loop and signal handling that are not its own."""
+
+    def __init__(self, parts: Collaborators, *, drain_s: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                build_app(parts),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=max(1, round(drain_s)),
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals belong to the worker."""
+        yield
+
+    async def run_on(self, listener: socket.socket) -> None:
+        """Serve on a bound socket until `should_exit` is set and requests have finished."""
+        await self.serve(sockets=[listener])
+
+
+def _parse(body: bytes) -> OnlineFeaturesRequest:
+    try:
+        return OnlineFeaturesRequest.model_validate_json(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        shown = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}"
+            for problem in found[:5]
+        )
+        raise InvalidRequest(f"the body is not a request: {shown}") from error
+
+
+def _decode_bytes(entities: Entities, plan: CompiledPlan) -> Entities:
+    """Keys of type bytes, which JSON holds as base64."""
+    wanted = {name for name, dtype, _ in plan.keys if dtype.kind is Kind.BYTES}
+    columns: dict[str, KeyColumn] = dict(entities.columns)
+    for name in wanted & columns.keys():
+        column = columns[name]
+        if column.kind == "string":
+            try:
+                values = [
+                    None if text is None else base64.b64decode(text, validate=True)
+                    for text in column.values
+                ]
+            except binascii.Error as error:
+                raise InvalidJoinKey(name, f"must be base64: {error}") from error
+            columns[name] = replace(column, kind="bytes", values=values)
+    return Entities(entities.count, columns, entities.given)
+
+
+def _response(found: OnlineResponse) -> dict[str, Any]:
+    columns = found.to_dict()
+    features = found.feature_names
+    return {
+        "plan_version": found.plan_version,
+        "request_time": format_instant(found.request_time_us),
+        "entities": {name: v for name, v in columns.items() if name not in features},
+        "features": {
+            name: {
+                "values": [_value(value) for value in columns[name]],
+                "statuses": found.statuses[name],
+            }
+            for name in features
+        },
+        "event_times": {
+            view: [None if time is None else format_instant(time) for time in times]
+            for view, times in found.event_times.items()
+        },
+    }
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) != float("inf") else f"{'-' if value < 0 else ''}Infinity"
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, list):
+        return [_value(item) for item in value]
+    return value
+
+
+def _json(body: Mapping[str, Any], status: int = 200) -> Response:
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return Response(text, status_code=status, media_type="application/json")

@@ -1,0 +1,100 @@
+"""One request through plan, store and metrics: what the gRPC and the HTTP door have in common."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import featurestore
+from featurestore.errors import ServerTimeout, StoreUnavailable
+from featurestore.serving.assemble import Limits, Request, finish, prepare
+from featurestore.wire import serving_pb2 as pb
+
+if TYPE_CHECKING:
+    from featurestore.config import Settings
+    from featurestore.serving.metrics import Metrics
+    from featurestore.serving.readiness import Readiness
+    from featurestore.serving.reload import PlanBook, What
+    from featurestore.stores.online.base import OnlineStore
+    from featurestore.timeline import Clock
+    from featurestore.wire.plans import ServingPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collaborators:
+    """What a server works with; whoever made them closes them."""
+
+    settings: Settings
+    book: PlanBook
+    store: OnlineStore
+    clock: Clock
+    metrics: Metrics
+    readiness: Readiness
+
+
+class OnlineService:
+    """Answers requests, whichever door they came through."""
+
+    def __init__(self, parts: Collaborators) -> None:
+        self._settings = parts.settings
+        self._book = parts.book
+        self._store = parts.store
+        self._clock = parts.clock
+        self._metrics = parts.metrics
+        self._readiness = parts.readiness
+        self._limits = Limits.of(parts.settings.serving)
+        serving, online = parts.settings.serving, parts.settings.online
+        self._longest_ms = min(serving.request_timeout_ms, online.timeout_ms)
+
+    async def answer(
+        self, what: What, request: Request, *, full_feature_names: bool, remaining_s: float | None
+    ) -> bytes:
+        """The response's bytes.
+
+        The request's time is read once, here. `remaining_s` is what is left of the caller's
+        deadline. Raises every `RequestError`, `StoreTimeout`, `StoreUnavailable`, `CorruptRow`,
+        and `ServerTimeout` for a deadline that has passed already.
+        """
+        now_us = self._clock.now_us()
+        plan = self._book.compiled(what, full_feature_names=full_feature_names)
+        prepared = prepare(plan, request, self._limits)
+        timeout_ms = self._longest_ms
+        if remaining_s is not None:
+            timeout_ms = min(timeout_ms, int(remaining_s * 1_000))
+            if timeout_ms <= 0:
+                raise ServerTimeout("The deadline had passed when the request was read.")
+        started = time.perf_counter()
+        found: list[list[bytes | None]] = []
+        if prepared.reads:
+            try:
+                found = await self._store.read_async(prepared.reads, timeout_ms=timeout_ms)
+            except StoreUnavailable:
+                self._readiness.look_now()
+                raise
+        store_s = time.perf_counter() - started
+        data, statuses = finish(plan, request, prepared, found, now_us)
+        self._metrics.lookup(plan.use_names, statuses, request.count, store_s)
+        return data
+
+    def info(self) -> pb.GetServingInfoResponse:
+        """What is served, and the limits."""
+        limits = asdict(self._limits)
+        limits["message_bytes_max"] = self._settings.serving.message_bytes_max
+        return pb.GetServingInfoResponse(
+            project=self._settings.project.name,
+            environment=self._settings.project.environment,
+            server_version=featurestore.__version__,
+            services=[_service_info(plan) for plan in self._book.plans.values()],
+            limits=limits,
+        )
+
+
+def _service_info(plan: ServingPlan) -> pb.ServiceInfo:
+    return pb.ServiceInfo(
+        name=plan.service,
+        version=plan.service_version,
+        plan_version=plan.hash,
+        keys=[pb.RequestKeyInfo(name=key.name, dtype=str(key.dtype)) for key in plan.request_keys],
+        features=[f"{use.name}:{f.name}" for use in plan.lookups for f in use.features],
+    )
