@@ -307,6 +307,16 @@ def _round(call: Call, values: Sequence[_Value], read: Signature) -> _Value:
     return _apply(f"round({{0}}, {digits.value})", values, read.result, loose=True)
 
 
+def _date_diff(call: Call, values: Sequence[_Value], read: Signature) -> _Value:
+    """DuckDB's weeks begin on Thursdays here (1970-01-01 was one); ours on Mondays, as date_trunc
+    has them. TRY is for microseconds between instants 290,000 years apart, which overflow."""
+    unit = call.arguments[0]
+    if unit == Literal("week", STRING):
+        mondays = "date_trunc('week', {1}), date_trunc('week', {2})"
+        return _plain(f"(date_diff('day', {mondays}) // 7)")(call, values, read)
+    return _plain("TRY(date_diff({0}, {1}, {2}))")(call, values, read)
+
+
 def _wide(template: str) -> Form:
     """int64 arithmetic computed as HUGEINT, which can't overflow here, and narrowed."""
     return _plain(f"TRY_CAST({template} AS BIGINT)")
@@ -375,10 +385,9 @@ _FORMS: Mapping[str, Form] = {
     "second": _plain("second({0})"),
     "dayofweek": _plain("dayofweek({0})"),
     "dayofyear": _plain("dayofyear({0})"),
-    "epoch": _plain("epoch({0})"),
+    "epoch": _plain("(CAST(epoch_us({0}) AS DOUBLE) / 1e6)"),
     "date_trunc": _plain("date_trunc({0}, {1})"),
-    # microseconds between instants 290,000 years apart overflow, the only case that TRY catches
-    "date_diff": _plain("TRY(date_diff({0}, {1}, {2}))"),
+    "date_diff": _date_diff,
 }
 
 FORMS = frozenset(_FORMS)
