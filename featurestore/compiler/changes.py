@@ -7,8 +7,8 @@ reviewed, and applied later, as long as neither the environment nor the reposito
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 PLAN_FORMAT = 1
+FEATURES_SHOWN_MAX = 20
+"""Of one view, in the text for people."""
+
 _KINDS = ("entity", "source", "view", "feature", "service")
 
 Objects = Mapping[tuple[str, str], Record]
@@ -160,7 +163,7 @@ def render(plan: ChangePlan) -> str:
     if plan.is_empty:
         return f"No changes: environment {plan.environment!r} has this repository already."
     lines = [f"Changes to environment {plan.environment!r} of {plan.project}, {since}:"]
-    lines += [_line(change) for change in plan.changes]
+    lines += _lines(plan.changes)
     if plan.builds:
         lines.append("New online tables, to be filled by: featurestore materialize")
         lines += [f"    {build.view} ({short(build.storage_hash)})" for build in plan.builds]
@@ -176,6 +179,17 @@ _SIGNS = {
     Category.BREAKING: "!",
     Category.REMOVAL: "-",
 }
+
+
+def _lines(changes: Iterable[Change]) -> Iterator[str]:
+    shown = Counter[str]()
+    for change in changes:
+        view = change.name.partition(".")[0] if change.kind == "feature" else ""
+        shown[view] += 1
+        if not view or shown[view] <= FEATURES_SHOWN_MAX:
+            yield _line(change)
+        elif shown[view] == FEATURES_SHOWN_MAX + 1:
+            yield f"      … more features of {view}; --json lists them all"
 
 
 def _line(change: Change) -> str:
@@ -203,21 +217,27 @@ def _objects(records: Iterable[Record]) -> Objects:
 
 
 def _changes(old: Objects, new: Objects) -> tuple[Change, ...]:
+    found = {key: describe_change(key, old, new) for key in old.keys() | new.keys()}
     downstream = _services_below(old), _services_below(new)
+    services: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for key, change in found.items():
+        services[key] |= {name for below in downstream for name in below.get(key, ())}
+        if key[0] == "feature" and change is not None and change[0] != "METADATA":
+            # A service that uses some features of a view is below those, not below the view.
+            services["view", key[1].partition(".")[0]] |= services[key]
     changes = []
-    for key in sorted(old.keys() | new.keys(), key=_place):
-        found = describe_change(key, old, new)
-        if found is None:
+    for key in sorted(found, key=_place):
+        change = found[key]
+        if change is None:
             continue
-        category, details = found
-        services = sorted({name for below in downstream for name in below.get(key, ())})
+        category, details = change
         changes.append(
             Change(
                 kind=key[0],
                 name=key[1],
                 category=Category(category),
                 details=details,
-                services=tuple(services),
+                services=tuple(sorted(services[key])),
             )
         )
     return tuple(changes)
