@@ -45,6 +45,7 @@ class OnlineResponse:
     ) -> None:
         self._raw = raw
         self._entities = entities
+        self.schema = schema
         self._layouts = tuple(layout_of(view) for view in schema.views)
         self._names = tuple(view.name for view in schema.views)
         if clashes := sorted(set(self.feature_names) & set(entities.given)):
@@ -54,6 +55,11 @@ class OnlineResponse:
     def plan_version(self) -> str:
         """Hash of the ServingPlan that answered, 64 hex digits."""
         return self._raw.plan_version
+
+    @property
+    def schema_id(self) -> int:
+        """What the caller may name to be spared the schema next time."""
+        return self._raw.schema_id
 
     @property
     def request_time_us(self) -> int:

@@ -1,0 +1,288 @@
+"""Clients of a feature server over gRPC, for threads (`FeatureClient`) and for asyncio.
+
+    with FeatureClient("localhost:6566") as client:
+        client.get_online_features("delay_model", [{"tailnum": "N14228"}]).to_dict()
+
+Errors come back as the classes that the server raised. A call has one deadline; within it, what a
+server refuses as UNAVAILABLE is asked again after a growing, random pause, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from featurestore.errors import InvalidRequest
+from featurestore.serving.edge import DETAILS_KEY, restore
+from featurestore.wire import serving_pb2 as pb
+from featurestore.wire.entities import Entities, read_entities, to_message
+from featurestore.wire.response import OnlineResponse, read_response
+
+if TYPE_CHECKING:
+    from featurestore.errors import FeatureStoreError
+
+TIMEOUT_MS = 5_000
+RETRY_PAUSE_S, RETRY_PAUSE_S_MAX = 0.02, 0.5
+SCHEMAS_HELD_MAX = 256
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+_KEEPALIVE_MS = 30_000
+_PATH = f"/{pb.DESCRIPTOR.services_by_name['OnlineFeatures'].full_name}/"
+_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # Our own retries know the deadline and jitter; gRPC's would multiply them.
+    ("grpc.enable_retries", 0),
+    # A server that comes back is found within this time, not after gRPC's default of up to 2 min.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+Metadata = tuple[tuple[str, str], ...]
+What = str | tuple[str, ...]
+
+
+class _Calls:
+    """What both clients have in common: messages, schemas, retries, errors. Holds no connection."""
+
+    def __init__(self, timeout_ms: int, token: str | None) -> None:
+        if timeout_ms <= 0:
+            raise InvalidRequest(f"timeout_ms must be positive, not {timeout_ms}")
+        self._timeout_ms = timeout_ms
+        self.metadata: Metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self._schemas: dict[int, pb.Schema] = {}
+        self._schema_of: dict[tuple[Any, bool], int] = {}
+
+    def deadline(self, timeout_ms: int | None) -> float:
+        """When a call that begins now must have ended, in `time.monotonic()`'s seconds."""
+        return time.monotonic() + (timeout_ms or self._timeout_ms) / 1_000
+
+    def request(
+        self, what: What, entities: Entities, full: bool
+    ) -> tuple[bytes, dict[int, pb.Schema]]:
+        """The serialized request, which names the schema that the last answer to such a one had,
+        and the schemas that were known when it was written."""
+        schemas = self._schemas
+        known_id = self._schema_of.get((what, full), 0)
+        message = pb.GetOnlineFeaturesRequest(
+            keys=[to_message(column) for column in entities.columns.values()],
+            options=pb.Options(full_feature_names=full, event_times=True),
+            schema_id=known_id if known_id in schemas else 0,
+            entity_count=entities.count,
+        )
+        if isinstance(what, str):
+            message.feature_service = what
+        else:
+            message.features.refs.extend(what)
+        return message.SerializeToString(), schemas
+
+    def remember(self, found: OnlineResponse, what: What, full: bool) -> None:
+        """Keep the schema of an answer for the next request like it."""
+        if self._schema_of.get((what, full)) == found.schema_id:
+            return
+        if len(self._schema_of) >= SCHEMAS_HELD_MAX:
+            # New dicts, not emptied ones: requests under way still need what they named.
+            self._schemas, self._schema_of = {}, {}
+        self._schemas[found.schema_id] = found.schema
+        self._schema_of[(what, full)] = found.schema_id
+
+
+def _what(features: str | Sequence[str]) -> What:
+    if isinstance(features, str):
+        return features
+    what = tuple(features)
+    if all(isinstance(ref, str) for ref in what):
+        return what
+    raise InvalidRequest("features are a feature service's name or a list of 'view:feature'")
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds to wait before each retry: random, up to a bound that doubles."""
+    bound = RETRY_PAUSE_S
+    while True:
+        yield random.uniform(0, bound)  # noqa: S311 # spreads load, guards nothing
+        bound = min(2 * bound, RETRY_PAUSE_S_MAX)
+
+
+def _retries(error: grpc.RpcError, pause_s: float, deadline: float) -> bool:
+    unavailable = error.code() is grpc.StatusCode.UNAVAILABLE
+    return unavailable and time.monotonic() + pause_s < deadline
+
+
+def _restored(error: grpc.RpcError) -> FeatureStoreError:
+    trailers: Any = error.trailing_metadata() or ()
+    details = next((value for key, value in trailers if key == DETAILS_KEY), None)
+    return restore(error.code(), error.details() or "", details)
+
+
+def _credentials(tls: bool | bytes) -> grpc.ChannelCredentials | None:
+    if tls is False:
+        return None
+    return grpc.ssl_channel_credentials(None if tls is True else tls)
+
+
+class FeatureClient:
+    """A connection to one feature server, usable by several threads.
+
+    Args:
+        target: `host:port`, or any gRPC name (`dns:///features.internal:6566`).
+        timeout_ms: the deadline of a call that names none.
+        token: sent as `authorization: Bearer …`.
+        tls: True for the system's certificate authorities, or PEM bytes of your own; False is
+            plain text.
+
+    Connects when first used. Use as a context manager, or call `close`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_ms: int = TIMEOUT_MS,
+        token: str | None = None,
+        tls: bool | bytes = False,
+    ) -> None:
+        self._calls = _Calls(timeout_ms, token)
+        credentials = _credentials(tls)
+        self._channel = (
+            grpc.insecure_channel(target, options=_OPTIONS)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, options=_OPTIONS)
+        )
+        self._get = self._channel.unary_unary(f"{_PATH}GetOnlineFeatures", None, None)
+        self._info = self._channel.unary_unary(f"{_PATH}GetServingInfo", None, None)
+
+    def get_online_features(
+        self,
+        features: str | Sequence[str],
+        entity_rows: Any,
+        *,
+        full_feature_names: bool = False,
+        timeout_ms: int | None = None,
+    ) -> OnlineResponse:
+        """The newest features of each entity.
+
+        Args:
+            features: a feature service (`name` or `name@version`), or `["view:feature", "view"]`.
+            entity_rows: `[{"tailnum": "N14228"}, …]`, `{"tailnum": […]}`, or a pandas, polars or
+                Arrow table.
+            full_feature_names: name features `view__feature`.
+            timeout_ms: the deadline, retries included.
+
+        Raises `UnknownService`, `UnknownView`, `UnknownFeature`, `NameClash`, `MissingJoinKey`,
+        `InvalidJoinKey`, `LimitExceeded`, `StoreUnavailable`, `StoreTimeout`, `CorruptRow`,
+        `ServerUnavailable`, `ServerTimeout`.
+        """
+        what, entities = _what(features), read_entities(entity_rows)
+        request, schemas = self._calls.request(what, entities, full_feature_names)
+        data = self._call(self._get, request, timeout_ms)
+        response = read_response(data, entities, schemas=schemas)
+        self._calls.remember(response, what, full_feature_names)
+        return response
+
+    def get_serving_info(self, *, timeout_ms: int | None = None) -> pb.GetServingInfoResponse:
+        """What the server serves: services with their versions, keys and features, and limits."""
+        data = self._call(self._info, b"", timeout_ms)
+        return pb.GetServingInfoResponse.FromString(data)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: Callable[..., Any], request: bytes, timeout_ms: int | None) -> bytes:
+        deadline = self._calls.deadline(timeout_ms)
+        pauses = _pauses()
+        while True:
+            try:
+                left_s = max(deadline - time.monotonic(), 0.0)
+                data: bytes = method(request, timeout=left_s, metadata=self._calls.metadata)
+                return data
+            except grpc.RpcError as error:
+                pause_s = next(pauses)
+                if not _retries(error, pause_s, deadline):
+                    raise _restored(error) from error
+            time.sleep(pause_s)
+
+
+class AsyncFeatureClient:
+    """`FeatureClient` for asyncio: the same arguments, answers and errors. Create and use it
+    within one loop; use as an async context manager, or await `close`."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_ms: int = TIMEOUT_MS,
+        token: str | None = None,
+        tls: bool | bytes = False,
+    ) -> None:
+        self._calls = _Calls(timeout_ms, token)
+        credentials = _credentials(tls)
+        self._channel = (
+            grpc.aio.insecure_channel(target, options=_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+        )
+        self._get = self._channel.unary_unary(f"{_PATH}GetOnlineFeatures", None, None)
+        self._info = self._channel.unary_unary(f"{_PATH}GetServingInfo", None, None)
+
+    async def get_online_features(
+        self,
+        features: str | Sequence[str],
+        entity_rows: Any,
+        *,
+        full_feature_names: bool = False,
+        timeout_ms: int | None = None,
+    ) -> OnlineResponse:
+        """The newest features of each entity; see `FeatureClient.get_online_features`."""
+        what, entities = _what(features), read_entities(entity_rows)
+        request, schemas = self._calls.request(what, entities, full_feature_names)
+        data = await self._call(self._get, request, timeout_ms)
+        response = read_response(data, entities, schemas=schemas)
+        self._calls.remember(response, what, full_feature_names)
+        return response
+
+    async def get_serving_info(self, *, timeout_ms: int | None = None) -> pb.GetServingInfoResponse:
+        """What the server serves; see `FeatureClient.get_serving_info`."""
+        data = await self._call(self._info, b"", timeout_ms)
+        return pb.GetServingInfoResponse.FromString(data)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _call(
+        self, method: Callable[..., Any], request: bytes, timeout_ms: int | None
+    ) -> bytes:
+        deadline = self._calls.deadline(timeout_ms)
+        pauses = _pauses()
+        while True:
+            try:
+                left_s = max(deadline - time.monotonic(), 0.0)
+                data: bytes = await method(request, timeout=left_s, metadata=self._calls.metadata)
+                return data
+            except grpc.RpcError as error:
+                pause_s = next(pauses)
+                if not _retries(error, pause_s, deadline):
+                    raise _restored(error) from error
+            await asyncio.sleep(pause_s)
