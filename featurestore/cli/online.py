@@ -38,7 +38,7 @@ def serve(
     Runs until it is told to stop; SIGTERM lets requests under way finish.
     """
     from featurestore.config import load_settings
-    from featurestore.serving.serve import serve as run_servers
+    from featurestore.serving.serve import run as run_servers
 
     given = {"serving.grpc": grpc, "serving.http": http, "serving.workers": workers}
     overrides = {key: value for key, value in given.items() if value is not None}

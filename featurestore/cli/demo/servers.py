@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from featurestore.errors import StoreUnavailable
+from featurestore.errors import ServerUnavailable
 
 START_S_MAX = 30.0
 STOP_S_MAX = 15.0
@@ -28,7 +28,7 @@ def free_port() -> int:
 @contextmanager
 def feature_server(root: Path, environment: Mapping[str, str], log: Path) -> Iterator[str]:
     """`featurestore serve` for the repository `root` in a process of its own; yields its gRPC
-    address. Raises `StoreUnavailable` with the end of its log where it does not come up."""
+    address. Raises `ServerUnavailable` with the end of its log where it does not come up."""
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "featurestore", "serve", "--repo", str(root)]
     command += ["--grpc", address, "--http", ""]
@@ -70,7 +70,7 @@ def _wait_until_open(address: str, process: subprocess.Popen[bytes], log: Path) 
         else:
             return
     tail = log.read_text(encoding="utf-8", errors="replace")[-2_000:].strip()
-    raise StoreUnavailable(f"the feature server did not start; the end of {log} is:\n{tail}")
+    raise ServerUnavailable(f"the feature server did not start; the end of {log} is:\n{tail}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
