@@ -87,8 +87,8 @@ def literal(value: Value) -> str:
 def _float_literal(value: float) -> str:
     if not math.isfinite(value):
         raise InternalError(f"{value} has no literal")
-    text = repr(value)
-    return text if "e" in text else f"{text}e0"
+    text = repr(value) if "e" in repr(value) else f"{value!r}e0"
+    return f"({text})" if value < 0 else text  # two minus signs in a row begin a comment
 
 
 def _text_literal(value: str) -> str:
