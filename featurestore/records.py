@@ -36,9 +36,9 @@ class Edge:
 class Record:
     """An immutable fact `kind:name@hash`.
 
-    `hash` covers kind, name, body and parents, so the same fact has the same id everywhere and
-    writing it twice is a no-op. The body is JSON of at most `RECORD_BODY_BYTES_MAX` bytes; what is
-    larger goes into a blob that the body names.
+    `hash` (64 hex digits) covers kind, name, body and parents, so the same fact has the same id
+    everywhere and writing it twice is a no-op. The body is JSON of at most `RECORD_BODY_BYTES_MAX`
+    bytes; what is larger goes into a blob that the body names.
 
     Raises `InvalidRecord` for an ill-formed kind or name and for a body over the limit.
     """
@@ -47,6 +47,7 @@ class Record:
     name: str
     body: Mapping[str, Any] = field(default_factory=dict)
     parents: tuple[Edge, ...] = ()
+    hash: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not _KIND.fullmatch(self.kind):
@@ -61,12 +62,9 @@ class Record:
                 f"The body of {self.kind}:{self.name} has {size:,} bytes, over "
                 f"RECORD_BODY_BYTES_MAX = {RECORD_BODY_BYTES_MAX:,}; put the bulk into a blob"
             )
-
-    @property
-    def hash(self) -> str:
-        """64 hex digits over kind, name, body and parents."""
         edges = sorted((e.parent, e.role, e.transformation) for e in self.parents)
-        return fingerprint([self.kind, self.name, self.body, edges])
+        digest = fingerprint([self.kind, self.name, self.body, edges])
+        object.__setattr__(self, "hash", digest)
 
     @property
     def id(self) -> str:
@@ -124,7 +122,7 @@ class AliasIs:
 class LedgerRow:
     """One materialization run of one online table. All instants in µs, UTC.
 
-    `table` is the field id (16 hex digits) of the online table that was written. `mode` is
+    `table` is the online table that was written: the store's id and the field. `mode` is
     `incremental`, `interval` or `replace`. An incremental or replace run covers the rows known in
     `(start_us, end_us]` and moves the watermark to `end_us`; an interval covers event times in
     `[start_us, end_us)`. `reach_us` is how old (`ttl + grace`) a row may be and still have been
