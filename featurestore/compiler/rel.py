@@ -6,9 +6,9 @@ Rel are int64 µs; `Scan` already yields them so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, assert_never
 
 from featurestore.definitions.expression import Expression
 from featurestore.dtypes import INT64, DType
@@ -162,7 +162,8 @@ class AsOfJoin:
     (event_us, created_us, tiebreak) among those with `event_us ≤ T` and, in mode `known`,
     `max(event_us, created_us) ≤ T`, and `≤ known_until_us` where that is given.
 
-    Every left row comes out once. `columns` are the right columns to add (output name → input
+    `keys` map left columns to the right side's keys. Every left row comes out once, and where
+    `left` is an `Input`, in its order. `columns` are the right columns to add (output name → input
     name); they are NULL, and `status` (int32, the value of `Status`) says why, where the winner is
     missing, deleted or older than `ttl_us`. A winner older than `ttl_us + grace_us` is NOT_FOUND.
     """
@@ -219,3 +220,27 @@ Rel = Scan | Input | Sql | Filter | Project | Derive | Stamped | Latest | AsOfJo
 EVENT_US = "__event_us"
 CREATED_US = "__created_us"
 DELETED = "__deleted"
+
+
+def children(rel: Rel) -> tuple[Rel, ...]:
+    """The relations that `rel` reads, from left to right."""
+    match rel:
+        case Scan() | Input():
+            return ()
+        case Sql():
+            return tuple(rel.inputs.values())
+        case AsOfJoin():
+            return (rel.left, rel.right)
+        case Union():
+            return rel.inputs
+        case Filter() | Project() | Derive() | Stamped() | Latest() | Limit():
+            return (rel.input,)
+        case _:
+            assert_never(rel)
+
+
+def walk(rel: Rel) -> Iterator[Rel]:
+    """`rel` and all that it reads."""
+    yield rel
+    for child in children(rel):
+        yield from walk(child)

@@ -1,0 +1,97 @@
+"""What DuckDB raises, as our errors.
+
+A query's first batches fail with DuckDB's exceptions, later ones with Arrow's, which carry nothing
+but DuckDB's words; so the words, which begin with the kind of error, decide in both cases.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from featurestore.compiler.rel import Rel, Scan, Sql, walk
+from featurestore.engines.duckdb_values import LOSSY
+from featurestore.errors import (
+    FeatureStoreError,
+    InternalError,
+    InvalidExpression,
+    InvalidValue,
+    MemoryExceeded,
+    SourceMissing,
+    SourceSchemaChanged,
+)
+
+_UNREADABLE = ("IO", "HTTP", "Permission", "Serialization", "TProtocolException", "Invalid")
+_DAMAGED = ("magic bytes", "parquet", "snappy", "zstd", "gzip", "thrift", "corrupt", "truncated")
+_SPILL = ("temp_directory", "duckdb_temp_storage", "No space left")
+
+
+@contextlib.contextmanager
+def translated(rel: Rel) -> Iterator[None]:
+    """Raise our errors for what DuckDB raises while it works on `rel`."""
+    import duckdb
+    import pyarrow as pa
+
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise _translate(rel, str(error)) from error
+
+
+def invalid_query(error: Exception) -> InvalidExpression:
+    """The error for an SQL source's query that DuckDB does not take."""
+    words = str(error).split("\n\nLINE ")[0].partition(" Error: ")[2] or str(error)
+    return InvalidExpression(f"the query is not valid: {words.strip()}")
+
+
+def unreadable(scans: Sequence[Scan], words: str) -> SourceMissing:
+    """The error for files that are gone or damaged."""
+    named = [scan for scan in scans if any(path in words for path in scan.files.paths)]
+    names = ", ".join(sorted({repr(scan.source) for scan in named or scans}))
+    return SourceMissing(
+        f"Source {names}: a file is missing or cannot be read. {_first_line(words)}. "
+        "Bring it back, or correct the source's path."
+    )
+
+
+def _translate(rel: Rel, words: str) -> FeatureStoreError:
+    kind, _, rest = words.partition(" Error: ")
+    text = _first_line(rest or words)
+    scans = [node for node in walk(rel) if isinstance(node, Scan)]
+    if LOSSY in rest:
+        return InvalidValue(_capital(_first_line(rest.partition(LOSSY)[2])))
+    if kind == "Out of Memory" or any(mark in words for mark in _SPILL):
+        return MemoryExceeded(
+            f"The query needs more than offline.memory_limit and what the temporary folder can "
+            f"take: {text}. Raise offline.memory_limit or free space on that disk."
+        )
+    if "CSV Error" in words:
+        return SourceSchemaChanged(_csv(scans, words))
+    if kind in ("Conversion", "Out of Range"):
+        return InvalidValue(f"{text}{_among(scans)}")
+    if kind in _UNREADABLE or any(mark in words.lower() for mark in _DAMAGED):
+        return unreadable(scans, rest or words)
+    if kind == "Binder" and any(isinstance(node, Sql) for node in walk(rel)):
+        return SourceSchemaChanged(
+            f"A query no longer fits the sources it reads: {text}. Apply the definitions again."
+        )
+    return InternalError(f"DuckDB failed unexpectedly: {words}")
+
+
+def _csv(scans: Sequence[Scan], words: str) -> str:
+    lines = [line for line in words.splitlines() if line.strip()]
+    shown = "; ".join(lines[:3])
+    return f"A CSV file does not have the shape it had{_among(scans)}: {shown}"
+
+
+def _among(scans: Sequence[Scan]) -> str:
+    names = sorted({scan.source for scan in scans})
+    return f" (while reading {', '.join(names)})" if names else ""
+
+
+def _first_line(words: str) -> str:
+    return words.strip().splitlines()[0].rstrip(".") if words.strip() else words
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
