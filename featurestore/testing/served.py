@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore import dtypes
+from featurestore.config import (
+    OnlineSettings,
+    ProjectSettings,
+    RegistrySettings,
+    ServingSettings,
+    Settings,
+)
 from featurestore.fingerprint import fingerprint
 from featurestore.records import Record
 from featurestore.stores.online.base import OnlineStore, RowBatch
@@ -141,6 +149,22 @@ def publish_plans(registry: Registry, *plans: ServingPlan, environment: str = "p
             f"serving/{environment}/{plan.service}": record.id
             for plan, record in zip(plans, records, strict=True)
         },
+    )
+
+
+def served_settings(root: Path, *, online: str = "lmdb:online", **serving: Any) -> Settings:
+    """Settings of a project without a folder of definitions, on free ports of this machine."""
+    doors: dict[str, Any] = {
+        "grpc": "127.0.0.1:0",
+        "http": "127.0.0.1:0",
+        "reload_interval_ms": 200,
+    }
+    return Settings(
+        root=root,
+        project=ProjectSettings(name="served"),
+        registry=RegistrySettings(url="sqlite:///registry.db"),
+        online=OnlineSettings(url=online),
+        serving=ServingSettings(**doors | serving),
     )
 
 
