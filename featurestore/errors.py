@@ -395,6 +395,12 @@ class InvalidValue(StoreError):
     code = "invalid-value"
 
 
+class MemoryExceeded(StoreError):
+    """A query does not fit into the memory limit, nor does what it spills fit onto the disk."""
+
+    code = "memory-exceeded"
+
+
 # --- servers --------------------------------------------------------------------------------------
 
 
