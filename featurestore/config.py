@@ -136,6 +136,8 @@ def _read_file(folder: Path) -> dict[str, dict[str, Any]]:
             f"{folder} has no {SETTINGS_FILE}, so it is not a feature repository. "
             "Make one with: featurestore init <folder>"
         ) from None
+    except OSError as error:
+        raise InvalidSettings(f"cannot be read: {error.strerror}", file=str(path)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else None

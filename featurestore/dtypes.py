@@ -81,6 +81,8 @@ class DType:
                 raise ValueError(f"decimal precision must be 1 to {DECIMAL_PRECISION_MAX}")
             if not 0 <= self.scale <= self.precision:
                 raise ValueError("decimal scale must be 0 to the precision")
+        elif self.precision is not None or self.scale is not None:
+            raise ValueError("precision and scale are for decimals only: decimal(12,2)")
         if (self.kind is Kind.LIST) != (self.item is not None):
             raise ValueError("a list, and only a list, has an item type: list<int64>")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -53,8 +53,16 @@ class FeatureStoreError(Exception):
         leaf = _by_code().get(code, FeatureStoreError)
         error = leaf.__new__(leaf)
         FeatureStoreError.__init__(error, message)
-        error.__dict__.update(details)
+        error.adopt(details)
         return error
+
+    def adopt(self, details: Mapping[str, Any]) -> None:
+        """Take the typed attributes from plain data; for `restore`."""
+        self.__dict__.update(details)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Leaves have constructors of their own; what crosses processes is what `restore` takes.
+        return FeatureStoreError.restore, (self.code, self.message, self.details)
 
 
 def _by_code() -> dict[str, type[FeatureStoreError]]:
@@ -62,7 +70,7 @@ def _by_code() -> dict[str, type[FeatureStoreError]]:
     todo = [FeatureStoreError]
     while todo:
         error = todo.pop()
-        found[error.code] = error
+        found.setdefault(error.code, error)
         todo.extend(error.__subclasses__())
     return found
 
@@ -74,6 +82,8 @@ class DefinitionError(FeatureStoreError):
     """Something in the repository (or its settings) is wrong; says in which file and line."""
 
     code = "definition-error"
+    file: str | None = None
+    line: int | None = None
 
     def __init__(self, message: str, *, file: str | None = None, line: int | None = None) -> None:
         super().__init__(message)
@@ -111,6 +121,17 @@ class InvalidRepository(DefinitionError):
         return {
             "errors": [{"code": e.code, "message": e.message, **e.details} for e in self.errors]
         }
+
+    def adopt(self, details: Mapping[str, Any]) -> None:
+        self.errors = tuple(_definition_error(each) for each in details.get("errors", ()))
+
+
+def _definition_error(details: Mapping[str, Any]) -> DefinitionError:
+    rest = {name: value for name, value in details.items() if name not in ("code", "message")}
+    error = FeatureStoreError.restore(str(details["code"]), str(details["message"]), rest)
+    if isinstance(error, DefinitionError):
+        return error
+    return DefinitionError(error.message, file=rest.get("file"), line=rest.get("line"))
 
 
 class InvalidName(DefinitionError):

@@ -6,10 +6,13 @@ declaring e.g. `[project.entry-points."featurestore.online_stores"] cassandra = 
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+import re
+from importlib.metadata import entry_points, requires
 from typing import Any, Literal
 
 from featurestore.errors import InvalidSettings, suggest
+
+_REQUIREMENT = re.compile(r"""(?P<package>[\w.\-]+).*;\s*extra == ['"](?P<extra>\w+)['"]""")
 
 Group = Literal[
     "featurestore.registries",
@@ -44,6 +47,20 @@ def load(group: Group, name: str) -> Any:
     try:
         return found[name].load()
     except ImportError as error:
-        raise InvalidSettings(
-            f"{name!r} needs the package {error.name!r}: pip install 'featurestore[{name}]'"
-        ) from error
+        raise InvalidSettings(f"{name!r} needs {_missing(error)}") from error
+
+
+def _missing(error: ImportError) -> str:
+    """What is not installed, and how to install it: by our extra that brings it, if one does."""
+    if error.name is None:
+        return f"a package that cannot be imported: {error}"
+    package = error.name.partition(".")[0]
+    extras: dict[str, list[str]] = {}
+    for line in requires("featurestore") or ():
+        if found := _REQUIREMENT.match(line):
+            extras.setdefault(found["extra"], []).append(found["package"])
+    fitting = [extra for extra, packages in extras.items() if package in packages]
+    if not fitting:
+        return f"the package {package!r}: pip install {package}"
+    smallest = min(fitting, key=lambda extra: len(extras[extra]))
+    return f"the package {package!r}: pip install 'featurestore[{smallest}]'"
