@@ -162,6 +162,14 @@ class TestEntity:
         with pytest.raises(error, match=says):
             Entity("plane", keys)
 
+    def test_wrong_join_keys_are_left_out_while_loading(self) -> None:
+        with gather(Path("/nowhere")) as errors:
+            assert Entity("plane", 5).keys == {}  # type: ignore[arg-type]
+            assert Entity("plane", {"a": "text", "b": "int64"}).keys == {"b": INT64}
+            assert a_view().with_name("a b").valid is False
+            assert a_view(entities=5, source=5, features=5).keyed_by == ()
+        assert len(errors) == 6
+
 
 class TestSources:
     def test_a_path_object_is_read_as_text(self) -> None:

@@ -54,7 +54,7 @@ class TestConstruction:
         ids=str,
     )
     def test_parameters_belong_to_their_kind(self, arguments: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match="decimal|list"):
+        with pytest.raises(ValueError, match=r"decimal|list"):
             DType(**arguments)
 
     def test_facts(self) -> None:

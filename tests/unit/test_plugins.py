@@ -47,13 +47,13 @@ def test_the_scheme_of_a_url(url: str, scheme: str) -> None:
 
 @pytest.mark.parametrize("url", ["", "localhost", "://x"])
 def test_a_url_without_a_scheme(url: str) -> None:
-    with pytest.raises(InvalidSettings, match="has no scheme; write e.g. lmdb:path"):
+    with pytest.raises(InvalidSettings, match=r"has no scheme; write e.g. lmdb:path"):
         plugins.scheme_of(url)
 
 
 def test_an_unknown_name_is_suggested() -> None:
     with pytest.raises(
-        InvalidSettings, match="'redsi' is not among the installed online stores. Did you mean"
+        InvalidSettings, match=r"'redsi' is not among the installed online stores. Did you mean"
     ):
         plugins.load("featurestore.online_stores", "redsi")
 
