@@ -13,12 +13,14 @@ from sqlalchemy import event
 
 from featurestore.compiler.typed import TypedRepo
 from featurestore.jobs.apply import apply, online_tables, publish
-from featurestore.records import LedgerRow
+from featurestore.jobs.store_identity import table_name
+from featurestore.records import LedgerRow, Record
 from featurestore.stores.registry.base import Registry
 from featurestore.stores.registry.sql import SqlRegistry
 from featurestore.timeline import ManualClock
 
 NOW_US = 1_700_000_000_000_000
+STORE = "00112233aabbccdd"
 Moment = Literal["before", "within", "after"]
 
 
@@ -68,7 +70,7 @@ def roll_out(registry: Registry, repo: TypedRepo) -> None:
             run_id=f"{view.name} {view.storage_hash}",
             view=view.name,
             view_version=view.version,
-            table=table.field.hex(),
+            table=table_name(STORE, table.field),
             generation=table.generation,
             mode="incremental",
             start_us=None,
@@ -81,7 +83,8 @@ def roll_out(registry: Registry, repo: TypedRepo) -> None:
             started_at_us=NOW_US,
             finished_at_us=NOW_US,
         )
-        registry.commit(ledger=[row])
+        store = Record(kind="online_store", name="prod", body={"id": STORE})
+        registry.commit(ledger=[row], records=[store], aliases={"store/prod": store.id})
         publish(repo, registry, "prod")
 
 

@@ -30,13 +30,15 @@ from featurestore.jobs.apply import (
     publish,
     serving_plans,
 )
-from featurestore.records import AliasIs, LedgerRow
+from featurestore.jobs.store_identity import table_name
+from featurestore.records import AliasIs, LedgerRow, Record
 from featurestore.stores.registry.base import Registry
 from featurestore.stores.registry.sql import SqlRegistry
 from featurestore.timeline import DAY_US, ManualClock
 from featurestore.wire.plans import ALL_VIEWS, ServingPlan
 
 NOW_US = 1_700_000_000_000_000
+STORE = "00112233aabbccdd"
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def fill(
         run_id=run_id or f"{view.name} {view.version} {table.generation}",
         view=view.name,
         view_version=view.version,
-        table=table.field.hex(),
+        table=table_name(STORE, table.field),
         generation=table.generation,
         mode="incremental",
         start_us=None,
@@ -77,7 +79,9 @@ def fill(
         started_at_us=NOW_US,
         finished_at_us=NOW_US,
     )
-    registry.commit(ledger=[row])
+    store = Record(kind="online_store", name="any", body={"id": STORE})
+    aliases = {f"store/{environment}": store.id for environment in ("prod", "prod2")}
+    registry.commit(ledger=[row], records=[store], aliases=aliases)
     return table
 
 
@@ -352,6 +356,16 @@ def test_rows_must_reach_back_far_enough(registry: Registry) -> None:
     assert publish(repo, registry, "prod") == {"delay_model": False}
     fill(registry, repo.views["origin_weather"], reach_us=14 * DAY_US, run_id="long")
     assert publish(repo, registry, "prod") == {"delay_model": True}
+
+
+def test_rows_in_another_store_do_not_count(registry: Registry) -> None:
+    repo = shop()
+    apply(repo, registry, "prod")
+    for view in repo.views.values():
+        fill(registry, view)
+    other = Record(kind="online_store", name="any", body={"id": "ff" * 8})
+    registry.commit(records=[other], aliases={"store/prod": other.id})
+    assert publish(repo, registry, "prod") == {"delay_model": False}
 
 
 def test_the_old_version_is_served_until_the_new_one_is_complete(registry: Registry) -> None:
