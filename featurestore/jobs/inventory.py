@@ -1,0 +1,240 @@
+"""What there is: lists, descriptions and the state of a repository, as plain data for any door."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from featurestore.compiler.materialization import table_state
+from featurestore.compiler.online import field_id
+from featurestore.definitions.source import FileSource
+from featurestore.errors import FeatureStoreError, UnknownReference, suggest
+from featurestore.fingerprint import short
+from featurestore.jobs.store_identity import ledger_of
+from featurestore.timeline import format_duration, format_instant
+
+if TYPE_CHECKING:
+    from featurestore.compiler.typed import (
+        Metadata,
+        TypedEntity,
+        TypedService,
+        TypedSource,
+        TypedView,
+    )
+    from featurestore.config import Settings
+    from featurestore.jobs.materialize import Context
+
+Kind = Literal["entities", "sources", "views", "services"]
+LIBRARIES = (
+    "duckdb",
+    "pyarrow",
+    "numpy",
+    "lmdb",
+    "sqlalchemy",
+    "alembic",
+    "sqlglot",
+    "grpcio",
+    "protobuf",
+    "fastapi",
+    "redis",
+    "hiredis",
+    "deltalake",
+    "psycopg",
+    "pandas",
+    "polars",
+)
+
+
+def list_objects(repo: Any, kind: Kind) -> list[dict[str, Any]]:
+    """One short row per object of `kind`, in name order."""
+    rows = {"entities": _entity, "sources": _source, "views": _view, "services": _service}
+    return [rows[kind](item) for item in getattr(repo, kind).values()]
+
+
+def describe(context: Context, kind: Kind, name: str) -> dict[str, Any]:
+    """One object in full. Raises `UnknownReference` with a suggestion."""
+    objects = getattr(context.repo, kind)
+    if name not in objects:
+        raise UnknownReference(f"There are no {kind} named {name!r}.{suggest(name, objects)}")
+    item = objects[name]
+    details: dict[Kind, Callable[[Any], dict[str, Any]]] = {
+        "entities": lambda entity: _entity(entity) | {"used_by": _views_of(context, entity)},
+        "sources": _source_details,
+        "views": lambda view: _view_details(view) | {"online": online_state(context, view)},
+        "services": _service_details,
+    }
+    return details[kind](item) | _metadata(item.metadata)
+
+
+def online_state(context: Context, view: TypedView) -> list[dict[str, Any]]:
+    """The online tables of a view: generation, watermark, whether it covers the view's ttl."""
+    generations = {row.generation for row in context.registry.ledger(view=view.name)}
+    found = []
+    for generation in sorted(generations):
+        field = field_id(view.storage_hash, generation)
+        if ledger := ledger_of(context.registry, context.environment, field):
+            state = table_state(ledger)
+            found.append(
+                {
+                    "table": field.hex(),
+                    "generation": generation,
+                    "watermark": _instant(state.watermark_us),
+                    "complete": state.covers(view.reach_us),
+                    "runs": len(ledger),
+                    "rows_written": sum(row.rows_written for row in ledger),
+                }
+            )
+    return found
+
+
+def info(settings: Settings, context: Callable[[], Context]) -> dict[str, Any]:
+    """Versions, settings with secrets masked, counts, and what answers.
+
+    A back end that is away is reported, not raised.
+    """
+    report: dict[str, Any] = {
+        "featurestore": _version("featurestore"),
+        "python": platform.python_version(),
+        "libraries": {name: v for name in LIBRARIES if (v := _version(name))},
+        "project": settings.project.name,
+        "environment": settings.project.environment,
+        "repository": str(settings.root),
+        "registry": mask(settings.registry.url),
+        "offline": f"{settings.offline.engine}, memory limit {settings.offline.memory_limit}",
+        "online": mask(settings.online.url),
+        "serving": {"grpc": settings.serving.grpc, "http": settings.serving.http},
+    }
+    try:
+        opened = context()
+    except FeatureStoreError as error:
+        return report | {"problem": str(error)}
+    kinds: tuple[Kind, ...] = ("entities", "sources", "views", "services")
+    report["objects"] = {kind: len(getattr(opened.repo, kind)) for kind in kinds}
+    report["state"] = {
+        "registry": _answers(lambda: opened.registry.aliases("env/")),
+        "online": _answers(opened.store.ping),
+    }
+    return report
+
+
+def mask(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    if not parts.password:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def _answers(probe: Callable[[], object]) -> str:
+    try:
+        probe()
+    except FeatureStoreError as error:
+        return str(error)
+    return "ok"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _instant(instant_us: int | None) -> str | None:
+    return None if instant_us is None else format_instant(instant_us)
+
+
+def _duration(duration_us: int | None) -> str | None:
+    return None if duration_us is None else format_duration(duration_us)
+
+
+def _metadata(metadata: Metadata) -> dict[str, Any]:
+    return {
+        "description": metadata.description,
+        "owner": metadata.owner,
+        "tags": dict(metadata.tags),
+        "defined_at": f"{metadata.file}:{metadata.line}" if metadata.file else None,
+    }
+
+
+def _entity(entity: TypedEntity) -> dict[str, Any]:
+    keys = {key.name: str(key.dtype) for key in entity.keys}
+    return {"name": entity.name, "join_keys": keys, "version": short(entity.version)}
+
+
+def _source(source: TypedSource) -> dict[str, Any]:
+    definition = source.definition
+    is_file = isinstance(definition, FileSource)
+    return {
+        "name": source.name,
+        "kind": definition.format if isinstance(definition, FileSource) else "sql",
+        "reads": [definition.path] if is_file else list(source.inputs),
+        "event_time": source.event_time,
+        "created_time": source.created_time,
+        "version": short(source.version),
+    }
+
+
+def _view(view: TypedView) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "entities": list(view.entities),
+        "source": view.source.name,
+        "features": len(view.features),
+        "ttl": _duration(view.ttl_us),
+        "owner": view.metadata.owner,
+        "version": short(view.version),
+    }
+
+
+def _service(service: TypedService) -> dict[str, Any]:
+    return {
+        "name": service.name,
+        "views": [use.name for use in service.uses],
+        "features": sum(len(use.features) for use in service.uses),
+        "owner": service.metadata.owner,
+        "version": short(service.version),
+    }
+
+
+def _views_of(context: Context, entity: TypedEntity) -> list[str]:
+    return [view.name for view in context.repo.views.values() if entity.name in view.entities]
+
+
+def _source_details(source: TypedSource) -> dict[str, Any]:
+    return _source(source) | {
+        "columns": {column.name: str(column.dtype) for column in source.columns},
+        "lateness": _duration(source.lateness_us),
+        "tiebreak": list(source.tiebreak),
+        "op": source.op,
+        "query": getattr(source.definition, "query", None),
+    }
+
+
+def _view_details(view: TypedView) -> dict[str, Any]:
+    features: list[Mapping[str, Any]] = [
+        {
+            "name": feature.name,
+            "dtype": str(feature.dtype),
+            "version": short(feature.version),
+            "description": feature.description,
+        }
+        for feature in view.features
+    ]
+    keys = {key.name: str(key.dtype) for key in view.keys}
+    return _view(view) | {
+        "join_keys": keys,
+        "grace": _duration(view.grace_us),
+        "features": features,
+    }
+
+
+def _service_details(service: TypedService) -> dict[str, Any]:
+    return _service(service) | {
+        "join_keys": sorted({key for use in service.uses for key in use.key_columns}),
+        "features": {use.name: [feature.name for feature in use.features] for use in service.uses},
+    }

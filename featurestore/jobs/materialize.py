@@ -1,0 +1,300 @@
+"""Materialization: the newest row per key from the sources into the online store.
+
+Writes are conditional (an older row never replaces a newer one) and idempotent; the ledger row and
+the watermark are committed after them. Killed anywhere and run again, a run ends in the same state.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from featurestore.compiler.changes import online_alias
+from featurestore.compiler.materialization import RunPlan, plan_run, table_state
+from featurestore.compiler.online import row_tag
+from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, Input, Latest, Sql
+from featurestore.compiler.scans import feature_column, view_rel
+from featurestore.engines.sql import quote
+from featurestore.errors import NotApplied, StoreUnavailable, UnknownView
+from featurestore.jobs import store_identity
+from featurestore.jobs.environments import current_views
+from featurestore.jobs.online_tables import (
+    OnlineTable,
+    add_generation,
+    drop_unused_tables,
+    ensure_online_tables,
+    fields_in_use,
+)
+from featurestore.jobs.project import current_files
+from featurestore.jobs.publish import publish
+from featurestore.records import AliasIs, LedgerRow
+from featurestore.stores.online.base import RowBatch, Tie
+from featurestore.wire.keys import encode_keys, key_prefix
+from featurestore.wire.rows import RowLayout, encode_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from featurestore.compiler.rel import DataFiles
+    from featurestore.compiler.typed import TypedRepo, TypedView
+    from featurestore.engines.base import Engine
+    from featurestore.stores.online.base import OnlineStore
+    from featurestore.stores.registry.base import Registry
+    from featurestore.timeline import Clock
+
+BATCH_ROWS_MAX = 20_000
+"""Rows read, encoded and written at a time: what bounds a run's memory."""
+TIE_ROUNDS_MAX = 100
+"""How often a tie is settled anew while other writers move the same row."""
+
+Progress = Callable[[str, int], None]
+"""Called with a view's name and the rows written to the store so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a job works with: the typed repository and its back ends."""
+
+    repo: TypedRepo
+    root: Path
+    engine: Engine
+    store: OnlineStore
+    registry: Registry
+    environment: str
+    clock: Clock
+
+
+@dataclass(slots=True)
+class _Counts:
+    read: int = 0
+    written: int = 0
+
+
+def materialize(
+    context: Context,
+    views: Sequence[str] | None = None,
+    *,
+    now_us: int,
+    start_us: int | None = None,
+    end_us: int | None = None,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> tuple[LedgerRow, ...]:
+    """Write the named views (all, by default); see `FeatureStore.materialize`.
+
+    Everything that can be refused is refused before the first row is written. Services whose
+    views are complete afterwards are published.
+    """
+    chosen = _applied_views(context, views)
+    store_id = store_identity.identify(
+        context.store,
+        context.registry,
+        project=context.repo.project,
+        environment=context.environment,
+    )
+    tables = ensure_online_tables(context.registry, chosen)
+    plans = {
+        view.name: plan_run(
+            view,
+            table_state(
+                store_identity.ledger_of(
+                    context.registry, context.environment, tables[view.storage_hash].field
+                )
+            ),
+            now_us=now_us,
+            start_us=start_us,
+            end_us=end_us,
+            replace=replace,
+        )
+        for view in chosen
+    }
+    files = current_files(context.repo, [view.source for view in chosen], context.root)
+    done = []
+    for view in chosen:
+        run = _Run(
+            context, view, files, tables[view.storage_hash], store_id=store_id, now_us=now_us
+        )
+        done.append(run.execute(plans[view.name], progress or (lambda _view, _rows: None)))
+        publish(context.repo, context.registry, context.environment)
+    return tuple(done)
+
+
+def newest_rows(
+    context: Context,
+    view: TypedView,
+    files: Mapping[str, DataFiles],
+    keys: pa.RecordBatch,
+    *,
+    known_until_us: int,
+) -> pa.Table:
+    """The winning row, as the source has it, of each of `keys` (columns named as the view's join
+    keys): keys, features, event and created time, deleted."""
+    latest = Latest(input=view_rel(view, context.repo, files), known_until_us=known_until_us)
+    wanted = Input(name="wanted_keys", dtypes={key.name: key.dtype for key in view.keys})
+    if view.keys:
+        matches = " AND ".join(f"l.{quote(k.name)} = w.{quote(k.name)}" for k in view.keys)
+        query = f"SELECT l.* FROM latest l SEMI JOIN wanted w ON {matches}"
+    else:
+        query = "SELECT l.* FROM latest l SEMI JOIN wanted w ON true"
+    rel = Sql(query=query, inputs={"latest": latest, "wanted": wanted}, dtypes=latest.schema)
+    wanted_keys = pa.Table.from_batches([keys])
+    return context.engine.stream(rel, inputs={"wanted_keys": wanted_keys}).read_all()
+
+
+def sweep(context: Context, *, now_us: int) -> int:
+    """Free rows of online tables that nothing needs any more, and rows that expired.
+
+    Returns the number of rows freed.
+    """
+    drop_unused_tables(context.registry)
+    keep = fields_in_use(context.registry) | {store_identity.FIELD}
+    prefix = f"fs/{context.repo.project}/".encode()
+    return sum(context.store.sweep(prefix, keep=keep, older_than_us=now_us))
+
+
+def _applied_views(context: Context, names: Sequence[str] | None) -> list[TypedView]:
+    """The views to write. Raises `UnknownView`, and `NotApplied` where the environment has another
+    version: what is served must be what was reviewed."""
+    known = context.repo.views
+    for name in names or ():
+        if name not in known:
+            raise UnknownView(name, known=known)
+    applied = current_views(context.registry, context.environment)
+    chosen = [known[name] for name in (names if names is not None else known)]
+    changed = [view.name for view in chosen if applied.get(view.name) != view.version]
+    if changed:
+        raise NotApplied(
+            f"{', '.join(changed)}: the definition in the repository is not the one that "
+            f"environment {context.environment!r} has. Run: featurestore apply"
+        )
+    return chosen
+
+
+class _Run:
+    """One view, one run."""
+
+    def __init__(
+        self,
+        context: Context,
+        view: TypedView,
+        files: Mapping[str, DataFiles],
+        table: OnlineTable,
+        *,
+        store_id: str,
+        now_us: int,
+    ) -> None:
+        self._context = context
+        self._view = view
+        self._files = files
+        self._table = table
+        self._store_id = store_id
+        self._now_us = now_us
+        self._prefix = key_prefix(context.repo.project, view.key_space)
+        self._layout = RowLayout(
+            tuple((feature.name, feature.dtype) for feature in view.features),
+            row_tag(view.storage_hash),
+        )
+
+    def execute(self, plan: RunPlan, progress: Progress) -> LedgerRow:
+        context, counts = self._context, _Counts()
+        serving = self._table
+        if plan.mode == "replace":
+            self._table = add_generation(context.registry, self._view)
+        rows = view_rel(self._view, context.repo, self._files)
+        for selection in plan.passes:
+            for batch in self._batches(selection.of(rows)):
+                counts.read += batch.num_rows
+                counts.written += self._write(batch)
+                progress(self._view.name, counts.written)
+        return self._commit(plan, counts, serving)
+
+    def _batches(self, latest: Latest) -> Iterator[pa.RecordBatch]:
+        with self._context.engine.stream(latest, batch_rows=BATCH_ROWS_MAX) as reader:
+            yield from reader
+
+    def _write(self, batch: pa.RecordBatch) -> int:
+        result = self._context.store.write(self._encode(batch))
+        return result.written + self._settle(batch, result.ties)
+
+    def _encode(self, batch: pa.RecordBatch) -> RowBatch:
+        keys = encode_keys([batch.column(key.name) for key in self._view.keys], self._prefix)
+        rows = encode_rows(
+            self._layout,
+            batch.column(EVENT_US),
+            batch.column(CREATED_US),
+            [batch.column(feature_column(feature.name)) for feature in self._view.features],
+            deleted=batch.column(DELETED),
+        )
+        reach = self._view.reach_us
+        expire_at_us = None
+        if reach is not None:
+            expire_at_us = [instant + reach for instant in batch.column(EVENT_US).to_pylist()]
+        return RowBatch(field=self._table.field, keys=keys, rows=rows, expire_at_us=expire_at_us)
+
+    def _settle(self, batch: pa.RecordBatch, ties: Sequence[Tie]) -> int:
+        """Rows whose times equal the stored ones but whose bytes differ: the source's `tiebreak`
+        decides. The source is asked again for just these keys, because another run may have seen
+        more of it than this one; compare-and-set keeps two such writers from crossing."""
+        settled, store = 0, self._context.store
+        for _ in range(TIE_ROUNDS_MAX):
+            if not ties:
+                return settled
+            keys = batch.take([tie.index for tie in ties]).select([k.name for k in self._view.keys])
+            newest = newest_rows(
+                self._context, self._view, self._files, keys, known_until_us=self._now_us
+            )
+            if newest.num_rows == 0:
+                return settled
+            batch = newest.combine_chunks().to_batches()[0]
+            wanted = self._encode(batch)
+            result = store.write(wanted)
+            crossed = []
+            for tie in result.ties:
+                expiry = wanted.expire_at_us
+                swapped = store.replace(
+                    wanted.field,
+                    wanted.keys[tie.index],
+                    expected=tie.stored,
+                    row=wanted.rows[tie.index],
+                    expire_at_us=None if expiry is None else expiry[tie.index],
+                )
+                settled += swapped
+                crossed += [] if swapped else [tie]
+            settled, ties = settled + result.written, crossed
+        raise StoreUnavailable(
+            f"{self._view.name}: other writers kept rewriting the same rows; run it again"
+        )
+
+    def _commit(self, plan: RunPlan, counts: _Counts, serving: OnlineTable) -> LedgerRow:
+        """The ledger row, and for a new generation the alias that makes it the current one, in one
+        commit after all writes."""
+        alias = online_alias(self._view)
+        replaced = plan.mode == "replace"
+        row = LedgerRow(
+            run_id=uuid.uuid4().hex,
+            view=self._view.name,
+            view_version=self._view.version,
+            table=store_identity.table_name(self._store_id, self._table.field),
+            generation=self._table.generation,
+            mode=plan.mode,
+            start_us=plan.start_us,
+            end_us=plan.end_us,
+            watermark_us=plan.watermark_us,
+            reach_us=plan.reach_us,
+            rows_read=counts.read,
+            rows_written=counts.written,
+            rows_skipped=counts.skipped,
+            started_at_us=self._now_us,
+            finished_at_us=self._context.clock.now_us(),
+        )
+        self._context.registry.commit(
+            requires=[AliasIs(alias, serving.record_id)],
+            aliases={alias: self._table.record_id} if replaced else {},
+            ledger=[row],
+            reason=f"materialize {self._view.name}",
+        )
+        return row

@@ -1,0 +1,111 @@
+"""From a repository's folder to its typed form and its files: what every other job starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featurestore import plugins
+from featurestore.compiler.resolve import resolve, source_order
+from featurestore.definitions.repo import load
+from featurestore.definitions.source import FileSource, SqlSource, file_format, our_names
+from featurestore.errors import FeatureStoreError
+
+if TYPE_CHECKING:
+    from featurestore.compiler.rel import DataFiles
+    from featurestore.compiler.typed import TypedRepo, TypedSource
+    from featurestore.config import OfflineSettings, OnlineSettings, Settings
+    from featurestore.dtypes import DType
+    from featurestore.engines.base import Engine
+    from featurestore.stores.online.base import OnlineStore
+    from featurestore.stores.registry.base import Registry
+    from featurestore.timeline import Clock
+
+
+def load_repo(settings: Settings, engine: Engine) -> TypedRepo:
+    """Import the definition files, read the sources' schemas, and check everything.
+
+    Raises `InvalidRepository` with all errors at once: those of the definitions, of sources whose
+    files are missing or unreadable, and of everything that does not fit together.
+    """
+    definitions = load(settings.root)
+    schemas: dict[str, Mapping[str, DType] | FeatureStoreError] = {}
+    for source in source_order(definitions):
+        try:
+            schemas[source.name] = _schema(source, schemas, settings.root, engine)
+        except FeatureStoreError as error:
+            schemas[source.name] = error
+    return resolve(definitions, schemas, project=settings.project.name)
+
+
+def _schema(
+    source: FileSource | SqlSource,
+    known: Mapping[str, Mapping[str, DType] | FeatureStoreError],
+    root: Path,
+    engine: Engine,
+) -> Mapping[str, DType]:
+    if isinstance(source, FileSource):
+        return our_names(source, files_of(source, root).schema)
+    inputs = {name: schema for name, schema in known.items() if not _failed(schema)}
+    return engine.schema(source.query, inputs)  # type: ignore[arg-type]  # failures are left out
+
+
+def _failed(schema: Mapping[str, DType] | FeatureStoreError) -> bool:
+    return isinstance(schema, FeatureStoreError)
+
+
+def files_of(source: FileSource, root: Path) -> DataFiles:
+    """The files of a source as they are now. Raises `SourceMissing`, `SourceSchemaChanged`."""
+    file_format_class = plugins.load("featurestore.file_formats", file_format(source, root))
+    files: DataFiles = file_format_class().resolve(source, root=root)
+    return files
+
+
+def current_files(
+    repo: TypedRepo, sources: Iterable[TypedSource], root: Path
+) -> dict[str, DataFiles]:
+    """The files, as they are now, of `sources` and of all that they read, by source name.
+
+    A job calls this once, so that all its queries see one state of the data.
+    """
+    found: dict[str, DataFiles] = {}
+    todo = list(sources)
+    while todo:
+        source = todo.pop()
+        if source.name in found:
+            continue
+        if isinstance(source.definition, FileSource):
+            found[source.name] = files_of(source.definition, root)
+        todo.extend(repo.sources[name] for name in source.inputs)
+    return found
+
+
+def open_registry(settings: Settings, *, clock: Clock, author: str) -> Registry:
+    """The registry that the settings name. Raises as `Registry.open` does."""
+    scheme = plugins.scheme_of(settings.registry.url).partition("+")[0]
+    opened: Registry = plugins.load("featurestore.registries", scheme).open(
+        settings.registry.url,
+        project=settings.project.name,
+        root=settings.root,
+        clock=clock,
+        author=author,
+    )
+    return opened
+
+
+def open_online_store(
+    settings: OnlineSettings, *, root: Path, read_only: bool = False
+) -> OnlineStore:
+    """The online store that the settings name; remote ones connect when first used."""
+    kind = plugins.load("featurestore.online_stores", plugins.scheme_of(settings.url))
+    opened: OnlineStore = kind.open(settings, root=root, read_only=read_only)
+    return opened
+
+
+def open_engine(settings: OfflineSettings, *, root: Path) -> Engine:
+    """The offline engine that the settings name, spilling below the offline path."""
+    temp = settings.temp_directory or str(Path(settings.path) / "tmp")
+    kind = plugins.load("featurestore.engines", settings.engine)
+    opened: Engine = kind.open(settings, temp_directory=str((root / temp).resolve()))
+    return opened

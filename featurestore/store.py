@@ -1,0 +1,259 @@
+"""`FeatureStore`: the door for Python. One line per method; the work is in `jobs` and `serving`."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from featurestore.config import Settings, load_settings
+from featurestore.jobs import project
+from featurestore.timeline import Clock, SystemClock, to_us
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from featurestore.compiler.changes import ChangePlan
+    from featurestore.compiler.typed import TypedRepo
+    from featurestore.engines.base import Engine
+    from featurestore.jobs.apply import ApplyResult
+    from featurestore.jobs.inventory import Kind
+    from featurestore.jobs.materialize import Context, Progress
+    from featurestore.jobs.training import RetrievalJob
+    from featurestore.jobs.verify import VerifyReport
+    from featurestore.records import LedgerRow
+    from featurestore.serving.local import LocalServer
+    from featurestore.stores.online.base import OnlineStore
+    from featurestore.stores.registry.base import Registry
+    from featurestore.wire.response import OnlineResponse
+
+Rows = list[dict[str, Any]]
+"""A list of plain dicts (`FeatureStore.list` hides the built-in name inside the class)."""
+
+
+class FeatureStore:
+    """A feature repository and its back ends, opened when first used.
+
+    Args:
+        repo: the repository's folder (with `featurestore.toml`), or ready-made `Settings`.
+        overrides: settings that win over the file and the environment, keyed `"online.url"`.
+        clock: where "now" comes from.
+
+    Use as a context manager, or call `close`. One store may be used by several threads.
+    """
+
+    def __init__(
+        self,
+        repo: str | Path | Settings = ".",
+        *,
+        overrides: Mapping[str, Any] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.settings = (
+            repo if isinstance(repo, Settings) else load_settings(repo, overrides=overrides)
+        )
+        self.clock: Clock = clock or SystemClock()
+
+    @cached_property
+    def repo(self) -> TypedRepo:
+        """The definitions of the folder, typed. Raises `InvalidRepository` with all errors."""
+        return project.load_repo(self.settings, self.engine)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The offline engine."""
+        return project.open_engine(self.settings.offline, root=self.settings.root)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry; opening creates or migrates its schema."""
+        return project.open_registry(self.settings, clock=self.clock, author=getpass.getuser())
+
+    @cached_property
+    def online_store(self) -> OnlineStore:
+        """The online store."""
+        return project.open_online_store(self.settings.online, root=self.settings.root)
+
+    def plan(self) -> ChangePlan:
+        """What `apply` would change in the environment; changes nothing."""
+        from featurestore.jobs import apply
+
+        return apply.plan(self.repo, self.registry, self.settings.project.environment)
+
+    def apply(self, plan: ChangePlan | None = None, *, serve_now: bool = False) -> ApplyResult:
+        """Commit the definitions. `plan`: only if nothing moved since (else `StalePlan`).
+        `serve_now`: serve new versions before they are materialized."""
+        from featurestore.jobs import apply
+
+        return apply.apply(
+            self.repo,
+            self.registry,
+            self.settings.project.environment,
+            plan=plan,
+            serve_now=serve_now,
+        )
+
+    def get_historical_features(
+        self,
+        entity_df: Any,
+        features: Any,
+        *,
+        as_of: Literal["known", "event"] = "known",
+        known_until: datetime | str | int | None = None,
+        full_feature_names: bool = False,
+        include_status: bool = False,
+        event_timestamp: str = "event_timestamp",
+    ) -> RetrievalJob:
+        """Point-in-time-correct features for each row of `entity_df`; nothing runs until the job is
+        asked for its rows.
+
+        Args:
+            entity_df: pandas, polars, Arrow, a Parquet path, or SQL over the repository's sources;
+                join keys and a request time per row.
+            features: a service (or its name), a view, or a list of `"view:feature"`.
+            as_of: `known` (default) sees what serving could have known at the row's time; `event`
+                also sees rows that became known later.
+            known_until: see nothing that became known after this instant.
+            full_feature_names: name columns `view__feature`.
+            include_status: add a column `view__status` for each view.
+            event_timestamp: the column of request times.
+
+        Raises `UnknownService`, `UnknownView`, `UnknownFeature`, `NameClash`, `MissingJoinKey`,
+        `InvalidJoinKey`, `InvalidEntityFrame`.
+        """
+        from featurestore.jobs import training
+
+        return training.retrieve(
+            entity_df,
+            features,
+            repo=self.repo,
+            root=self.settings.root,
+            engine=self.engine,
+            as_of=as_of,
+            known_until_us=None if known_until is None else to_us(known_until),
+            full_feature_names=full_feature_names,
+            include_status=include_status,
+            event_timestamp=event_timestamp,
+        )
+
+    def materialize(
+        self,
+        views: Sequence[str] | None = None,
+        *,
+        start: datetime | str | int | None = None,
+        end: datetime | str | int | None = None,
+        replace: bool = False,
+        progress: Progress | None = None,
+    ) -> tuple[LedgerRow, ...]:
+        """Bring the online store up to date: incrementally by known time, or for event times
+        `[start, end)`, or (`replace`) into a new generation beside the old one.
+
+        Returns one ledger row per view. Raises `NotApplied` for views whose definition is not what
+        the environment has, `UnknownView`, `StoreUnavailable`.
+        """
+        from featurestore.jobs import materialize
+
+        return materialize.materialize(
+            self._context(),
+            views,
+            now_us=self.clock.now_us(),
+            start_us=None if start is None else to_us(start),
+            end_us=None if end is None else to_us(end),
+            replace=replace,
+            progress=progress,
+        )
+
+    def sweep(self) -> int:
+        """Free the bytes of online tables that nothing serves any more; returns rows freed."""
+        from featurestore.jobs import materialize
+
+        return materialize.sweep(self._context(), now_us=self.clock.now_us())
+
+    def get_online_features(
+        self,
+        features: Any,
+        entity_rows: Any,
+        *,
+        full_feature_names: bool = False,
+    ) -> OnlineResponse:
+        """The newest features of each entity now, as a server would answer.
+
+        Args:
+            features: a service (or its name) or a list of `"view:feature"`, as applied and
+                materialized in the environment.
+            entity_rows: `[{"tailnum": "N14228"}, …]` or `{"tailnum": […]}`.
+            full_feature_names: name features `view__feature`.
+
+        Raises `UnknownService`, `UnknownView`, `UnknownFeature`, `MissingJoinKey`,
+        `InvalidJoinKey`, `LimitExceeded`, `StoreTimeout`, `StoreUnavailable`, `CorruptRow`.
+        """
+        return self._local.get_online_features(
+            features, entity_rows, full_feature_names=full_feature_names
+        )
+
+    def verify(
+        self, service: str | None = None, *, samples: int = 1000, seed: int = 0
+    ) -> VerifyReport:
+        """Compare the online and the offline path at T = now on sampled entities."""
+        from featurestore.jobs import verify
+
+        return verify.verify(
+            self._context(),
+            read_online=self._local.get_online_features_at,
+            service=service,
+            samples=samples,
+            seed=seed,
+            now_us=self.clock.now_us(),
+        )
+
+    def list(self, kind: Kind) -> Rows:
+        """The `entities`, `sources`, `views` or `services` of the repository, a dict each."""
+        from featurestore.jobs import inventory
+
+        return inventory.list_objects(self.repo, kind)
+
+    def describe(self, kind: Kind, name: str) -> dict[str, Any]:
+        """One object of the repository in full. Raises `UnknownReference`."""
+        from featurestore.jobs import inventory
+
+        return inventory.describe(self._context(), kind, name)
+
+    def info(self) -> dict[str, Any]:
+        """Versions, settings (secrets masked), counts and the state of the back ends."""
+        from featurestore.jobs import inventory
+
+        return inventory.info(self.settings, self._context)
+
+    def close(self) -> None:
+        """Close the back ends that were opened."""
+        for name in ("_local", "online_store", "registry", "engine"):
+            opened = self.__dict__.pop(name, None)
+            if opened is not None:
+                opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @cached_property
+    def _local(self) -> LocalServer:
+        from featurestore.serving.local import LocalServer
+
+        return LocalServer(self.settings, self.registry, self.online_store, self.clock)
+
+    def _context(self) -> Context:
+        from featurestore.jobs.materialize import Context
+
+        return Context(
+            repo=self.repo,
+            root=self.settings.root,
+            engine=self.engine,
+            store=self.online_store,
+            registry=self.registry,
+            environment=self.settings.project.environment,
+            clock=self.clock,
+        )

@@ -1,0 +1,51 @@
+"""Shared fixtures: small repositories on disk."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+Rows = Sequence[Mapping[str, Any]]
+MakeRepo = Callable[..., Path]
+
+INSTANT = pa.timestamp("us", tz="UTC")
+
+
+def utc(*parts: int) -> datetime:
+    """An aware instant: `utc(2024, 5, 1, 12)`."""
+    return datetime(*parts, tzinfo=UTC)  # type: ignore[misc,arg-type]
+
+
+def write_rows(path: Path, rows: Rows, types: Mapping[str, pa.DataType]) -> None:
+    """Write `rows` as one Parquet file with the columns and types of `types`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=pa.schema(types)), path)
+
+
+@pytest.fixture
+def make_repo(tmp_path: Path) -> MakeRepo:
+    """Write a repository: its definitions' text and its settings by section and key."""
+
+    def make(definitions: str, *, name: str = "shop", **sections: Mapping[str, Any]) -> Path:
+        folder = tmp_path / "repo"
+        folder.mkdir(exist_ok=True)
+        (folder / "definitions.py").write_text(textwrap.dedent(definitions))
+        settings: dict[str, Mapping[str, Any]] = {"project": {"name": name}, **sections}
+        lines = []
+        for section, keys in settings.items():
+            lines.append(f"[{section}]")
+            lines += [
+                f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {value}"
+                for key, value in keys.items()
+            ]
+        (folder / "featurestore.toml").write_text("\n".join(lines) + "\n")
+        return folder
+
+    return make

@@ -1,0 +1,245 @@
+"""Materialization through the facade, on LMDB: what runs read, write and leave behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from featurestore import FeatureStore
+from featurestore.errors import InvalidRequest, NotApplied, UnknownService, UnknownView
+from featurestore.timeline import DAY_US, HOUR_US, ManualClock, to_us
+from tests.conftest import INSTANT, MakeRepo, utc, write_rows
+
+NOON = to_us(utc(2024, 5, 1, 12))
+TYPES = {
+    "driver": pa.string(),
+    "at": INSTANT,
+    "known_at": INSTANT,
+    "trips": pa.int64(),
+    "rating": pa.float64(),
+    "op": pa.string(),
+}
+DEFINITIONS = """
+from featurestore import Entity, Feature, FeatureService, FeatureView, FileSource
+
+driver = Entity("driver")
+trips = FileSource(
+    "trips", path="data/*.parquet", event_time="at", created_time="known_at", op="op"
+)
+stats = FeatureView(
+    "stats", entities=[driver], source=trips, ttl="2d",
+    features=[Feature("trips"), Feature("stars", "rating * 2")],
+)
+totals = FeatureView("totals", entities=[driver], source=trips, features=[Feature("trips")])
+scoring = FeatureService("scoring", features=[stats])
+both = FeatureService("both", features=[stats, totals.with_name("ever")[["trips"]]])
+"""
+
+
+def row(driver: str, at_us: int, trips: int | None, **more: Any) -> dict[str, Any]:
+    return {"driver": driver, "at": at_us, "known_at": at_us, "trips": trips} | more
+
+
+class Shop:
+    """A repository of drivers, with a clock that the test moves."""
+
+    def __init__(self, folder: Path, **overrides: Any) -> None:
+        self.folder = folder
+        self.clock = ManualClock(NOON)
+        self.overrides = overrides
+        self.files = 0
+        self.fs = self.open()
+
+    def open(self) -> FeatureStore:
+        return FeatureStore(self.folder, clock=self.clock, overrides=self.overrides)
+
+    def land(self, *rows: dict[str, Any]) -> None:
+        self.files += 1
+        write_rows(self.folder / "data" / f"{self.files}.parquet", rows, TYPES)
+
+    def look(self, driver: str, service: str = "scoring") -> dict[str, tuple[Any, str]]:
+        # A new store sees every alias as it is now.
+        with self.open() as fs:
+            answer = fs.get_online_features(service, [{"driver": driver}])
+            values = answer.to_dict()
+            return {name: (values[name][0], answer.statuses[name][0]) for name in answer.statuses}
+
+
+@pytest.fixture
+def shop(make_repo: MakeRepo) -> Any:
+    made = Shop(make_repo(DEFINITIONS))
+    made.land(
+        row("ann", NOON - HOUR_US, 7, rating=4.5),
+        row("bob", NOON - 3 * DAY_US, 5, rating=None),
+        row("cyd", NOON - HOUR_US, None, rating=1.0),
+    )
+    yield made
+    made.fs.close()
+
+
+def test_the_first_run_serves_what_is_known_with_statuses(shop: Shop) -> None:
+    shop.fs.apply()
+    shop.fs.materialize()
+    assert shop.look("ann") == {"trips": (7, "PRESENT"), "stars": (9.0, "PRESENT")}
+    assert shop.look("bob") == {
+        "trips": (None, "OUTSIDE_MAX_AGE"),
+        "stars": (None, "OUTSIDE_MAX_AGE"),
+    }
+    assert shop.look("cyd") == {"trips": (None, "NULL_VALUE"), "stars": (2.0, "PRESENT")}
+    assert shop.look("nobody")["trips"] == (None, "NOT_FOUND")
+
+
+def test_statuses_follow_the_clock_without_another_run(shop: Shop) -> None:
+    shop.fs.apply()
+    shop.fs.materialize()
+    shop.clock.advance(2 * DAY_US - HOUR_US)
+    assert shop.look("ann")["trips"] == (7, "PRESENT"), "an age of exactly ttl is not too old"
+    shop.clock.advance(1)
+    assert shop.look("ann")["trips"] == (None, "OUTSIDE_MAX_AGE")
+    shop.clock.advance(2 * DAY_US - 1)
+    assert shop.look("ann")["trips"] == (None, "OUTSIDE_MAX_AGE")
+    shop.clock.advance(1)
+    assert shop.look("ann")["trips"] == (None, "NOT_FOUND")
+
+
+def test_incremental_runs_take_late_rows_and_older_rows_never_win(shop: Shop) -> None:
+    shop.fs.apply()
+    shop.fs.materialize()
+    shop.clock.advance(HOUR_US)
+    shop.land(
+        row("ann", NOON - 2 * HOUR_US, 1, rating=1.0, known_at=NOON + 1),
+        row("dan", NOON - DAY_US, 3, rating=1.0, known_at=NOON + 1),
+    )
+    (stats, _) = shop.fs.materialize()
+    assert stats.mode == "incremental"
+    assert stats.start_us == NOON
+    assert shop.look("ann")["trips"] == (7, "PRESENT")
+    assert shop.look("dan")["trips"] == (3, "PRESENT")
+
+
+def test_rows_that_are_not_known_yet_are_not_served(shop: Shop) -> None:
+    shop.fs.apply()
+    shop.land(row("ann", NOON - 1, 99, rating=5.0, known_at=NOON + HOUR_US))
+    shop.fs.materialize()
+    assert shop.look("ann")["trips"] == (7, "PRESENT")
+    shop.clock.advance(HOUR_US)
+    shop.fs.materialize()
+    assert shop.look("ann")["trips"] == (99, "PRESENT")
+
+
+def test_a_correction_with_a_greater_created_time_wins_and_a_tombstone_deletes(shop: Shop) -> None:
+    shop.fs.apply()
+    shop.fs.materialize()
+    shop.clock.advance(HOUR_US)
+    shop.land(
+        row("ann", NOON - HOUR_US, 8, rating=4.5, known_at=NOON + 1),
+        row("cyd", NOON - HOUR_US, None, known_at=NOON + 1, op="D"),
+    )
+    shop.fs.materialize()
+    assert shop.look("ann")["trips"] == (8, "PRESENT")
+    assert shop.look("cyd")["stars"] == (None, "NOT_FOUND")
+
+
+def test_a_tie_that_lands_later_is_settled_by_the_tiebreak(shop: Shop) -> None:
+    shop.fs.apply()
+    shop.fs.materialize()
+    shop.land(
+        row("ann", NOON - HOUR_US, 7, rating=4.0),
+        row("cyd", NOON - HOUR_US, 1, rating=0.5),
+    )
+    shop.fs.materialize()
+    with_offline = shop.fs.verify()
+    assert with_offline.rate == 1.0, with_offline.differences
+    assert shop.look("ann")["stars"] == (9.0, "PRESENT"), "4.0 is less than 4.5: the old row stays"
+    assert shop.look("cyd")["stars"] == (2.0, "PRESENT"), "0.5 is less than 1.0"
+    shop.land(row("ann", NOON - HOUR_US, 7, rating=4.75))
+    shop.fs.materialize()
+    assert shop.look("ann")["stars"] == (9.5, "PRESENT")
+
+
+def test_replace_repairs_rows_that_left_the_source(shop: Shop) -> None:
+    shop.fs.apply()
+    shop.fs.materialize()
+    write_rows(
+        shop.folder / "data" / "1.parquet", [row("ann", NOON - DAY_US, 2, rating=1.0)], TYPES
+    )
+    shop.fs.materialize()
+    assert shop.look("ann")["trips"] == (7, "PRESENT")
+    report = shop.fs.verify()
+    assert report.rate < 1.0
+    assert {d.cause.partition(":")[0] for d in report.differences} == {
+        "online is newer",
+        "online only",
+    } or report.differences
+    rows = shop.fs.materialize(replace=True)
+    assert {r.generation for r in rows} == {1}
+    assert shop.look("ann")["trips"] == (2, "PRESENT")
+    assert shop.look("cyd")["trips"] == (None, "NOT_FOUND")
+    assert shop.fs.verify().rate == 1.0
+    assert shop.fs.sweep() > 0
+    assert shop.look("ann")["trips"] == (2, "PRESENT")
+
+
+def test_an_interval_goes_by_event_time(shop: Shop) -> None:
+    shop.fs.apply()
+    (stats, _) = shop.fs.materialize(start=NOON - 2 * HOUR_US, end=NOON)
+    assert (stats.mode, stats.watermark_us, stats.rows_written) == ("interval", None, 2)
+    with pytest.raises(UnknownService):
+        shop.look("ann")
+    with pytest.raises(InvalidRequest, match="empty"):
+        shop.fs.materialize(start=NOON, end=NOON)
+
+
+def test_a_service_is_served_when_every_view_of_it_is_complete(shop: Shop) -> None:
+    shop.fs.apply()
+    shop.fs.materialize(["stats"])
+    assert shop.look("ann")["trips"] == (7, "PRESENT")
+    with pytest.raises(UnknownService):
+        shop.look("ann", "both")
+    shop.fs.materialize(["totals"])
+    with shop.open() as fs:
+        answer = fs.get_online_features("both", [{"driver": "bob"}], full_feature_names=True)
+    assert answer.to_dict()["ever__trips"] == [5]
+
+
+def test_a_longer_ttl_is_not_served_before_its_reach_is_written(shop: Shop) -> None:
+    shop.fs.apply()
+    shop.fs.materialize()
+    file = shop.folder / "definitions.py"
+    file.write_text(file.read_text().replace('ttl="2d"', 'ttl="5d"'))
+    with shop.open() as changed:
+        changed.apply()
+        assert shop.look("bob")["trips"] == (None, "OUTSIDE_MAX_AGE"), "still the old version"
+        changed.materialize()
+    assert shop.look("bob")["trips"] == (5, "PRESENT")
+
+
+def test_what_is_not_applied_is_not_materialized(shop: Shop) -> None:
+    with pytest.raises(NotApplied, match="stats, totals"):
+        shop.fs.materialize()
+    shop.fs.apply()
+    with pytest.raises(UnknownView, match="Did you mean 'stats'"):
+        shop.fs.materialize(["statz"])
+
+
+def test_verify_is_exact_and_tells_the_lag(shop: Shop) -> None:
+    shop.fs.apply()
+    assert {view.note for view in shop.fs.verify().views} == {"not materialized"}
+    shop.fs.materialize()
+    shop.clock.advance(3 * HOUR_US)
+    report = shop.fs.verify()
+    assert (report.rate, report.values, report.differences) == (1.0, 9, ())
+    assert {view.lag for view in report.views} == {"3h"}
+
+
+def test_a_store_of_another_url_starts_from_nothing(shop: Shop) -> None:
+    shop.fs.apply()
+    shop.fs.materialize()
+    moved = Shop(shop.folder, **{"online.url": "lmdb:.featurestore/elsewhere"})
+    (stats, _) = moved.fs.materialize()
+    assert stats.rows_written == 3
+    assert moved.look("ann")["trips"] == (7, "PRESENT")
+    moved.fs.close()
