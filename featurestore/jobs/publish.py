@@ -12,13 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from featurestore.compiler.changes import online_alias
 from featurestore.compiler.materialization import table_state
 from featurestore.compiler.online import compile_serving_plan
 from featurestore.compiler.typed import TypedRepo, TypedView, ViewUse
 from featurestore.errors import CommitConflict, CorruptPlan
 from featurestore.fingerprint import fingerprint
 from featurestore.jobs.environments import Applied, applied_in
-from featurestore.jobs.online_tables import OnlineTable, ensure_online_tables, online_alias
+from featurestore.jobs.online_tables import OnlineTable, ensure_online_tables
 from featurestore.jobs.store_identity import ledger_of
 from featurestore.records import Alias, AliasIs, Edge, Record
 from featurestore.wire.plans import ALL_VIEWS, Lookup, ServingPlan
