@@ -29,6 +29,12 @@ def write_rows(path: Path, rows: Rows, types: Mapping[str, pa.DataType]) -> None
     pq.write_table(pa.Table.from_pylist(list(rows), schema=pa.schema(types)), path)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write the golden files anew, then review them"
+    )
+
+
 @pytest.fixture
 def make_repo(tmp_path: Path) -> MakeRepo:
     """Write a repository: its definitions' text and its settings by section and key."""
