@@ -212,7 +212,7 @@ class FeatureStore:
         """The `entities`, `sources`, `views` or `services` of the repository, a dict each."""
         from featurestore.jobs import inventory
 
-        return inventory.list_objects(self.repo, kind)
+        return inventory.list_objects(self.repo, kind, root=self.settings.root)
 
     def describe(self, kind: Kind, name: str) -> dict[str, Any]:
         """One object of the repository in full. Raises `UnknownReference`."""

@@ -10,16 +10,19 @@ from urllib.parse import urlsplit, urlunsplit
 
 from featurestore.compiler.materialization import table_state
 from featurestore.compiler.online import field_id
-from featurestore.definitions.source import FileSource
+from featurestore.definitions.source import FileSource, file_format
 from featurestore.errors import FeatureStoreError, UnknownReference, suggest
 from featurestore.fingerprint import short
 from featurestore.jobs.store_identity import ledger_of
 from featurestore.timeline import format_duration, format_instant
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from featurestore.compiler.typed import (
         Metadata,
         TypedEntity,
+        TypedRepo,
         TypedService,
         TypedSource,
         TypedView,
@@ -48,9 +51,14 @@ LIBRARIES = (
 )
 
 
-def list_objects(repo: Any, kind: Kind) -> list[dict[str, Any]]:
+def list_objects(repo: TypedRepo, kind: Kind, *, root: Path) -> list[dict[str, Any]]:
     """One short row per object of `kind`, in name order."""
-    rows = {"entities": _entity, "sources": _source, "views": _view, "services": _service}
+    rows: dict[Kind, Callable[[Any], dict[str, Any]]] = {
+        "entities": _entity,
+        "sources": lambda source: _source(source, root),
+        "views": _view,
+        "services": _service,
+    }
     return [rows[kind](item) for item in getattr(repo, kind).values()]
 
 
@@ -62,7 +70,7 @@ def describe(context: Context, kind: Kind, name: str) -> dict[str, Any]:
     item = objects[name]
     details: dict[Kind, Callable[[Any], dict[str, Any]]] = {
         "entities": lambda entity: _entity(entity) | {"used_by": _views_of(context, entity)},
-        "sources": _source_details,
+        "sources": lambda source: _source_details(source, context.root),
         "views": lambda view: _view_details(view) | {"online": online_state(context, view)},
         "services": _service_details,
     }
@@ -166,13 +174,17 @@ def _entity(entity: TypedEntity) -> dict[str, Any]:
     return {"name": entity.name, "join_keys": keys, "version": short(entity.version)}
 
 
-def _source(source: TypedSource) -> dict[str, Any]:
+def _source(source: TypedSource, root: Path) -> dict[str, Any]:
     definition = source.definition
-    is_file = isinstance(definition, FileSource)
+    kind: str
+    if isinstance(definition, FileSource):
+        kind, reads = file_format(definition, root), [definition.path]
+    else:
+        kind, reads = "sql", list(source.inputs)
     return {
         "name": source.name,
-        "kind": definition.format if isinstance(definition, FileSource) else "sql",
-        "reads": [definition.path] if is_file else list(source.inputs),
+        "kind": kind,
+        "reads": reads,
         "event_time": source.event_time,
         "created_time": source.created_time,
         "version": short(source.version),
@@ -205,8 +217,8 @@ def _views_of(context: Context, entity: TypedEntity) -> list[str]:
     return [view.name for view in context.repo.views.values() if entity.name in view.entities]
 
 
-def _source_details(source: TypedSource) -> dict[str, Any]:
-    return _source(source) | {
+def _source_details(source: TypedSource, root: Path) -> dict[str, Any]:
+    return _source(source, root) | {
         "columns": {column.name: str(column.dtype) for column in source.columns},
         "lateness": _duration(source.lateness_us),
         "tiebreak": list(source.tiebreak),

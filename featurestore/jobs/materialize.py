@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from featurestore.compiler.changes import online_alias
 from featurestore.compiler.materialization import RunPlan, plan_run, table_state
 from featurestore.compiler.online import row_tag
-from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, Input, Latest, Sql
+from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, Input, Latest, Project, Sql
 from featurestore.compiler.scans import feature_column, view_rel
+from featurestore.dtypes import INT64
 from featurestore.engines.sql import quote
 from featurestore.errors import NotApplied, StoreUnavailable, UnknownView
 from featurestore.jobs import store_identity
@@ -72,6 +73,7 @@ class Context:
 class _Counts:
     read: int = 0
     written: int = 0
+    skipped: int = 0
 
 
 def materialize(
@@ -205,12 +207,28 @@ class _Run:
         if plan.mode == "replace":
             self._table = add_generation(context.registry, self._view)
         rows = view_rel(self._view, context.repo, self._files)
+        counts.skipped = self._count_skipped()
         for selection in plan.passes:
             for batch in self._batches(selection.of(rows)):
                 counts.read += batch.num_rows
                 counts.written += self._write(batch)
                 progress(self._view.name, counts.written)
         return self._commit(plan, counts, serving)
+
+    def _count_skipped(self) -> int:
+        """Rows of the source that no run can read: their event time or a key is NULL."""
+        rows = view_rel(self._view, self._context.repo, self._files, features=())
+        names = [self._view.source.event_time, *rows.keys]
+        missing = " OR ".join(f"{quote(name)} IS NULL" for name in names)
+        rel = Sql(
+            query=f"SELECT count(*) AS skipped FROM source_rows WHERE {missing}",
+            inputs={
+                "source_rows": Project(input=rows.input, columns={name: name for name in names})
+            },
+            dtypes={"skipped": INT64},
+        )
+        with self._context.engine.stream(rel) as reader:
+            return int(reader.read_all().column("skipped")[0].as_py())
 
     def _batches(self, latest: Latest) -> Iterator[pa.RecordBatch]:
         with self._context.engine.stream(latest, batch_rows=BATCH_ROWS_MAX) as reader:

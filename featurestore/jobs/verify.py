@@ -216,7 +216,7 @@ class _Check:
         any order of rows and number of threads."""
         rows = view_rel(self._view, self._context.repo, self._files, features=())
         if not self._keys:
-            return pa.table({"one": [True]}).select([])
+            return pa.table({"one row": [True]}).select([])
         names = ", ".join(quote(name) for name in self._keys)
         sample = Sql(
             query=f"SELECT DISTINCT {names} FROM v "
@@ -227,8 +227,7 @@ class _Check:
         return self._context.engine.stream(sample).read_all()
 
     def _offline(self, keys: pa.Table, known_until_us: int) -> _Answers:
-        count = max(keys.num_rows, 1)
-        now = pa.array([self._now_us] * count, pa.timestamp("us", tz="UTC"))
+        now = pa.array([self._now_us] * keys.num_rows, pa.timestamp("us", tz="UTC"))
         job = retrieve(
             keys.append_column(TIME_COLUMN, now),
             self._refs,

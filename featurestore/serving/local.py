@@ -52,11 +52,11 @@ class LocalServer:
         )
 
     def get_online_features_at(
-        self, refs: Sequence[str], columns: Mapping[str, Sequence[Any]], at_us: int
+        self, refs: Sequence[str], rows: Sequence[Mapping[str, Any]], at_us: int
     ) -> OnlineResponse:
         """The answer that a request at `at_us` (µs) gets from what the store holds now, features
         named `view__feature`."""
-        return self._answer(tuple(refs), columns, at_us, full=True)
+        return self._answer(tuple(refs), rows, at_us, full=True)
 
     def refresh(self) -> None:
         """Look at the serving aliases now."""
