@@ -4,7 +4,8 @@
         client.get_online_features("delay_model", [{"tailnum": "N14228"}]).to_dict()
 
 Errors come back as the classes that the server raised. A call has one deadline; within it, what a
-server refuses as UNAVAILABLE is asked again after a growing, random pause, and nothing else is.
+server refuses as UNAVAILABLE is asked again after a growing, random pause. So is what a server that
+went away in that moment cancelled. Nothing else is.
 """
 
 from __future__ import annotations
@@ -113,8 +114,8 @@ def _pauses() -> Iterator[float]:
 
 
 def _retries(error: grpc.RpcError, pause_s: float, deadline: float) -> bool:
-    unavailable = error.code() is grpc.StatusCode.UNAVAILABLE
-    return unavailable and time.monotonic() + pause_s < deadline
+    refused = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    return refused and time.monotonic() + pause_s < deadline
 
 
 def _restored(error: grpc.RpcError) -> FeatureStoreError:

@@ -6,6 +6,7 @@ store, reflection describes the contract, and errors carry our code (`serving/ed
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,13 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from featurestore.errors import AddressUnavailable, FeatureStoreError, InvalidRequest, LimitExceeded
+from featurestore.errors import (
+    AddressUnavailable,
+    FeatureStoreError,
+    InvalidRequest,
+    LimitExceeded,
+    ServerUnavailable,
+)
 from featurestore.serving.assemble import Request
 from featurestore.serving.edge import DETAILS_KEY, to_grpc
 from featurestore.serving.logs import REQUEST_ID, SLOW_REQUEST_S, log_failure, log_slow
@@ -29,6 +36,13 @@ if TYPE_CHECKING:
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
 _KEEPALIVE_PING_INTERVAL_MS_MIN = 5_000
+QUIET_TURNS, TURN_S = 6, 0.01
+"""A draining server whose loop comes round so often without a request has none left in its queues.
+(Turns, not time: whatever else holds up the loop holds up the requests behind it too.)"""
+SERVE_ON_S_MAX, REFUSE_S_MAX = 2.0, 0.3
+"""How long a draining server that never falls quiet goes on serving, and then refusing."""
+_PUSHBACK = ("grpc-retry-pushback-ms", "50")
+"""Tells standard clients when to try again (by then on another connection)."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
@@ -41,6 +55,27 @@ class GrpcDoor:
         self._service = service
         self._metrics = metrics
         self._message_bytes_max = message_bytes_max
+        self._received = 0
+        self._under_way = 0
+        self._refusing = False
+
+    async def drain(self) -> None:
+        """Serve on until the queues are empty. If they never are, refuse what comes, as
+        UNAVAILABLE.
+
+        gRPC's own shutdown cancels what it has received but not yet handed to us, and CANCELLED is
+        nothing that a standard client would try again.
+        """
+        await self._quiet(SERVE_ON_S_MAX)
+        self._refusing = True
+        await self._quiet(REFUSE_S_MAX)
+
+    async def _quiet(self, longest_s: float) -> None:
+        deadline, turns, received = time.monotonic() + longest_s, 0, self._received
+        while turns < QUIET_TURNS and time.monotonic() < deadline:
+            await asyncio.sleep(TURN_S)
+            quiet = not self._under_way and received == self._received
+            turns, received = turns + 1 if quiet else 0, self._received
 
     async def get_online_features(self, data: bytes, context: Context) -> bytes:
         """`GetOnlineFeatures`, bytes to bytes."""
@@ -64,15 +99,21 @@ class GrpcDoor:
 
         async def call(data: bytes, context: Context) -> bytes:
             started, code = time.perf_counter(), "UNKNOWN"
+            self._received += 1
+            self._under_way += 1
             try:
+                if self._refusing:
+                    raise ServerUnavailable("The server is going away; ask again.")
                 response = await method(data, context)
                 code = "OK"
             except FeatureStoreError as error:
                 status, text, details = to_grpc(error)
                 code = status.name
                 log_failure(error, "grpc", code, _request_id(context))
-                await context.abort(status, text, trailing_metadata=((DETAILS_KEY, details),))
+                trailers = ((DETAILS_KEY, details), *((_PUSHBACK,) if self._refusing else ()))
+                await context.abort(status, text, trailing_metadata=trailers)
             finally:
+                self._under_way -= 1
                 seconds = time.perf_counter() - started
                 self._metrics.request("grpc", code, seconds)
                 if seconds >= SLOW_REQUEST_S:
@@ -93,7 +134,7 @@ class GrpcServer:
 
     def __init__(self, parts: Collaborators, address: str) -> None:
         limit = parts.settings.serving.message_bytes_max
-        door = GrpcDoor(OnlineService(parts), parts.metrics, message_bytes_max=limit)
+        self._door = GrpcDoor(OnlineService(parts), parts.metrics, message_bytes_max=limit)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
@@ -107,7 +148,7 @@ class GrpcServer:
                 ),
             ]
         )
-        self._server.add_generic_rpc_handlers((_handlers(door),))
+        self._server.add_generic_rpc_handlers((_handlers(self._door),))
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
@@ -126,6 +167,7 @@ class GrpcServer:
 
     async def stop(self, grace_s: float) -> None:
         """Take no new requests; let those under way finish, for at most `grace_s` seconds."""
+        await self._door.drain()
         await self._server.stop(grace_s)
 
     async def _set_health(self, ready: bool) -> None:

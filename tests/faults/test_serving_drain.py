@@ -1,0 +1,129 @@
+"""SIGTERM under load: nobody's request fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+
+from featurestore.client import FeatureClient
+from featurestore.config import Settings
+from featurestore.jobs.project import open_online_store, open_registry
+from featurestore.serving.serve import ServerProcess
+from featurestore.testing.served import ServedView, publish_plans, served_settings, serving_plan
+from featurestore.timeline import SystemClock
+from featurestore.wire import serving_pb2 as pb
+from featurestore.wire.serving_pb2_grpc import OnlineFeaturesStub
+
+VIEW = ServedView(name="v", keys={"id": "int64"}, features={f"f{i}": "float64" for i in range(30)})
+KEYS = 10_000
+BIG = pb.GetOnlineFeaturesRequest(
+    feature_service="m",
+    keys=[pb.KeyColumn(name="id", int64s=pb.Int64Values(values=range(KEYS)))],
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    made = served_settings(tmp_path, workers=2)
+    with open_registry(made, clock=SystemClock(), author="test") as registry:
+        publish_plans(registry, serving_plan("m", [VIEW]))
+    with open_online_store(made.online, root=tmp_path) as store:
+        VIEW.write(store, {(k,): {"f0": k} for k in range(KEYS)}, event_us=0)
+    return made
+
+
+def workers_of(server: ServerProcess) -> list[int]:
+    pid = server.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_clients_see_no_failure_while_workers_are_terminated(settings: Settings) -> None:
+    with ServerProcess.start(settings) as server:
+        stop, answered = threading.Event(), []
+
+        def ask() -> int:
+            count = 0
+            while not stop.is_set():
+                # A client each time too, so that connections meet listeners that go away.
+                with FeatureClient(server.grpc_target, timeout_ms=20_000) as client:
+                    for key in range(20):
+                        found = client.get_online_features("m", {"id": [key]})
+                        assert found.to_dict()["f0"] == [float(key)]
+                        count += 1
+            return count
+
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(ask) for _ in range(4)]
+            for _ in range(3):
+                time.sleep(0.5)
+                before = workers_of(server)
+                os.kill(before[0], signal.SIGTERM)
+                deadline = time.monotonic() + 20
+                while set(workers_of(server)) <= set(before) or len(workers_of(server)) < 2:
+                    assert time.monotonic() < deadline, "the worker was not started again"
+                    time.sleep(0.05)
+            stop.set()
+            answered = [future.result() for future in asking]
+        assert sum(answered) > 100
+        assert server.stop() == 0
+
+
+def test_requests_under_way_finish(settings: Settings) -> None:
+    with ServerProcess.start(settings) as server, ThreadPoolExecutor(16) as pool:
+        options = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
+        with grpc.insecure_channel(server.grpc_target, options=options) as channel:
+            stub = OnlineFeaturesStub(channel)
+            stub.GetServingInfo(pb.GetServingInfoRequest(), timeout=10)
+            calls = [pool.submit(stub.GetOnlineFeatures, BIG, timeout=30) for _ in range(16)]
+            posts = [
+                pool.submit(
+                    httpx.post,
+                    f"{server.http_url}/v1/online-features",
+                    json={"feature_service": "m", "entities": {"id": list(range(2_000))}},
+                    timeout=30,
+                )
+                for _ in range(2)
+            ]
+            time.sleep(0.1)
+            server.process.terminate()
+            assert all(len(call.result().rows) == KEYS for call in calls)
+            assert [post.result().status_code for post in posts] == [200, 200]
+        assert server.stop() == 0
+
+
+def test_one_process_drains_and_exits_zero(tmp_path: Path, settings: Settings) -> None:
+    alone = served_settings(tmp_path, workers=1)
+    with ServerProcess.start(alone) as server, FeatureClient(server.grpc_target) as client:
+        assert len(client.get_online_features("m", {"id": [1]})) == 1
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 5
+
+
+def test_workers_end_with_a_supervisor_that_was_killed(settings: Settings) -> None:
+    with ServerProcess.start(settings) as server:
+        workers = workers_of(server)
+        assert len(workers) == 2
+        server.process.kill()
+        deadline = time.monotonic() + 15
+        while any(Path(f"/proc/{pid}").exists() and not _is_zombie(pid) for pid in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
