@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -72,7 +72,7 @@ ORIGINS_US = (
     1_383_458_400 * SECOND_US,  # 2013-11-03T06:00Z: they go back
     4_102_444_800 * SECOND_US,  # 2100-01-01
 )
-JITTERS_US = (0, 0, 0, 0, 0, 0, 1, -1)
+BESIDE_US = (0, 0, 0, 1, -1)
 ZONES = (None, "UTC", "America/New_York")
 
 KEY_SHAPES: tuple[Mapping[str, DType], ...] = (
@@ -142,35 +142,42 @@ class Case:
         return settle_all(read, self.shape)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Times:
-    """The instants of one case: a handful of points on a grid, seldom 1 µs beside one."""
+    """The instants of one case: a handful of points on a grid, and 1 µs beside them."""
 
     choose: Choose
     grid_us: int
     origin_us: int
     points: int
-    jitters_us: Sequence[int] = field(default=JITTERS_US)
+    jitters_us: Sequence[int]
 
-    def instant(self, *, nulls: int) -> int | None:
-        """A point, or NULL so many times out of ten."""
+    def of_row(self, *, nulls: int) -> int | None:
+        """A time of a row: a point, or NULL so many times out of ten."""
         if self.choose((False,) * (10 - nulls) + (True,) * nulls):
             return None
-        return self.point()
+        return self._point() + self.choose(self.jitters_us)
 
-    def point(self) -> int:
-        steps = self.choose(range(self.points))
-        return self.origin_us + steps * self.grid_us + self.choose(self.jitters_us)
+    def asked(self) -> int:
+        """A time or a bound that is asked for: a point, or the instant before or after it."""
+        return self._point() + self.choose(BESIDE_US)
 
     def span(self) -> int:
         return self.choose((1, 2, 3)) * self.grid_us
 
+    def _point(self) -> int:
+        return self.origin_us + self.choose(range(self.points)) * self.grid_us
+
 
 def make_case(choose: Choose, *, rows_max: int = 24, requests_max: int = 16) -> Case:
     """A case of at most so many rows and requests."""
-    times = _Times(choose, choose(GRIDS_US), choose(ORIGINS_US), choose((4, 8, 16)))
-    if choose((False, True)):
-        times.jitters_us = (0,)
+    times = _Times(
+        choose,
+        choose(GRIDS_US),
+        choose(ORIGINS_US),
+        choose((4, 8, 16)),
+        choose(((0,), (0,) * 6 + (1, -1))),
+    )
     keys = choose(KEY_SHAPES)
     names = list(dict.fromkeys((COLUMN_NAMES[0], choose(COLUMN_NAMES), choose(COLUMN_NAMES))))
     features = {name: choose(tuple(VALUES)) for name in names} | {names[0]: INT64}
@@ -179,21 +186,19 @@ def make_case(choose: Choose, *, rows_max: int = 24, requests_max: int = 16) -> 
     rows = _rows(choose, times, shape, dtypes, choose(range(rows_max + 1)))
     ttl_us = choose((None, times.span(), times.span()))
     grace_us = None if ttl_us is None else choose((ttl_us, 0, times.span()))
-    reach = [0, 0, *(span for span in (ttl_us, (ttl_us or 0) + (grace_us or 0)) if span)]
+    spans = (0, 0, ttl_us or 0, (ttl_us or 0) + (grace_us or 0))
+    asking = _Asking(choose, times, shape, dtypes, rows)
     return Case(
         dtypes=dtypes,
         shape=shape,
         features=tuple(features),
         rows=rows,
-        requests=_requests(choose, times, keys, reach, choose(range(1, requests_max + 1))),
-        as_of=choose(("known", "known", "event")),
-        known_until_us=times.instant(nulls=6),
+        requests=asking.requests(spans, choose(range(1, requests_max + 1))),
+        as_of=choose(("known", "event")),
+        known_until_us=choose((None, times.asked())),
         ttl_us=ttl_us,
         grace_us=grace_us,
-        bounds={
-            name: times.instant(nulls=6)
-            for name in ("known_after_us", "known_until_us", "event_from_us", "event_to_us")
-        },
+        bounds=_bounds(choose, times, shape, rows),
         unit=_unit(choose, dtypes, rows),
         zone=choose(ZONES),
         files=choose((1, 2, 3)),
@@ -201,7 +206,7 @@ def make_case(choose: Choose, *, rows_max: int = 24, requests_max: int = 16) -> 
 
 
 def _shape(choose: Choose, keys: Mapping[str, DType], features: Mapping[str, DType]) -> RowShape:
-    created = choose(("published at", None))
+    created = choose(("published at", "published at", None))
     op = choose((None, "op"))
     columns = sorted({*keys, *features, "observed at", *filter(None, (created, op))})
     first = choose(columns)
@@ -228,6 +233,8 @@ def _columns(
 def _rows(
     choose: Choose, times: _Times, shape: RowShape, dtypes: Mapping[str, DType], count: int
 ) -> tuple[Mapping[str, Value], ...]:
+    """Rows of few keys, some of them there twice."""
+    pools = {key: [choose(KEY_VALUES[dtypes[key]]) for _ in range(3)] for key in shape.keys}
     rows: list[Mapping[str, Value]] = []
     while len(rows) < count:
         repeat: bool = choose((False,) * 7 + (True,))
@@ -235,29 +242,64 @@ def _rows(
             rows.append(choose(rows))
             continue
         row = {name: choose(VALUES[dtype]) for name, dtype in dtypes.items()}
-        row |= {key: choose(KEY_VALUES[dtypes[key]]) for key in shape.keys}
-        row[shape.event_time] = times.instant(nulls=1)
+        row |= {key: choose(pools[key]) for key in shape.keys}
+        row[shape.event_time] = times.of_row(nulls=1)
         if shape.created_time is not None:
-            row[shape.created_time] = times.instant(nulls=3)
+            row[shape.created_time] = times.of_row(nulls=3)
         if shape.op is not None:
             row[shape.op] = choose(("U", "U", "D", None))
         rows.append(row)
     return tuple(rows)
 
 
-def _requests(
-    choose: Choose, times: _Times, keys: Mapping[str, DType], reach: Sequence[int], count: int
-) -> tuple[Request, ...]:
-    """Requests at, one ttl after and one ttl + grace after the points of the grid."""
-    requests: list[Request] = []
-    while len(requests) < count:
-        repeat: bool = choose((False,) * 4 + (True,))
-        if requests and repeat:
-            requests.append(choose(requests))
-            continue
-        key = tuple(choose(KEY_VALUES[dtype]) for dtype in keys.values())
-        requests.append(Request(key, times.point() + choose(reach)))
-    return tuple(requests)
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Makes requests: most of them for the key of a row, just when its answer changes."""
+
+    choose: Choose
+    times: _Times
+    shape: RowShape
+    dtypes: Mapping[str, DType]
+    rows: Sequence[Mapping[str, Value]]
+
+    def requests(self, spans_us: Sequence[int], count: int) -> tuple[Request, ...]:
+        """Requests at the times of rows and of the grid, or one of `spans_us` later."""
+        made: list[Request] = []
+        while len(made) < count:
+            kind = self.choose(("row", "row", "grid", "again"))
+            if kind == "again" and made:
+                made.append(self.choose(made))
+            elif kind == "row" and self.rows:
+                made.append(self._about(self.choose(self.rows), self.choose(spans_us)))
+            else:
+                key = tuple(self.choose(KEY_VALUES[self.dtypes[k]]) for k in self.shape.keys)
+                made.append(Request(key, self.times.asked() + self.choose(spans_us)))
+        return tuple(made)
+
+    def _about(self, row: Mapping[str, Value], span_us: int) -> Request:
+        names = [name for name in (self.shape.event_time, self.shape.created_time) if name]
+        instants = [row[name] for name in names if row[name] is not None]
+        at_us: int = self.choose(instants or [self.times.asked()])
+        key = tuple(row[name] for name in self.shape.keys)
+        return Request(key, at_us + span_us + self.choose(BESIDE_US))
+
+
+def _bounds(
+    choose: Choose, times: _Times, shape: RowShape, rows: Sequence[Mapping[str, Value]]
+) -> dict[str, int | None]:
+    """Bounds of the known and the event time, most of them at the times of rows."""
+    settled = settle_all(rows, shape)
+    known = [row.known_us for row in settled] or [times.asked()]
+    events = [row.event_us for row in settled] or [times.asked()]
+    bounds: dict[str, int | None] = {}
+    for name, instants in (
+        ("known_after_us", known),
+        ("known_until_us", known),
+        ("event_from_us", events),
+        ("event_to_us", events),
+    ):
+        bounds[name] = choose((None, None, times.asked(), choose(instants), choose(instants) + 1))
+    return bounds
 
 
 def _unit(choose: Choose, dtypes: Mapping[str, DType], rows: Sequence[Mapping[str, Value]]) -> str:

@@ -38,7 +38,7 @@ PRESENT, NOT_FOUND = Status.PRESENT, Status.NOT_FOUND
 OUTSIDE_MAX_AGE = Status.OUTSIDE_MAX_AGE
 LIST = parse("list<int64>")
 AS_OF_SEEDS = range(120)
-LATEST_SEEDS = range(80)
+LATEST_SEEDS = range(120)
 PARTS = 8
 
 # The source of most cases: (airport, observed, published, temp), times in hours from noon.

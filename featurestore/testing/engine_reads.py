@@ -334,7 +334,7 @@ class ReadsContract:
         planes = table(tmp_path, "planes", plane=(STRING, ["a", "b"]), seats=(INT32, [50, 100]))
         rel = Sql(
             query="""
-                SELECT plane, max(at) AS last, count(delay) AS delays, any_value(seats) AS seats
+                SELECT plane, max("at") AS "last", count(delay) AS delays, any_value(seats) AS seats
                 FROM flights JOIN "order" USING (plane) GROUP BY plane
             """,
             inputs={"flights": flights, "order": planes},
@@ -360,7 +360,7 @@ class ReadsContract:
 
     def test_the_schema_of_a_query(self, engine: Engine) -> None:
         inputs = {"t": {"a": INT32, "at": TIMESTAMP, "d": parse("decimal(12,2)"), "select": DATE}}
-        query = 'SELECT a, a + 0.5::DOUBLE AS b, at AS "order", d, [a] AS l, "select" FROM t'
+        query = 'SELECT a, a + 0.5::DOUBLE AS b, "at" AS "order", d, [a] AS l, "select" FROM t'
         assert engine.schema(query, inputs) == {
             "a": INT32,
             "b": FLOAT64,
