@@ -71,6 +71,11 @@ class OnlineResponse:
         """The output columns of the features, in the service's order."""
         return tuple(name for layout in self._layouts for name, _ in layout.features)
 
+    @property
+    def received_bytes(self) -> int:
+        """The size of the answer as it came over the wire."""
+        return self._raw.ByteSize()
+
     def __len__(self) -> int:
         return self._entities.count
 
