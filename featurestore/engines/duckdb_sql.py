@@ -90,7 +90,10 @@ def to_sql(rel: Rel, describe: Describe) -> str:
     that stands leftmost below as-of joins. Raises `SourceSchemaChanged`.
     """
     query = Query(describe)
-    table = query.table(rel, frozenset(rel.schema))
+    if isinstance(rel, Sql):
+        table = _sql(query, rel, materialized=False)
+    else:
+        table = query.table(rel, frozenset(rel.schema))
     order = "" if table.row is None else f"\nORDER BY {table.row}"
     columns = ", ".join(table.columns[name] for name in rel.schema)
     return f"{query.ctes()}SELECT {columns}\nFROM {table.name}{order}"
@@ -174,8 +177,9 @@ def _scan(query: Query, scan: Scan) -> Table:
     return Table(name=query.add(scan.source, text), columns=names)
 
 
-def _sql(query: Query, rel: Sql) -> Table:
-    """The query sees its inputs, and nothing else, by name; it runs once."""
+def _sql(query: Query, rel: Sql, *, materialized: bool = True) -> Table:
+    """The query sees its inputs, and nothing else, by name. It runs once: its rows are kept, unless
+    nothing but the end reads them, which then has them in the query's own order."""
     inputs = []
     for name, inner in rel.inputs.items():
         table = query.table(inner, frozenset(inner.schema))
@@ -183,7 +187,7 @@ def _sql(query: Query, rel: Sql) -> Table:
         inputs.append(f"{quote(name)} AS NOT MATERIALIZED (SELECT {listed} FROM {table.name})")
     text = rel.query.strip().rstrip(";")
     given = f"WITH {', '.join(inputs)}\n" if inputs else ""
-    inner_name = query.add("query", f"{given}SELECT * FROM (\n{text}\n)", materialized=True)
+    inner_name = query.add("query", f"{given}SELECT * FROM (\n{text}\n)", materialized=materialized)
     names = identifiers(rel.dtypes)
     items = ", ".join(
         f"{_query_column(name, dtype)} AS {names[name]}" for name, dtype in rel.dtypes.items()

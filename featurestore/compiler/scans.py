@@ -1,0 +1,70 @@
+"""Sources and views as relations: what training and materialization both begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from featurestore.compiler.rel import DataFiles, Derive, Rel, Scan, Sql, Stamped
+from featurestore.compiler.typed import TypedFeature, TypedRepo, TypedSource, TypedView
+from featurestore.definitions.expression import Column, Expression
+from featurestore.definitions.source import FileSource
+from featurestore.dtypes import DType
+from featurestore.errors import InternalError
+
+Files = Mapping[str, DataFiles]
+"""The files of each file source, by the source's name."""
+
+
+def source_rel(source: TypedSource, repo: TypedRepo, files: Files) -> Rel:
+    """All rows of `source`, its columns under our names."""
+    dtypes = {column.name: column.dtype for column in source.columns}
+    definition = source.definition
+    if isinstance(definition, FileSource):
+        if source.name not in files:
+            raise InternalError(f"the files of source {source.name!r} were not resolved")
+        in_files = {ours: theirs for theirs, ours in definition.field_mapping.items()}
+        return Scan(
+            source=source.name,
+            files=files[source.name],
+            columns={name: in_files.get(name, name) for name in dtypes},
+            dtypes=dtypes,
+        )
+    inputs = {name: source_rel(repo.sources[name], repo, files) for name in source.inputs}
+    return Sql(query=definition.query, inputs=inputs, dtypes=dtypes)
+
+
+def feature_column(feature: str) -> str:
+    """The column of `view_rel` that holds a feature. Features may be named like a column of the
+    source that they are not, which keys, times and tiebreak still read."""
+    return f"feature:{feature}"
+
+
+def view_rel(
+    view: TypedView,
+    repo: TypedRepo,
+    files: Files,
+    *,
+    features: Sequence[TypedFeature] | None = None,
+) -> Stamped:
+    """The rows of `view`, their times settled: keys under their names and in the view's types,
+    features (all by default) as `feature_column`s, and the source's columns."""
+    source = view.source
+    derived: dict[str, tuple[Expression, DType]] = {
+        key.name: (Column(key.name), key.dtype)
+        for key in view.keys
+        if source.dtype(key.name) != key.dtype
+    }
+    for feature in view.features if features is None else features:
+        derived[feature_column(feature.name)] = (feature.expression, feature.dtype)
+    # What `tiebreak` leaves open is settled by the other columns, so that no tie is settled by
+    # chance.
+    rest = [column.name for column in source.columns if column.name not in source.tiebreak]
+    return Stamped(
+        input=Derive(input=source_rel(source, repo, files), columns=derived),
+        keys=tuple(key.name for key in view.keys),
+        event_time=source.event_time,
+        created_time=source.created_time,
+        event_time_is=source.event_time_is,
+        op=source.op,
+        tiebreak=(*source.tiebreak, *rest),
+    )

@@ -1,0 +1,124 @@
+"""Training sets: an entity frame's keys and times, and the features that were known then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from featurestore.compiler.rel import AsOfJoin, Input, Project, Rel
+from featurestore.compiler.scans import Files, feature_column, view_rel
+from featurestore.compiler.selection import output_names
+from featurestore.compiler.typed import TypedRepo, ViewUse
+from featurestore.dtypes import INT64, DType
+from featurestore.errors import InvalidRequest, NameClash
+
+AsOf = Literal["known", "event"]
+FRAME = "entity_frame"
+"""The name of the `Input` that holds the frame's keys and times."""
+TIME = "time"
+"""Its column of request times, int64 µs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameKey:
+    """A key column of the `Input`: which column of the entity frame it is made of."""
+
+    name: str
+    column: str
+    dtype: DType
+    needed_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSet:
+    """What to run: `rel` yields one row per frame row, in order, with the columns `features` and
+    then `statuses` (int32). `keys` say how the `Input` is made of the frame."""
+
+    rel: Rel
+    keys: tuple[FrameKey, ...]
+    features: Mapping[str, DType]
+    statuses: tuple[str, ...]
+
+
+def status_column(use: str) -> str:
+    """The output column that holds the status of a view's rows."""
+    return f"{use}__status"
+
+
+def compile_training(
+    uses: Sequence[ViewUse],
+    frame_columns: Sequence[str],
+    *,
+    repo: TypedRepo,
+    files: Files,
+    as_of: AsOf = "known",
+    known_until_us: int | None = None,
+    full_feature_names: bool = False,
+    include_status: bool = False,
+) -> TrainingSet:
+    """The training set of `uses` for an entity frame with `frame_columns`.
+
+    Raises `NameClash` where two output columns would have one name, `InvalidRequest` for an
+    unknown `as_of`.
+    """
+    if as_of not in ("known", "event"):
+        raise InvalidRequest(f'as_of is "known" or "event", not {as_of!r}')
+    names = output_names(uses, full_feature_names=full_feature_names, taken=frame_columns)
+    statuses = tuple(status_column(use.name) for use in uses) if include_status else ()
+    _check_statuses(statuses, [*frame_columns, *names.values()])
+    keys = _frame_keys(uses)
+    dtypes = {key.name: key.dtype for key in keys.values()} | {TIME: INT64}
+    rel: Rel = Input(name=FRAME, dtypes=dtypes)
+    for use in uses:
+        columns = {names[use.name, f.name]: feature_column(f.name) for f in use.features}
+        rel = AsOfJoin(
+            left=rel,
+            right=view_rel(use.view, repo, files, features=use.features),
+            keys={keys[use.name, key.name].name: key.name for key in use.view.keys},
+            left_time=TIME,
+            columns={_inner(name): column for name, column in columns.items()},
+            status=_inner(status_column(use.name)),
+            as_of=as_of,
+            known_until_us=known_until_us,
+            ttl_us=use.view.ttl_us,
+            grace_us=use.view.grace_us,
+        )
+    features = {names[use.name, f.name]: f.dtype for use in uses for f in use.features}
+    wanted = [*features, *statuses]
+    return TrainingSet(
+        rel=Project(input=rel, columns={name: _inner(name) for name in wanted}),
+        keys=tuple(dict.fromkeys(keys.values())),
+        features=features,
+        statuses=statuses,
+    )
+
+
+def _inner(name: str) -> str:
+    """An output column while it stands beside the frame's keys, which may have its name."""
+    return f"out:{name}"
+
+
+def _frame_keys(uses: Sequence[ViewUse]) -> dict[tuple[str, str], FrameKey]:
+    """(use, join key) → the `Input` column. A frame column that is two keys of one view stands in
+    the `Input` twice."""
+    found: dict[tuple[str, str], FrameKey] = {}
+    first_use: dict[str, str] = {}
+    for use in uses:
+        seen: dict[str, int] = {}
+        for key, column in zip(use.view.keys, use.key_columns, strict=True):
+            seen[column] = seen.get(column, 0) + 1
+            name = f"key:{column}" if seen[column] == 1 else f"key:{column}:{seen[column]}"
+            needed_by = first_use.setdefault(name, use.name)
+            found[use.name, key.name] = FrameKey(
+                name=name, column=column, dtype=key.dtype, needed_by=needed_by
+            )
+    return found
+
+
+def _check_statuses(statuses: Sequence[str], taken: Sequence[str]) -> None:
+    used = {name.casefold() for name in taken}
+    clashes = [name for name in statuses if name.casefold() in used]
+    if clashes:
+        hint = 'Leave include_status out, or give the view another name with view.with_name("…").'
+        raise NameClash(clashes, hint=hint)

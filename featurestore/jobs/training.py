@@ -1,0 +1,245 @@
+"""Training sets: point-in-time-correct features beside the rows of an entity frame.
+
+The engine is given keys and times alone. The frame's own columns stay as they came, in their own
+Arrow types, and the features are put beside them batch by batch, by position.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featurestore.compiler.rel import DataFiles
+from featurestore.compiler.selection import Features, select
+from featurestore.compiler.training import AsOf, TrainingSet, compile_training
+from featurestore.engines.base import BATCH_ROWS
+from featurestore.errors import InvalidEntityFrame, MissingJoinKey, suggest
+from featurestore.jobs import retrieval
+from featurestore.jobs.entity_frame import (
+    EntityFrame,
+    Rows,
+    is_query,
+    open_frame,
+    query_sources,
+)
+from featurestore.jobs.entity_values import check_key_type, check_time_type
+from featurestore.jobs.known_time import KnownTimeCheck, KnownTimeWarning
+from featurestore.jobs.project import current_files
+from featurestore.jobs.source_report import SourceReport, report_sources
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    from featurestore.compiler.typed import TypedRepo, ViewUse
+    from featurestore.engines.base import Engine
+
+__all__ = [
+    "KnownTimeWarning",
+    "RetrievalJob",
+    "SourceReport",
+    "get_historical_features",
+    "retrieve",
+]
+
+ROW_GROUP_ROWS = 131_072
+"""Rows per row group of a Parquet file that a job writes."""
+
+
+def retrieve(
+    entity_df: object,
+    features: Features,
+    *,
+    repo: TypedRepo,
+    root: Path,
+    engine: Engine,
+    as_of: AsOf = "known",
+    known_until_us: int | None = None,
+    full_feature_names: bool = False,
+    include_status: bool = False,
+    event_timestamp: str = "event_timestamp",
+) -> RetrievalJob:
+    """`get_historical_features` on the files that the sources have now."""
+    uses = select(repo, features)
+    sources = [use.view.source for use in uses]
+    if is_query(entity_df):
+        sources += [repo.sources[name] for name in query_sources(str(entity_df), repo)]
+    return get_historical_features(
+        entity_df,
+        features,
+        repo=repo,
+        files=current_files(repo, sources, root),
+        engine=engine,
+        as_of=as_of,
+        known_until_us=known_until_us,
+        full_feature_names=full_feature_names,
+        include_status=include_status,
+        event_timestamp=event_timestamp,
+    )
+
+
+def get_historical_features(
+    entity_df: object,
+    features: Features,
+    *,
+    repo: TypedRepo,
+    files: Mapping[str, DataFiles],
+    engine: Engine,
+    as_of: AsOf = "known",
+    known_until_us: int | None = None,
+    full_feature_names: bool = False,
+    include_status: bool = False,
+    event_timestamp: str = "event_timestamp",
+) -> RetrievalJob:
+    """A job that yields, for each row of `entity_df`, the row and the features as of its time.
+
+    Raises `UnknownService`, `UnknownView`, `UnknownFeature`, `NameClash`, `InvalidEntityFrame` (no
+    such frame, no time column), `MissingJoinKey`, `InvalidJoinKey`. Values are looked at when the
+    job runs, which raises `InvalidEntityFrame` for NULL times and `InvalidJoinKey` for odd keys.
+    """
+    uses = select(repo, features)
+    frame = open_frame(
+        entity_df, time_column=event_timestamp, repo=repo, files=files, engine=engine
+    )
+    compiled = compile_training(
+        uses,
+        frame.schema.names,
+        repo=repo,
+        files=files,
+        as_of=as_of,
+        known_until_us=known_until_us,
+        full_feature_names=full_feature_names,
+        include_status=include_status,
+    )
+    _check_columns(frame, compiled, event_timestamp)
+    run = retrieval.Run(engine=engine, compiled=compiled, time_column=event_timestamp)
+    check = None
+    if as_of == "known" and any(use.view.source.created_time is not None for use in uses):
+        by_event = compile_training(
+            uses, frame.schema.names, repo=repo, files=files, as_of="event",
+            known_until_us=known_until_us, full_feature_names=full_feature_names,
+            include_status=include_status,
+        )  # fmt: skip
+        check = KnownTimeCheck(known=run, event=replace(run, compiled=by_event), uses=uses)
+    return RetrievalJob(
+        frame=frame,
+        run=run,
+        check=check,
+        pins=_pins(uses, repo, files),
+        report=lambda: report_sources(uses, repo=repo, files=files, engine=engine),
+    )
+
+
+def _check_columns(frame: EntityFrame, compiled: TrainingSet, time_column: str) -> None:
+    names = frame.schema.names
+    if time_column not in names:
+        raise InvalidEntityFrame(
+            f"The entity frame has no column {time_column!r} with the request times."
+            f"{suggest(time_column, names)} Name another one with event_timestamp=…"
+        )
+    for key in compiled.keys:
+        if key.column not in names:
+            raise MissingJoinKey(key.column, needed_by=key.needed_by, known=names)
+    if frame.rows == 0:
+        return  # pandas gives the columns of an empty frame any type
+    check_time_type(time_column, frame.schema.field(time_column).type)
+    for key in compiled.keys:
+        arrow = frame.schema.field(key.column).type
+        check_key_type(key.column, arrow, key.dtype, needed_by=key.needed_by)
+
+
+def _pins(
+    uses: Sequence[ViewUse], repo: TypedRepo, files: Mapping[str, DataFiles]
+) -> dict[str, Mapping[str, object]]:
+    found: dict[str, Mapping[str, object]] = {}
+    todo = [use.view.source for use in uses]
+    while todo:
+        source = todo.pop()
+        if source.name in files:
+            found[source.name] = files[source.name].pin
+        todo.extend(repo.sources[name] for name in source.inputs)
+    return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalJob:
+    """A training set that has not run. Each of its methods runs it anew.
+
+    The result has one row for each row of the entity frame, in the same order: the frame's columns
+    as they came, then the features in the order they were asked for, then, if asked for, the
+    status of each view (`PRESENT`, `OUTSIDE_MAX_AGE`, `NOT_FOUND`). `pins` identify the state of
+    the files that are read, by source.
+
+    Running raises `InvalidEntityFrame` (NULL times), `InvalidJoinKey` (odd keys), `SourceMissing`
+    and `SourceSchemaChanged` (files that changed meanwhile), `InvalidValue`, `MemoryExceeded`; it
+    warns with `KnownTimeWarning` where features are NULL because rows became known too late.
+    """
+
+    frame: EntityFrame
+    run: retrieval.Run
+    check: KnownTimeCheck | None
+    pins: Mapping[str, Mapping[str, object]]
+    report: Callable[[], tuple[SourceReport, ...]]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The feature columns."""
+        return tuple(self.run.compiled.features)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the result."""
+        return self.run.schema(self.frame)
+
+    def to_batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """The rows in batches of at most `batch_rows`, in bounded memory."""
+        with self.frame.opened() as rows:
+            nulls = retrieval.NullCount(self.features)
+            for batch in self.run.batches(self.frame, rows, batch_rows=batch_rows):
+                nulls.add(batch)
+                yield batch
+            self._warn(rows, nulls)
+
+    def to_arrow(self) -> pa.Table:
+        """The rows as an Arrow table."""
+        import pyarrow as pa
+
+        return pa.Table.from_batches(self.to_batches(), self.schema)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The rows as a DataFrame. Integers and booleans with NULLs among them become pandas'
+        nullable types (`Int64`, `Int32`, `boolean`), so that they stay exact."""
+        return retrieval.to_pandas(self.to_arrow())
+
+    def to_polars(self) -> pl.DataFrame:
+        """The rows as a polars DataFrame."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.to_arrow())
+        assert isinstance(frame, pl.DataFrame)  # noqa: S101 - of a table it always is
+        return frame
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the rows to one Parquet file, in bounded memory. A file of that name is replaced
+        when all rows are written, not before."""
+        retrieval.write_parquet(Path(path), self.schema, self.to_batches(ROW_GROUP_ROWS))
+
+    def explain(self) -> str:
+        """The query and the engine's plan for it, for people. Nothing runs."""
+        return self.run.engine.explain(self.run.compiled.rel)
+
+    def source_report(self) -> tuple[SourceReport, ...]:
+        """What was skipped in the sources and why: rows with a NULL event time or key, and how
+        many have a NULL created time. Reads those columns of the sources."""
+        return self.report()
+
+    def _warn(self, rows: Rows, nulls: retrieval.NullCount) -> None:
+        if self.check is None or not nulls.is_most:
+            return
+        message = self.check.cause(rows)
+        if message is not None:
+            warnings.warn(message, KnownTimeWarning, stacklevel=2)
