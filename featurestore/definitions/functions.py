@@ -7,6 +7,8 @@ add only how to compute it; a test holds each of them against this table.
 Rules for all: arithmetic is int64 or float64 (int32 widens; decimals count as float64), instants
 are UTC, text is a sequence of Unicode code points. Where a result does not exist, does not fit its
 type, or is infinite or NaN, it is NULL.
+CAST (TRY_CAST, `::`) rounds floats to the nearest integer, halves to the even one, reads text as
+DuckDB does, and takes the text of an instant without a zone as UTC.
 """
 
 from __future__ import annotations
