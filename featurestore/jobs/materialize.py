@@ -203,6 +203,7 @@ class _Run:
 
     def execute(self, plan: RunPlan, progress: Progress) -> LedgerRow:
         context, counts = self._context, _Counts()
+        started_at_us = context.clock.now_us()
         serving = self._table
         if plan.mode == "replace":
             self._table = add_generation(context.registry, self._view)
@@ -213,7 +214,7 @@ class _Run:
                 counts.read += batch.num_rows
                 counts.written += self._write(batch)
                 progress(self._view.name, counts.written)
-        return self._commit(plan, counts, serving)
+        return self._commit(plan, counts, serving, started_at_us=started_at_us)
 
     def _count_skipped(self) -> int:
         """Rows of the source that no run can read: their event time or a key is NULL."""
@@ -287,7 +288,9 @@ class _Run:
             f"{self._view.name}: other writers kept rewriting the same rows; run it again"
         )
 
-    def _commit(self, plan: RunPlan, counts: _Counts, serving: OnlineTable) -> LedgerRow:
+    def _commit(
+        self, plan: RunPlan, counts: _Counts, serving: OnlineTable, *, started_at_us: int
+    ) -> LedgerRow:
         """The ledger row, and for a new generation the alias that makes it the current one, in one
         commit after all writes."""
         alias = online_alias(self._view)
@@ -306,7 +309,7 @@ class _Run:
             rows_read=counts.read,
             rows_written=counts.written,
             rows_skipped=counts.skipped,
-            started_at_us=self._now_us,
+            started_at_us=started_at_us,
             finished_at_us=self._context.clock.now_us(),
         )
         self._context.registry.commit(

@@ -11,6 +11,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from featurestore.dtypes import STRING
+from featurestore.errors import CommitConflict
 from featurestore.records import AliasIs, LedgerRow, Record
 from featurestore.stores.online.base import FIELD_BYTES, KeyFields, RowBatch
 from featurestore.wire.keys import key_prefix
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 KEY_SPACE = "@store"
 FIELD = bytes(FIELD_BYTES)
 ID_DIGITS = 16
+ATTEMPTS_MAX = 8
+"""How often the id is noted anew while others note one for the same environment."""
 _LAYOUT = RowLayout((("id", STRING),), 0)
 
 
@@ -68,15 +71,23 @@ def _write(store: OnlineStore, project: str, store_id: str) -> None:
 
 
 def _note(registry: Registry, environment: str, store_id: str) -> None:
+    """Two first runs at once note the same id; the one that comes second finds it there."""
     record = Record(kind="online_store", name=environment, body={"id": store_id})
-    alias = registry.aliases(_alias(environment)).get(_alias(environment))
-    if alias is None or alias.target != record.id:
-        registry.commit(
-            requires=[AliasIs(_alias(environment), None if alias is None else alias.target)],
-            records=[record],
-            aliases={_alias(environment): record.id},
-            reason="serve from this store",
-        )
+    name = _alias(environment)
+    for attempts_left in reversed(range(ATTEMPTS_MAX)):
+        noted = registry.aliases(name).get(name)
+        if noted is not None and noted.target == record.id:
+            return
+        try:
+            registry.commit(
+                requires=[AliasIs(name, None if noted is None else noted.target)],
+                records=[record],
+                aliases={name: record.id},
+                reason="serve from this store",
+            )
+        except CommitConflict:
+            if not attempts_left:
+                raise
 
 
 def _alias(environment: str) -> str:
