@@ -28,7 +28,7 @@ from featurestore.cli.output import (
     working,
 )
 from featurestore.errors import InvalidEntityFrame
-from featurestore.timeline import format_duration, format_instant
+from featurestore.timeline import format_instant
 
 if TYPE_CHECKING:
     from featurestore.jobs.training import RetrievalJob
@@ -107,7 +107,6 @@ LEDGER = (
 
 
 def _run_summary(run: LedgerRow) -> dict[str, Any]:
-    took_us = run.finished_at_us - run.started_at_us
     return {
         "view": run.view,
         "mode": run.mode,
@@ -116,7 +115,6 @@ def _run_summary(run: LedgerRow) -> dict[str, Any]:
         "rows read": run.rows_read,
         "written": run.rows_written,
         "skipped": run.rows_skipped,
-        "took": format_duration(took_us // 1_000 * 1_000),
     }
 
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from textwrap import dedent, indent
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from featurestore.cli.options import Json, Repo, open_store
-from featurestore.cli.output import cell, say, show_json, show_rows, show_table, working
+from featurestore.cli.output import line, say, show_json, show_rows, working
 from featurestore.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -149,18 +150,17 @@ def show_facts(facts: Mapping[str, Any]) -> None:
     for key, value in plain.items():
         if isinstance(value, str) and "\n" in value.strip():
             say(f"{key}:")
-            say("\n".join(f"    {line.strip()}" for line in value.strip().splitlines()))
+            say(indent(dedent(value).strip("\n"), "    ").rstrip())
         elif isinstance(value, Mapping):
             say(f"{key}:")
             inner = max(len(str(k)) for k in value)
             for name, item in value.items():
-                say(f"    {name!s:<{inner}}  {cell(item)}")
+                say(f"    {name!s:<{inner}}  {line(item)}")
         else:
-            say(f"{key:<{width}}  {cell(value)}")
+            say(f"{key:<{width}}  {line(value)}")
     for key, rows in tables.items():
-        columns = list(rows[0])
         say()
-        show_table(columns, [[row.get(c) for c in columns] for row in rows], title=key)
+        show_rows(rows, title=key)
 
 
 def _is_table(value: Any) -> bool:

@@ -75,8 +75,8 @@ def plain(value: Any) -> Any:
             return str(value)
 
 
-def cell(value: Any) -> str:
-    """`value` as one line of a table."""
+def line(value: Any) -> str:
+    """`value` as one line of text."""
     match value:
         case None:
             text = "NULL"
@@ -87,14 +87,19 @@ def cell(value: Any) -> str:
         case datetime():
             text = _instant(value)
         case Mapping():
-            text = ", ".join(f"{key}: {cell(item)}" for key, item in value.items()) or "—"
+            text = ", ".join(f"{key}: {line(item)}" for key, item in value.items()) or "—"
         case list() | tuple():
-            text = ", ".join(cell(item) for item in value) or "—"
+            text = ", ".join(line(item) for item in value) or "—"
         case bytes():
             text = value.hex()
         case _:
             text = str(value)
-    text = " ".join(text.split())
+    return " ".join(text.split())
+
+
+def cell(value: Any) -> str:
+    """`value` as a cell of a table: one line of at most `CELL_CHARS_MAX` characters."""
+    text = line(value)
     return text if len(text) <= CELL_CHARS_MAX else text[: CELL_CHARS_MAX - 1] + "…"
 
 
@@ -109,12 +114,13 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: 
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
-    """A table of dicts that share their keys."""
+    """A table of dicts that share their keys; what is not there is —."""
     columns = list(rows[0]) if rows else []
     if not rows:
         say(f"{title}: none" if title else "none")
         return
-    show_table(columns, [[row.get(c) for c in columns] for row in rows], title=title)
+    cells = [["—" if row[c] in (None, "") else row[c] for c in columns] for row in rows]
+    show_table(columns, cells, title=title)
 
 
 def _instant(value: datetime) -> str:

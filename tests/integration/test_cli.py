@@ -125,8 +125,9 @@ class TestErrors:
         assert "Traceback" in done.stderr
 
     def test_an_unforeseen_error_is_one_line_too(self, tmp_path: Path) -> None:
-        (tmp_path / "featurestore.toml").mkdir()
-        done = featurestore("plan", "--repo", str(tmp_path))
+        (tmp_path / "featurestore.toml").write_text('[project]\nname = "empty"\n')
+        output = tmp_path / "no" / "such" / "folder" / "plan.json"
+        done = featurestore("plan", "--repo", str(tmp_path), "--output", str(output))
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 1
         assert "--debug shows where" in done.stderr
