@@ -13,7 +13,8 @@ from structlog.typing import EventDict, WrappedLogger
 
 from featurestore.errors import FeatureStoreError, InvalidSettings, RequestError
 
-_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*://)(?P<who>[^\s/@]*)@", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*://)[^\s/]*@", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(r"(?P<name>\b(?:password|token|secret)=)[^&\s]+", re.IGNORECASE)
 
 REQUEST_ID = "x-request-id"
 """Metadata key and HTTP header by which a caller names its request in our logs."""
@@ -76,8 +77,8 @@ def log_slow(door: str, code: str, seconds: float, request_id: str | None) -> No
 
 
 def mask(text: str) -> str:
-    """The text with the user and password of every URL in it replaced by `***`."""
-    return _CREDENTIALS.sub(r"\g<scheme>***@", text)
+    """The text with the user and password, and secret parameters, of every URL replaced."""
+    return _SECRET_PARAMETER.sub(r"\g<name>***", _CREDENTIALS.sub(r"\g<scheme>***@", text))
 
 
 def _mask_all(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
