@@ -87,13 +87,15 @@ class FeatureStore:
         `serve_now`: serve new versions before they are materialized."""
         from featurestore.jobs import apply
 
-        return apply.apply(
+        result = apply.apply(
             self.repo,
             self.registry,
             self.settings.project.environment,
             plan=plan,
             serve_now=serve_now,
         )
+        self._refresh()
+        return result
 
     def get_historical_features(
         self,
@@ -155,7 +157,7 @@ class FeatureStore:
         """
         from featurestore.jobs import materialize
 
-        return materialize.materialize(
+        rows = materialize.materialize(
             self._context(),
             views,
             now_us=self.clock.now_us(),
@@ -164,6 +166,8 @@ class FeatureStore:
             replace=replace,
             progress=progress,
         )
+        self._refresh()
+        return rows
 
     def sweep(self) -> int:
         """Free the bytes of online tables that nothing serves any more; returns rows freed."""
@@ -199,6 +203,7 @@ class FeatureStore:
         """Compare the online and the offline path at T = now on sampled entities."""
         from featurestore.jobs import verify
 
+        self._refresh()
         return verify.verify(
             self._context(),
             read_online=self._local.get_online_features_at,
@@ -244,6 +249,11 @@ class FeatureStore:
         from featurestore.serving.local import LocalServer
 
         return LocalServer(self.settings, self.registry, self.online_store, self.clock)
+
+    def _refresh(self) -> None:
+        """What this store has changed itself it sees at once."""
+        if "_local" in self.__dict__:
+            self._local.refresh()
 
     def _context(self) -> Context:
         from featurestore.jobs.materialize import Context

@@ -27,7 +27,8 @@ from featurestore import Entity, Feature, FeatureService, FeatureView, FileSourc
 
 driver = Entity("driver")
 trips = FileSource(
-    "trips", path="data/*.parquet", event_time="at", created_time="known_at", op="op"
+    "trips", path="data/*.parquet", event_time="at", created_time="known_at", op="op",
+    lateness="2h",
 )
 stats = FeatureView(
     "stats", entities=[driver], source=trips, ttl="2d",
