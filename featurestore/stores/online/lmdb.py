@@ -81,6 +81,11 @@ class LmdbStore(OnlineStore):
             timeout_ms=settings.timeout_ms,
         )
 
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self._shared.folder
+
     def read(
         self, reads: Sequence[KeyFields], *, timeout_ms: int | None = None
     ) -> list[list[bytes | None]]:

@@ -52,9 +52,11 @@ class Link(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._calls: deque[_Call] = deque()
         self._outbox: list[bytes] = []
+        self._outbox_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._heard = loop.time()
         self._transport: asyncio.Transport | None = None
+        self._paused = False
         self._drained = asyncio.Event()
         self._drained.set()
         self._lost = asyncio.Event()
@@ -70,6 +72,9 @@ class Link(asyncio.Protocol):
         if not self._outbox:
             self._loop.call_soon(self._flush)
         self._outbox.append(payload)
+        self._outbox_bytes += len(payload)
+        if self._outbox_bytes > OUTBOX_BYTES_MAX:
+            self._drained.clear()
         self._watch(deadline)
         return future
 
@@ -96,9 +101,12 @@ class Link(asyncio.Protocol):
         await self._lost.wait()
 
     def _flush(self) -> None:
-        outbox, self._outbox = self._outbox, []
-        if self._transport is not None and self.broken is None:
-            self._transport.write(outbox[0] if len(outbox) == 1 else b"".join(outbox))
+        outbox, self._outbox, self._outbox_bytes = self._outbox, [], 0
+        if self._transport is None or self.broken is not None:
+            return
+        self._transport.write(outbox[0] if len(outbox) == 1 else b"".join(outbox))
+        if not self._paused:
+            self._drained.set()
 
     # --- deadlines: one timer for the connection, at the earliest --------------------------------
 
@@ -165,10 +173,12 @@ class Link(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The transport holds `OUTBOX_BYTES_MAX`."""
+        self._paused = True
         self._drained.clear()
 
     def resume_writing(self) -> None:
         """The transport has room again."""
+        self._paused = False
         self._drained.set()
 
 

@@ -49,13 +49,13 @@ class Connection:
 
     def _connect(self, deadline: float) -> socket.socket:
         target = self._target
+        context = target.ssl_context()
         try:
             plain = socket.create_connection((target.host, target.port), _left(deadline))
         except OSError as error:
             raise failure(target, error) from error
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            context = target.ssl_context()
             if context is None:
                 return plain
             plain.settimeout(_left(deadline))
