@@ -22,7 +22,7 @@ from featurestore.errors import InvalidRequest
 from featurestore.serving.edge import DETAILS_KEY, restore
 from featurestore.wire import serving_pb2 as pb
 from featurestore.wire.entities import Entities, read_entities, to_message
-from featurestore.wire.response import OnlineResponse, read_response
+from featurestore.wire.response import OnlineResponse, ResponseSchema, read_response
 
 if TYPE_CHECKING:
     from featurestore.errors import FeatureStoreError
@@ -59,7 +59,7 @@ class _Calls:
             raise InvalidRequest(f"timeout_ms must be positive, not {timeout_ms}")
         self._timeout_ms = timeout_ms
         self.metadata: Metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-        self._schemas: dict[int, pb.Schema] = {}
+        self._schemas: dict[int, ResponseSchema] = {}
         self._schema_of: dict[tuple[Any, bool], int] = {}
 
     def deadline(self, timeout_ms: int | None) -> float:
@@ -68,7 +68,7 @@ class _Calls:
 
     def request(
         self, what: What, entities: Entities, full: bool
-    ) -> tuple[bytes, dict[int, pb.Schema]]:
+    ) -> tuple[bytes, dict[int, ResponseSchema]]:
         """The serialized request, which names the schema that the last answer to such a one had,
         and the schemas that were known when it was written."""
         schemas = self._schemas

@@ -12,6 +12,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from featurestore.wire import serving_pb2 as pb
 from featurestore.wire.entities import KeyColumn
 from featurestore.wire.layout import TOMBSTONE_BYTES, RowLayout
 from featurestore.wire.plans import Lookup, ServingPlan, output_columns
+from featurestore.wire.response import ResponseSchema
 from featurestore.wire.rows import key_encoder, key_prefix, subset_encoder
 from featurestore.wire.serving_raw_pb2 import RawOnlineFeaturesResponse
 
@@ -92,7 +94,7 @@ class Use:
     selected: RowLayout
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CompiledPlan:
     """A plan ready to answer. `keys` are (name, type, the views that need it)."""
 
@@ -104,6 +106,11 @@ class CompiledPlan:
     schema: pb.Schema
     schema_id: int
     feature_count: int
+
+    @cached_property
+    def response_schema(self) -> ResponseSchema:
+        """The schema as a reader within this process uses it."""
+        return ResponseSchema(self.schema)
 
     @property
     def use_names(self) -> tuple[str, ...]:

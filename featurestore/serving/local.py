@@ -75,11 +75,16 @@ class LocalServer:
         except (UnknownService, UnknownView):
             self.refresh()
             plan = self._book.compiled(what, full_feature_names=full)
-        request = Request(count=entities.count, columns=entities.columns, event_times=True)
+        request = Request(
+            count=entities.count,
+            columns=entities.columns,
+            event_times=True,
+            schema_id=plan.schema_id,
+        )
         prepared = prepare(plan, request, self._limits)
         found = self._store.read(prepared.reads) if prepared.reads else []
         data, _ = finish(plan, request, prepared, found, at_us)
-        return read_response(data, entities)
+        return read_response(data, entities, schemas={plan.schema_id: plan.response_schema})
 
 
 def what_of(features: Any) -> What:

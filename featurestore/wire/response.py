@@ -6,7 +6,7 @@ came. Arrow, pandas and polars are loaded by the methods that need them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -29,26 +29,37 @@ if TYPE_CHECKING:
 _STATUS_OF = {int(status): status.name for status in Status}
 
 
+class ResponseSchema:
+    """A schema, read once: per view its name, the layout of its rows and their decoder."""
+
+    def __init__(self, schema: pb.Schema) -> None:
+        self.views = tuple(view.name for view in schema.views)
+        self.layouts = tuple(layout_of(view) for view in schema.views)
+        self.decoders = tuple(row_decoder(layout) for layout in self.layouts)
+        self.feature_names = tuple(name for layout in self.layouts for name, _ in layout.features)
+        self.known_names = frozenset(self.feature_names)
+
+
 class OnlineResponse:
     """The features of some entities at one instant.
 
     Args:
         raw: the response message; its rows are undecoded bytes.
-        schema: the schema that it was written with, where the message does not carry it.
+        schema: the schema that it was written with.
         entities: what was asked for; the caller's columns come first in every table.
 
     Raises `NameClash` where a caller's column has the name of a feature.
     """
 
     def __init__(
-        self, raw: RawOnlineFeaturesResponse, schema: pb.Schema, entities: Entities
+        self, raw: RawOnlineFeaturesResponse, schema: ResponseSchema, entities: Entities
     ) -> None:
         self._raw = raw
         self._entities = entities
+        self._layouts = schema.layouts
         self.schema = schema
-        self._layouts = tuple(layout_of(view) for view in schema.views)
-        self._names = tuple(view.name for view in schema.views)
-        if clashes := sorted(set(self.feature_names) & set(entities.given)):
+        if not schema.known_names.isdisjoint(entities.given):
+            clashes = sorted(schema.known_names & set(entities.given))
             raise NameClash(clashes, hint="Ask with full_feature_names=True, or leave it out.")
 
     @property
@@ -69,7 +80,7 @@ class OnlineResponse:
     @property
     def feature_names(self) -> tuple[str, ...]:
         """The output columns of the features, in the service's order."""
-        return tuple(name for layout in self._layouts for name, _ in layout.features)
+        return self.schema.feature_names
 
     @property
     def received_bytes(self) -> int:
@@ -103,13 +114,13 @@ class OnlineResponse:
         and everywhere in an answer that was asked for without event times."""
         times, views = self._raw.event_times_us, len(self._layouts)
         if not times:
-            return {name: [None] * len(self) for name in self._names}
+            return {name: [None] * len(self) for name in self.schema.views}
         return {
             name: [
                 None if status == Status.NOT_FOUND else time
                 for status, time in zip(self._statuses_of(view), times[view::views], strict=True)
             ]
-            for view, name in enumerate(self._names)
+            for view, name in enumerate(self.schema.views)
         }
 
     def to_dict(self) -> dict[str, list[Any]]:
@@ -164,24 +175,26 @@ class OnlineResponse:
     def _values(self) -> list[list[list[Any] | None]]:
         """Per view, the decoded values of each entity's row."""
         return [
-            list(_decoded(layout, rows))
-            for layout, rows in zip(self._layouts, self._rows, strict=True)
+            [None if row is None else decode(row)[0] for row in rows]
+            for decode, rows in zip(self.schema.decoders, self._rows, strict=True)
         ]
 
 
 def read_response(
-    data: bytes, entities: Entities, *, schemas: Mapping[int, pb.Schema] | None = None
+    data: bytes, entities: Entities, *, schemas: Mapping[int, ResponseSchema] | None = None
 ) -> OnlineResponse:
     """The response that a server's bytes hold.
 
-    `schemas` are the schemas that the caller knows, by id; one that the response brings wins.
+    `schemas` are the schemas that the caller has read already, by id.
     Raises `InternalError` for bytes that are no response to this request, `NameClash`.
     """
     try:
         raw = RawOnlineFeaturesResponse.FromString(data)
     except DecodeError as error:
         raise InternalError(f"{len(data):,} bytes are not a response: {error}") from error
-    schema = raw.schema if raw.HasField("schema") else (schemas or {}).get(raw.schema_id)
+    schema = (schemas or {}).get(raw.schema_id)
+    if schema is None and raw.HasField("schema"):
+        schema = ResponseSchema(raw.schema)
     if schema is None:
         raise InternalError("the server left out a schema that it was not told we have")
     if len(raw.statuses) != entities.count * len(schema.views):
@@ -207,9 +220,3 @@ def _array(name: str, values: Sequence[Any]) -> pa.Array:
         return pa.array(values)
     except pa.ArrowException as error:
         raise InvalidRequest(f"column {name!r} has no Arrow type: {error}") from error
-
-
-def _decoded(layout: RowLayout, rows: Sequence[bytes | None]) -> Iterator[list[Any] | None]:
-    decode = row_decoder(layout)
-    for row in rows:
-        yield None if row is None else decode(row)[0]

@@ -29,7 +29,7 @@ from featurestore.serving.assemble import (
 )
 from featurestore.testing.served import ServedView, narrowed, serving_plan
 from featurestore.wire.entities import read_entities
-from featurestore.wire.response import OnlineResponse, read_response
+from featurestore.wire.response import OnlineResponse, ResponseSchema, read_response
 from featurestore.wire.row_pb2 import Row
 from featurestore.wire.serving_pb2 import GetOnlineFeaturesResponse
 
@@ -215,7 +215,7 @@ def test_the_schema_is_sent_until_the_caller_has_it() -> None:
     assert first.HasField("schema")
     assert not second.HasField("schema")
     assert second.schema_id == first.schema_id == COMPILED.schema_id
-    schemas = {first.schema_id: first.schema}
+    schemas = {first.schema_id: ResponseSchema(first.schema)}
     assert read_response(again, read_entities(ENTITIES), schemas=schemas).feature_names == (
         "temp",
         "sky",
