@@ -59,7 +59,7 @@ def list_objects(repo: TypedRepo, kind: Kind, *, root: Path) -> list[dict[str, A
         "views": _view,
         "services": _service,
     }
-    return [rows[kind](item) for item in getattr(repo, kind).values()]
+    return [rows[kind](item) for _, item in sorted(getattr(repo, kind).items())]
 
 
 def describe(context: Context, kind: Kind, name: str) -> dict[str, Any]:
