@@ -63,6 +63,8 @@ class DuckDBEngine(Engine):
             "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
+            # It knows files by a time in seconds: one that was rewritten would be read as before.
+            "enable_external_file_cache": "false",
         }
         if settings.threads:
             config["threads"] = str(settings.threads)

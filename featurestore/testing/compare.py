@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 LEFT, ID, AT = "requests", "id", "asked at"
 STATUS = "status of view"
+SHOWN_MAX = 4_000
 
 
 def run(
@@ -155,13 +156,16 @@ def check_same_rows(
     found: Sequence[Mapping[str, Value]], expected: Sequence[Mapping[str, Value]], about: Any = ""
 ) -> None:
     """Raise `AssertionError` where two lists of rows are not the same, in whatever order."""
+    shown = repr(about)[:SHOWN_MAX]
     left, right = sorted(found, key=_sortable), sorted(expected, key=_sortable)
-    assert len(left) == len(right), f"{len(left)} rows, not {len(right)}; found {left}\n{about}"
+    assert len(left) == len(right), (
+        f"{len(left)} rows, not {len(right)}; found {str(left)[:SHOWN_MAX]}\n{shown}"
+    )
     for one, other in zip(left, right, strict=True):
         different = [name for name in other if not same(one.get(name), other[name])]
         assert one.keys() == other.keys()
         assert not different, (
-            f"{different} differ:\n  found    {one}\n  expected {dict(other)}\n{about}"
+            f"{different} differ:\n  found    {one}\n  expected {dict(other)}\n{shown}"
         )
 
 

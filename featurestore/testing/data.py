@@ -188,6 +188,7 @@ def make_case(choose: Choose, *, rows_max: int = 24, requests_max: int = 16) -> 
     grace_us = None if ttl_us is None else choose((ttl_us, 0, times.span()))
     spans = (0, 0, ttl_us or 0, (ttl_us or 0) + (grace_us or 0))
     asking = _Asking(choose, times, shape, dtypes, rows)
+    unit = _unit(choose, dtypes, rows)
     return Case(
         dtypes=dtypes,
         shape=shape,
@@ -199,8 +200,9 @@ def make_case(choose: Choose, *, rows_max: int = 24, requests_max: int = 16) -> 
         ttl_us=ttl_us,
         grace_us=grace_us,
         bounds=_bounds(choose, times, shape, rows),
-        unit=_unit(choose, dtypes, rows),
-        zone=choose(ZONES),
+        unit=unit,
+        # What an engine makes of zoned ns before 1970 is a case of its own in the contract.
+        zone=None if unit == "ns" else choose(ZONES),
         files=choose((1, 2, 3)),
     )
 

@@ -73,15 +73,19 @@ TYPED: Mapping[str, tuple[DType, Sequence[Value]]] = {
     "days": (parse("list<timestamp>"), [[-1, None], [0], None]),
 }
 # New York's clocks skip an hour, repeat an hour, and times on either side of 1970.
-INSTANTS = (
-    to_us("2013-03-10T06:59:59Z"),
-    to_us("2013-03-10T07:00:00Z"),
-    to_us("2013-11-03T05:30:00Z"),
-    to_us("2013-11-03T06:30:00Z"),
-    -1_000_000,
-    0,
-    to_us("1900-01-01T00:00:00Z"),
-    None,
+INSTANTS = sorted(
+    map(
+        to_us,
+        (
+            "1900-01-01T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "1970-01-01T00:00:00Z",
+            "2013-03-10T06:59:59Z",
+            "2013-03-10T07:00:00Z",
+            "2013-11-03T05:30:00Z",
+            "2013-11-03T06:30:00Z",
+        ),
+    )
 )
 
 
@@ -131,12 +135,19 @@ class ReadsContract:
     def test_timestamps_of_every_unit_and_zone_read_the_same(
         self, engine: Engine, tmp_path: Path, unit: str, zone: str | None
     ) -> None:
-        values = [i if i is None or unit == "s" else i + 123_000 for i in INSTANTS]
+        old = zone is None or unit != "ns"
+        instants = [i for i in INSTANTS if i >= 0 or old]
+        values = [*(i + (0 if unit == "s" else 123_000) for i in instants), None]
         array = to_array(values, TIMESTAMP, unit=unit, zone=zone)
         path = write_parquet(tmp_path / "t.parquet", {"at": array})
         rel = scan(parquet_files([path], {"at": TIMESTAMP}))
-        instants = sorted(value for value in values if value is not None)
-        assert column(engine, rel, "at") == [*instants, None]
+        assert column(engine, rel, "at") == values
+
+    def test_zoned_nanoseconds_before_1970(self, engine: Engine, tmp_path: Path) -> None:
+        array = to_array([-1_234_567, -1, 0], TIMESTAMP, unit="ns", zone="America/New_York")
+        path = write_parquet(tmp_path / "t.parquet", {"at": array})
+        rel = scan(parquet_files([path], {"at": TIMESTAMP}))
+        assert column(engine, rel, "at") == [-1_234_567, -1, 0]
 
     def test_nanoseconds_are_floored_also_before_1970(self, engine: Engine, tmp_path: Path) -> None:
         import pyarrow as pa
@@ -229,6 +240,14 @@ class ReadsContract:
         nothing: dict[str, tuple[DType, list[Value]]] = {n: (d, []) for n, (d, _) in TYPED.items()}
         rel = table(tmp_path, "rows", **nothing)
         assert run(engine, rel) == []
+
+    def test_a_file_that_was_rewritten_is_read_anew(self, engine: Engine, tmp_path: Path) -> None:
+        """Also at once, with the same size."""
+        for number in range(10):
+            name = "ab"[number % 2]
+            assert run(engine, table(tmp_path, "rows", **{name: (INT64, [number])})) == [
+                {name: number}
+            ]
 
     def test_a_missing_file(self, engine: Engine, tmp_path: Path) -> None:
         rel = scan(parquet_files([tmp_path / "gone.parquet"], {"v": INT64}))
