@@ -98,7 +98,7 @@ class _Calls:
 
 def _what(features: str | Sequence[str]) -> What:
     if isinstance(features, str):
-        return features
+        return (features,) if ":" in features else features
     what = tuple(features)
     if all(isinstance(ref, str) for ref in what):
         return what
@@ -172,7 +172,8 @@ class FeatureClient:
         """The newest features of each entity.
 
         Args:
-            features: a feature service (`name` or `name@version`), or `["view:feature", "view"]`.
+            features: a feature service (`name` or `name@version`), `"view:feature"`, or a list of
+                `"view:feature"` and `"view"`.
             entity_rows: `[{"tailnum": "N14228"}, …]`, `{"tailnum": […]}`, or a pandas, polars or
                 Arrow table.
             full_feature_names: name features `view__feature`.

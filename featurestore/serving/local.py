@@ -94,7 +94,7 @@ def what_of(features: Any) -> What:
     service can say what an alias means to a server.
     """
     if isinstance(features, str):
-        return features
+        return (features,) if ":" in features else features
     if isinstance(features, FeatureService):
         return features.name
     if isinstance(features, (FeatureView, FeatureSelection)):

@@ -114,15 +114,17 @@ def output_columns(plan: ServingPlan, *, full_feature_names: bool) -> tuple[tupl
     """The output column of each selected feature, a tuple per lookup: `feature`, or
     `view__feature`.
 
-    Raises `NameClash` where two features, or a feature and a key column, share a name.
+    Raises `NameClash` where two features, or a feature and a key column, share a name. As offline,
+    where SQL tells no cases apart, names that differ only in case are the same.
     """
     columns = tuple(
         tuple(f"{use.name}__{f.name}" if full_feature_names else f.name for f in use.features)
         for use in plan.lookups
     )
-    taken = {key.name for key in plan.request_keys}
-    counts = Counter(name for names in columns for name in names) + Counter(taken)
-    if clashes := sorted(name for name, count in counts.items() if count > 1):
+    made = [name for names in columns for name in names]
+    taken = {key.name.casefold() for key in plan.request_keys}
+    counts = Counter(name.casefold() for name in made) + Counter(taken)
+    if clashes := sorted({name for name in made if counts[name.casefold()] > 1}):
         hint = (
             "Use each view once, or give it another name: view.with_name(…)."
             if full_feature_names

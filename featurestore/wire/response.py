@@ -6,7 +6,7 @@ came. Arrow, pandas and polars are loaded by the methods that need them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,12 @@ class ResponseSchema:
         self.layouts = tuple(layout_of(view) for view in schema.views)
         self.decoders = tuple(row_decoder(layout) for layout in self.layouts)
         self.feature_names = tuple(name for layout in self.layouts for name, _ in layout.features)
-        self.known_names = frozenset(self.feature_names)
+        self._taken = frozenset(name.casefold() for name in self.feature_names)
+
+    def check(self, columns: Iterable[str]) -> None:
+        """Raises `NameClash` where one of `columns` has the name of a feature, in any case."""
+        if clashes := sorted(name for name in columns if name.casefold() in self._taken):
+            raise NameClash(clashes, hint="Ask with full_feature_names=True, or leave it out.")
 
 
 class OnlineResponse:
@@ -58,9 +63,7 @@ class OnlineResponse:
         self._entities = entities
         self._layouts = schema.layouts
         self.schema = schema
-        if not schema.known_names.isdisjoint(entities.given):
-            clashes = sorted(schema.known_names & set(entities.given))
-            raise NameClash(clashes, hint="Ask with full_feature_names=True, or leave it out.")
+        schema.check(entities.given)
 
     @property
     def plan_version(self) -> str:

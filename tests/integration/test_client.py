@@ -113,6 +113,10 @@ def test_lists_of_features_and_tables(get: Callable[..., Any]) -> None:
     assert found.to_polars()["shops__city"].to_list() == EXPECTED["city"]
 
 
+def test_one_feature_alone(get: Callable[..., Any]) -> None:
+    assert get("shops:city", {"shop": ["A"]}).to_dict() == {"shop": ["A"], "city": ["Køge"]}
+
+
 def test_no_entities(get: Callable[..., Any]) -> None:
     assert get("model", []).to_dict() == {"count": [], "top": [], "city": []}
     assert len(get("model", {"shop": [], "day": []})) == 0
@@ -139,7 +143,7 @@ def test_other_columns_come_back_untouched(get: Callable[..., Any]) -> None:
         ("model", {"shop": ["A"], "day": []}, InvalidRequest, {}),
         ("model", "A", InvalidRequest, {}),
         ("model", {"shop": ["A"] * 10_001, "day": [1] * 10_001}, LimitExceeded, {"asked": 10_001}),
-        ("model", {"shop": ["A"], "day": [1], "count": [3]}, NameClash, {"names": ["count"]}),
+        ("model", {"shop": ["A"], "day": [1], "Count": [3]}, NameClash, {"names": ["Count"]}),
     ],
 )
 def test_errors_are_the_same_on_both_ways(

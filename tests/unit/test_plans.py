@@ -129,3 +129,9 @@ def test_output_columns_clash() -> None:
     keyed = dataclasses.replace(PLAN, request_keys=(RequestKey("load", STRING),) * 3)
     with pytest.raises(NameClash, match="'load'"):
         output_columns(cut(keyed, ["world", "weather"]), full_feature_names=False)
+
+
+def test_names_that_differ_only_in_case_clash() -> None:
+    shouting = dataclasses.replace(PLAN, lookups=(lookup("a", keys=(), features=("Load", "load")),))
+    with pytest.raises(NameClash, match="'a__Load', 'a__load'"):
+        output_columns(shouting, full_feature_names=True)
