@@ -33,6 +33,7 @@ def say(text: str = "") -> None:
 
 def note(text: str) -> None:
     """A line beside the result (stderr): hints, warnings, what is being done."""
+    sys.stdout.flush()
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 

@@ -54,8 +54,9 @@ def auc(model: Model, table: pa.Table) -> float:
 
 
 def share_different(left: pa.Table, right: pa.Table, column: str) -> float:
-    """The share of rows in which `column` has another value (or only one has any)."""
-    pairs = zip(left[column].to_pylist(), right[column].to_pylist(), strict=True)
+    """The share of flights for which `column` has another value (or only one has any)."""
+    tables = [table.sort_by("flight_id") for table in (left, right)]
+    pairs = zip(*(table[column].to_pylist() for table in tables), strict=True)
     different: list[bool] = [one != other for one, other in pairs]
     return sum(different) / max(len(different), 1)
 

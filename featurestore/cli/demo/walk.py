@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,6 +59,7 @@ def heading(title: str, text: str) -> None:
     """The title of a step and what it is about."""
     say()
     say(f"── {title}: {text}")
+    sys.stdout.flush()
 
 
 class Walk:
@@ -134,10 +136,10 @@ class Walk:
                 [moment, "known", known.num_rows, *[model.auc(honest, known_test)] * 2],
             ]
         say(
-            f"{moment}: 2 × {known.num_rows:,} rows in {took_s:.1f} s; the carrier's last delay at "
-            f"the airport differs in {share:.0%} of them"
+            f"{moment}: 2 × {known.num_rows:,} rows in {took_s:.1f} s; "
+            f"the carrier's latest delay at the airport differs in {share:.0%} of them"
         )
-        return [[*row[:3], round(row[3], 3), round(row[4], 3)] for row in rows]
+        return [[*row[:3], f"{row[3]:.3f}", f"{row[4]:.3f}"] for row in rows]
 
     def _training_set(self, moment: str, as_of: Literal["known", "event"]) -> pa.Table:
         now = format_instant(self.store.clock.now_us())
@@ -220,7 +222,7 @@ class Walk:
         if self._redis:
             say("The Valkey server stops now. With a Redis of your own, first")
             say("    export FEATURESTORE__ONLINE__URL=redis://host:6379/0")
-            say(f"    featurestore materialize --replace --repo {repo}")
+            say(f"    featurestore apply --repo {repo}")
         flight = self._next_flights().select(KEYS).to_pylist()[0]
         keys = " ".join(f"--entity {key}={value}" for key, value in flight.items())
         for command in (
@@ -228,6 +230,7 @@ class Walk:
             "describe views carrier_at_airport",
             f"get-online {SERVICE} {keys}",
             "materialize",
+            f"verify {SERVICE}",
             "serve",
         ):
             say(f"    featurestore {command} --repo {repo}")
