@@ -55,16 +55,15 @@ class _Calls:
     """What both clients have in common: messages, schemas, retries, errors. Holds no connection."""
 
     def __init__(self, timeout_ms: int, token: str | None) -> None:
-        if timeout_ms <= 0:
-            raise InvalidRequest(f"timeout_ms must be positive, not {timeout_ms}")
-        self._timeout_ms = timeout_ms
+        self._timeout_ms = _positive(timeout_ms)
         self.metadata: Metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._schemas: dict[int, ResponseSchema] = {}
         self._schema_of: dict[tuple[Any, bool], int] = {}
 
     def deadline(self, timeout_ms: int | None) -> float:
         """When a call that begins now must have ended, in `time.monotonic()`'s seconds."""
-        return time.monotonic() + (timeout_ms or self._timeout_ms) / 1_000
+        wanted_ms = self._timeout_ms if timeout_ms is None else _positive(timeout_ms)
+        return time.monotonic() + wanted_ms / 1_000
 
     def request(
         self, what: What, entities: Entities, full: bool
@@ -94,6 +93,12 @@ class _Calls:
             self._schemas, self._schema_of = {}, {}
         self._schemas[found.schema_id] = found.schema
         self._schema_of[(what, full)] = found.schema_id
+
+
+def _positive(timeout_ms: int) -> int:
+    if timeout_ms <= 0:
+        raise InvalidRequest(f"timeout_ms must be positive, not {timeout_ms}")
+    return timeout_ms
 
 
 def _what(features: str | Sequence[str]) -> What:

@@ -22,6 +22,7 @@ import uvicorn
 from fastapi import FastAPI, Response
 from fastapi import Request as HttpRequest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
 
 import featurestore
 from featurestore.dtypes import Kind
@@ -99,6 +100,11 @@ def build_app(parts: Collaborators) -> FastAPI:
         description="Online features over HTTP. " + (__doc__ or "").partition("\n\n")[2],
     )
     door = _HttpDoor(parts)
+
+    @app.exception_handler(HTTPException)
+    async def problem(_: HttpRequest, error: HTTPException) -> Response:
+        body = {"code": "http-error", "message": str(error.detail), "details": {}}
+        return _json(body, error.status_code)
 
     @app.post(
         "/v1/online-features",

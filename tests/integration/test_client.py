@@ -208,6 +208,8 @@ def test_a_deadline_that_is_too_short(client: FeatureClient) -> None:
     with pytest.raises(ServerTimeout):
         client.get_online_features("model", rows, timeout_ms=1)
     with pytest.raises(InvalidRequest, match="timeout_ms"):
+        client.get_online_features("model", rows, timeout_ms=0)
+    with pytest.raises(InvalidRequest, match="timeout_ms"):
         FeatureClient("localhost:1", timeout_ms=0)
 
 

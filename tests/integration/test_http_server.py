@@ -119,6 +119,12 @@ def test_problems_have_code_message_and_details(
     assert set(problem) == {"code", "message", "details"}
 
 
+def test_paths_and_methods_that_are_none(client: httpx.Client) -> None:
+    for answer in (client.get("/v2/nothing"), client.get("/v1/online-features")):
+        assert answer.status_code in (404, 405)
+        assert answer.json()["code"] == "http-error"
+
+
 def test_a_body_that_is_not_json(client: httpx.Client) -> None:
     answer = client.post("/v1/online-features", content=b"{")
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-request")
