@@ -97,7 +97,7 @@ def row_decoder(layout: RowLayout) -> Callable[[bytes], Decoded]:
     no_nulls, corrupt = bytes(layout.null_bytes), layout.corrupt
 
     def decode(row: bytes) -> Decoded:
-        if is_tombstone(row):
+        if len(row) == TOMBSTONE_BYTES and is_tombstone(row):
             return [None] * features, *_checked_times(layout, row), True
         if len(row) < size:
             raise corrupt(row)
@@ -105,9 +105,10 @@ def row_decoder(layout: RowLayout) -> Callable[[bytes], Decoded]:
         if constants_of(raw) != constants:
             raise corrupt(row)
         try:
-            bounds = blob_bounds(row, size, blobs)
             if blobs:
-                raw += tuple([row[start:stop] for _, start, stop in bounds])
+                raw += tuple(_blobs(row, size, blobs))
+            elif len(row) != size:
+                raise ValueError("bytes follow its end")
             values = list(pick(raw))
             for i, convert in converters:
                 values[i] = convert(values[i])
@@ -175,6 +176,23 @@ def subset_encoder(layout: RowLayout, indices: Sequence[int]) -> Callable[[bytes
 def is_tombstone(row: bytes) -> bool:
     """Whether the row says that the source deleted its key. (No row with features is as short.)"""
     return len(row) == TOMBSTONE_BYTES and row[HEAD.size :] == DELETED
+
+
+def _blobs(row: bytes, at: int, count: int) -> list[bytes]:
+    """The data of the blobs of which `blob_bounds` gives the bounds."""
+    found = []
+    for _ in range(count):
+        if row[at] != BLOB:
+            raise ValueError("a text or list value is missing")
+        length = row[at + 1]
+        at += 2
+        if length >= 0x80:
+            length, at = _long_length(row, at - 1)
+        found.append(row[at : at + length])
+        at += length
+    if at != len(row):
+        raise ValueError("its length is wrong")
+    return found
 
 
 def blob_bounds(row: bytes, at: int, count: int) -> list[tuple[int, int, int]]:

@@ -83,6 +83,7 @@ class TestRedisStoreKeyByKey(OnlineStoreContract):
         return OnlineStoreOpener(KeyByKeyStore, redis8_url, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_cluster_node_serves_calls_of_one_key(tmp_path: Path) -> None:
     with RedisServer(valkey_binary(), "--cluster-enabled", "yes") as node:
         node.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
@@ -286,6 +287,7 @@ class TestOutages:
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
 
+    @pytest.mark.slow
     def test_deadlines_of_a_server_that_hangs(self, server: RedisServer, store: RedisStore) -> None:
         big = numbered(2_000)
         put(store, PREFIX, row(1))
@@ -329,6 +331,7 @@ class TestOutages:
         found = await asyncio.gather(*(store.read_async(read) for read in reads))
         assert found == [[[value]] for value in values]
 
+    @pytest.mark.slow
     async def test_a_connection_that_hangs_for_long_is_given_up(
         self, server: RedisServer, store: RedisStore
     ) -> None:
@@ -413,6 +416,7 @@ class TestTls:
                 with pytest.raises(StoreError, match="certificate files"):
                     call()
 
+    @pytest.mark.slow
     def test_tls_with_a_server_that_has_none(self, valkey: RedisServer) -> None:
         with RedisStore(f"rediss://127.0.0.1:{valkey.port}/0", timeout_ms=500) as store:
             for call in calls(store):

@@ -132,10 +132,11 @@ class Pool:
         connection.close()
 
     def _take(self) -> Connection | None:
+        if self._process != os.getpid():
+            # A forked child shares its parent's sockets: it must not speak on them. And another
+            # thread may have held the lock when it was forked.
+            self._process, self._idle, self._lock = os.getpid(), [], threading.Lock()
         with self._lock:
-            if self._process != os.getpid():
-                # A forked child shares its parent's sockets: it must not speak on them.
-                self._process, self._idle = os.getpid(), []
             while self._idle:
                 connection = self._idle.pop()
                 if connection.is_idle():
