@@ -172,7 +172,8 @@ def _whole_numbers(column: str, values: pa.Array, offset: int) -> pa.Array:
     whole = missing | ((np.trunc(numbers) == numbers) & (np.abs(numbers) <= FLOAT_KEY_MAX))
     if not whole.all():
         row = int((~whole).argmax())
-        why = "is not a whole number" if numbers[row] % 1 else "is too large to be exact as a float"
+        small = abs(numbers[row]) <= FLOAT_KEY_MAX
+        why = "is not a whole number" if small else "is too large to be exact as a float"
         raise InvalidJoinKey(column, f"{numbers[row]!r} in row {offset + row} {why}; use int64")
     return pa.array(np.where(missing, 0, numbers).astype(np.int64), mask=missing)
 
