@@ -6,7 +6,6 @@ store, reflection describes the contract, and errors carry our code (`serving/ed
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -33,14 +32,10 @@ from featurestore.wire.entities import from_message
 if TYPE_CHECKING:
     from featurestore.serving.metrics import Metrics
     from featurestore.serving.reload import What
+    from featurestore.serving.traffic import Traffic
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
 _KEEPALIVE_PING_INTERVAL_MS_MIN = 5_000
-QUIET_TURNS, TURN_S = 6, 0.01
-"""A draining server whose loop comes round so often without a request has none left in its queues.
-(Turns, not time: whatever else holds up the loop holds up the requests behind it too.)"""
-SERVE_ON_S_MAX, REFUSE_S_MAX = 2.0, 0.3
-"""How long a draining server that never falls quiet goes on serving, and then refusing."""
 _PUSHBACK = ("grpc-retry-pushback-ms", "50")
 """Tells standard clients when to try again (by then on another connection)."""
 
@@ -51,31 +46,18 @@ Handler = Callable[[bytes, Context], Awaitable[bytes]]
 class GrpcDoor:
     """The methods of `OnlineFeatures` on serialized messages."""
 
-    def __init__(self, service: OnlineService, metrics: Metrics, *, message_bytes_max: int) -> None:
+    def __init__(
+        self,
+        service: OnlineService,
+        metrics: Metrics,
+        traffic: Traffic,
+        *,
+        message_bytes_max: int,
+    ) -> None:
         self._service = service
         self._metrics = metrics
         self._message_bytes_max = message_bytes_max
-        self._received = 0
-        self._under_way = 0
-        self._refusing = False
-
-    async def drain(self) -> None:
-        """Serve on until the queues are empty. If they never are, refuse what comes, as
-        UNAVAILABLE.
-
-        gRPC's own shutdown cancels what it has received but not yet handed to us, and CANCELLED is
-        nothing that a standard client would try again.
-        """
-        await self._quiet(SERVE_ON_S_MAX)
-        self._refusing = True
-        await self._quiet(REFUSE_S_MAX)
-
-    async def _quiet(self, longest_s: float) -> None:
-        deadline, turns, received = time.monotonic() + longest_s, 0, self._received
-        while turns < QUIET_TURNS and time.monotonic() < deadline:
-            await asyncio.sleep(TURN_S)
-            quiet = not self._under_way and received == self._received
-            turns, received = turns + 1 if quiet else 0, self._received
+        self._traffic = traffic
 
     async def get_online_features(self, data: bytes, context: Context) -> bytes:
         """`GetOnlineFeatures`, bytes to bytes."""
@@ -98,11 +80,13 @@ class GrpcDoor:
         """`method` with its errors as statuses, its metrics, and a log line where it matters."""
 
         async def call(data: bytes, context: Context) -> bytes:
+            with self._traffic.request():
+                return await answer(data, context)
+
+        async def answer(data: bytes, context: Context) -> bytes:
             started, code = time.perf_counter(), "UNKNOWN"
-            self._received += 1
-            self._under_way += 1
             try:
-                if self._refusing:
+                if self._traffic.refusing:
                     raise ServerUnavailable("The server is going away; ask again.")
                 response = await method(data, context)
                 code = "OK"
@@ -110,10 +94,12 @@ class GrpcDoor:
                 status, text, details = to_grpc(error)
                 code = status.name
                 log_failure(error, "grpc", code, _request_id(context))
-                trailers = ((DETAILS_KEY, details), *((_PUSHBACK,) if self._refusing else ()))
+                trailers = (
+                    (DETAILS_KEY, details),
+                    *((_PUSHBACK,) if self._traffic.refusing else ()),
+                )
                 await context.abort(status, text, trailing_metadata=trailers)
             finally:
-                self._under_way -= 1
                 seconds = time.perf_counter() - started
                 self._metrics.request("grpc", code, seconds)
                 if seconds >= SLOW_REQUEST_S:
@@ -134,7 +120,7 @@ class GrpcServer:
 
     def __init__(self, parts: Collaborators, address: str) -> None:
         limit = parts.settings.serving.message_bytes_max
-        self._door = GrpcDoor(OnlineService(parts), parts.metrics, message_bytes_max=limit)
+        door = GrpcDoor(OnlineService(parts), parts.metrics, parts.traffic, message_bytes_max=limit)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
@@ -148,7 +134,7 @@ class GrpcServer:
                 ),
             ]
         )
-        self._server.add_generic_rpc_handlers((_handlers(self._door),))
+        self._server.add_generic_rpc_handlers((_handlers(door),))
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
@@ -167,7 +153,6 @@ class GrpcServer:
 
     async def stop(self, grace_s: float) -> None:
         """Take no new requests; let those under way finish, for at most `grace_s` seconds."""
-        await self._door.drain()
         await self._server.stop(grace_s)
 
     async def _set_health(self, ready: bool) -> None:

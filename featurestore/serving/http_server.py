@@ -151,6 +151,12 @@ class _HttpDoor:
         self, request: HttpRequest, method: Callable[[HttpRequest], Awaitable[Any]]
     ) -> Response:
         """`method`'s answer, or its error, as JSON; counted, and logged where it matters."""
+        with self._parts.traffic.request():
+            return await self._answer(request, method)
+
+    async def _answer(
+        self, request: HttpRequest, method: Callable[[HttpRequest], Awaitable[Any]]
+    ) -> Response:
         started, status = time.perf_counter(), 500
         try:
             response = _json(await method(request))

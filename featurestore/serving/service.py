@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from featurestore.serving.metrics import Metrics
     from featurestore.serving.readiness import Readiness
     from featurestore.serving.reload import PlanBook, What
+    from featurestore.serving.traffic import Traffic
     from featurestore.stores.online.base import OnlineStore
     from featurestore.timeline import Clock
     from featurestore.wire.plans import ServingPlan
@@ -31,6 +32,7 @@ class Collaborators:
     clock: Clock
     metrics: Metrics
     readiness: Readiness
+    traffic: Traffic
 
 
 class OnlineService:

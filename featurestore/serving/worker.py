@@ -36,6 +36,7 @@ from featurestore.serving.metrics import Metrics
 from featurestore.serving.readiness import Readiness
 from featurestore.serving.reload import PlanBook, follow, report
 from featurestore.serving.service import Collaborators
+from featurestore.serving.traffic import Traffic
 from featurestore.timeline import SystemClock
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ async def _serve(
         clock=SystemClock(),
         metrics=metrics,
         readiness=Readiness(store, metrics),
+        traffic=Traffic(),
     )
     await _Worker(parts).run(ready)
 
@@ -139,10 +141,11 @@ class _Worker:
         return [task]
 
     async def _drain(self, answering: list[asyncio.Task[None]]) -> None:
-        """Say NOT_SERVING, take nothing new, finish what is under way."""
+        """Say NOT_SERVING, empty the queues, take nothing new, finish what is under way."""
         logger().info("draining")
         await self._parts.readiness.drain()
         await asyncio.sleep(min(DRAIN_NOTICE_S, self._drain_s))
+        await self._parts.traffic.drain()
         if self._http is not None:
             self._http.should_exit = True
         if self._grpc is not None:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import grpc
@@ -80,7 +80,7 @@ def test_clients_see_no_failure_while_workers_are_terminated(settings: Settings)
 
 
 def test_requests_under_way_finish(settings: Settings) -> None:
-    with ServerProcess.start(settings) as server, ThreadPoolExecutor(16) as pool:
+    with ServerProcess.start(settings) as server, ThreadPoolExecutor(20) as pool:
         options = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
         with grpc.insecure_channel(server.grpc_target, options=options) as channel:
             stub = OnlineFeaturesStub(channel)
@@ -93,12 +93,14 @@ def test_requests_under_way_finish(settings: Settings) -> None:
                     json={"feature_service": "m", "entities": {"id": list(range(2_000))}},
                     timeout=30,
                 )
-                for _ in range(2)
+                for _ in range(4)
             ]
-            time.sleep(0.1)
+            # Once one of each is answered, the others lie in the server's queues.
+            for kind in (calls, posts):
+                wait(kind, return_when=FIRST_COMPLETED)
             server.process.terminate()
             assert all(len(call.result().rows) == KEYS for call in calls)
-            assert [post.result().status_code for post in posts] == [200, 200]
+            assert [post.result().status_code for post in posts] == [200] * 4
         assert server.stop() == 0
 
 

@@ -1,0 +1,52 @@
+"""What is under way in a server, through either door, so that it can end without losing a request.
+
+Closing a listener resets the connections that the kernel holds ready for it, and gRPC's own
+shutdown cancels what it has received but not yet handed to us (as CANCELLED, which no standard
+client tries again). So a draining server first serves on until its queues are empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+QUIET_TURNS, TURN_S = 10, 0.01
+"""A draining server whose loop comes round so often without a request has none left in its queues.
+(Turns, not time: whatever else holds up the loop holds up the requests behind it too.)"""
+SERVE_ON_S_MAX, REFUSE_S_MAX = 2.0, 0.3
+"""How long a draining server that never falls quiet goes on serving, and then refusing."""
+
+
+class Traffic:
+    """Counts requests. Lives in one loop."""
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._under_way = 0
+        self.refusing = False
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """One request, from its arrival to its answer."""
+        self._received += 1
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    async def drain(self) -> None:
+        """Wait until the queues are empty. If they never are, have the doors refuse what comes
+        (`refusing`), so that clients turn elsewhere."""
+        await self._quiet(SERVE_ON_S_MAX)
+        self.refusing = True
+        await self._quiet(REFUSE_S_MAX)
+
+    async def _quiet(self, longest_s: float) -> None:
+        deadline, turns, received = time.monotonic() + longest_s, 0, self._received
+        while turns < QUIET_TURNS and time.monotonic() < deadline:
+            await asyncio.sleep(TURN_S)
+            quiet = not self._under_way and received == self._received
+            turns, received = turns + 1 if quiet else 0, self._received
