@@ -18,7 +18,7 @@ no more than a cold one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, AsOfJoin, Latest, Rel, Stamped
@@ -80,13 +80,12 @@ def latest(query: Query, rel: Latest, needed: Collection[str]) -> Table:
     group = f"\nGROUP BY {', '.join(f's.{name}' for name in right.keys)}" if keys else ""
     text = f"SELECT {listed}max(s.{right.event}) AS e\nFROM {right.table.name} AS s{group}"
     columns = [name for name in rel.schema if name in needed]
-    picked = _pick(query, right, query.add("newest", text), columns)
+    newest = query.add("newest", text, materialized=True)
+    settled = _settled(query, right, newest, columns)
     names = identifiers(columns)
     items = ", ".join(f"v{number} AS {names[name]}" for number, name in enumerate(columns))
     items = items or "1 AS nothing"
-    return Table(
-        name=query.add("latest", f"SELECT {items}\nFROM {picked}"), columns=names, stable=True
-    )
+    return Table(name=query.add("latest", f"SELECT {items}\nFROM {settled}"), columns=names)
 
 
 def _bounded(query: Query, rel: Latest) -> Table:
@@ -118,7 +117,9 @@ def as_of_join(query: Query, rel: AsOfJoin, needed: Collection[str]) -> Table:
     names = identifiers(rel.schema)
     columns = {name: left.of("l", name) for name in left.columns}
     for number, (join, answers) in enumerate(zip(joins, found, strict=True)):
-        columns |= {name: answers.of(f"j{number}", name) for name in (*join.columns, join.status)}
+        columns |= {name: answers.of(f"j{number}", name) for name in join.columns}
+        status = answers.of(f"j{number}", join.status)
+        columns[join.status] = f"coalesce({status}, {int(Status.NOT_FOUND)})"
     items = [f"{text} AS {names[name]}" for name, text in columns.items()]
     items.append(f"l.{left.row} AS {quote(ROW)}")
     beside = [
@@ -161,7 +162,8 @@ def left_keys(join: AsOfJoin) -> list[str]:
 
 
 def _winners(query: Query, left: Table, join: AsOfJoin) -> Table:
-    """The columns and the status that `join` adds, with the position of the left row."""
+    """The columns and the status that `join` adds, with the position of the left row, for the left
+    rows that have a winner."""
     late = join.as_of == "known" and join.right.created_time is not None
     inner = query.table(join.right, frozenset(join.right.schema))
     if join.known_until_us is not None:
@@ -169,15 +171,22 @@ def _winners(query: Query, left: Table, join: AsOfJoin) -> Table:
         inner = _where(query, inner, [f"{known} <= {join.known_until_us}"])
     right = _Right(table=inner, stamped=join.right, late=late)
     found = _instants(query, left, join, right)
-    distinct = f"SELECT DISTINCT {', '.join(right.instant)}\nFROM {found}\nWHERE e IS NOT NULL"
     columns = list(dict.fromkeys([*join.columns.values(), DELETED]))
-    picked = _pick(query, right, query.add("instants", distinct), columns)
-    places = {name: number for number, name in enumerate(columns)}
-    return _answers(query, join, right, found=found, picked=picked, places=places)
+    settled = _settled(query, right, found, columns, beside=(quote(ROW), "t"))
+    names = identifiers([*join.columns, join.status])
+    places = {name: f"v{number}" for number, name in enumerate(columns)}
+    present = f"CASE WHEN status = {int(Status.PRESENT)} THEN {{}} END"
+    items = [
+        f"{present.format(places[name])} AS {names[out]}" for out, name in join.columns.items()
+    ]
+    items += [f"status AS {names[join.status]}", quote(ROW)]
+    status = _status(join, deleted=places[DELETED])
+    text = f"SELECT {', '.join(items)}\nFROM (SELECT *, {status} AS status FROM {settled})"
+    return Table(name=query.add("answers", text), columns=names, row=quote(ROW))
 
 
 def _instants(query: Query, left: Table, join: AsOfJoin, right: _Right) -> str:
-    """Per left row the instant (key, event time, known time) of its winner, NULL where none."""
+    """The instant (key, event time, known time) of the winner of each left row that has one."""
     narrow = _candidates(query, left, join, right)
     on = "a" if right.late else "e"
     if right.late:
@@ -193,8 +202,7 @@ def _instants(query: Query, left: Table, join: AsOfJoin, right: _Right) -> str:
     items += [f"l.{left.row} AS {quote(ROW)}", f"{at} AS t", "r.e", *(["r.a"] if on == "a" else [])]
     conditions = " AND ".join([*same, f"{at} >= r.{on}"])
     text = (
-        f"SELECT {', '.join(items)}\nFROM {left.name} AS l\n"
-        f"ASOF LEFT JOIN {narrow} AS r ON {conditions}"
+        f"SELECT {', '.join(items)}\nFROM {left.name} AS l\nASOF JOIN {narrow} AS r ON {conditions}"
     )
     return query.add("as of", text, materialized=True)
 
@@ -219,66 +227,48 @@ def _candidates(query: Query, left: Table, join: AsOfJoin, right: _Right) -> str
     return query.add("candidates", text)
 
 
-def _pick(query: Query, right: _Right, instants: str, columns: Sequence[str]) -> str:
-    """The row that wins at each of `instants`: its instant, and `columns` as `v0`, `v1`, …"""
-    instant, at = right.instant, right.is_at("s", "w")
+def _settled(
+    query: Query, right: _Right, winners: str, columns: Sequence[str], *, beside: Sequence[str] = ()
+) -> str:
+    """The rows at the instants in `winners`: its columns `beside` and `e`, and `columns` of the
+    right side as `v0`, `v1`, …"""
+    instant, rows = right.instant, right.table.name
+    items = "".join(f", {right.table.of('s', name)} AS v{n}" for n, name in enumerate(columns))
+    at = ", ".join(f"{have} AS {n}" for have, n in zip(right.at("s"), instant, strict=True))
+    text = (
+        f"SELECT {', '.join(instant)}\nFROM (SELECT {at} FROM {rows} AS s\n"
+        f"SEMI JOIN {winners} AS w ON {right.is_at('s', 'w')})\n"
+        f"GROUP BY {', '.join(instant)}\nHAVING count(*) > 1"
+    )
+    tied = query.add("tied", text, materialized=True)
     listed = ", ".join(f"w.{name}" for name in instant)
-    fetched = [right.table.of("s", name) for name in columns]
-    firsts = "".join(f", first({have}) AS v{n}" for n, have in enumerate(fetched))
     text = (
-        f"SELECT {listed}, count(*) AS n{firsts}\nFROM {right.table.name} AS s\n"
-        f"JOIN {instants} AS w ON {at}\nGROUP BY {listed}"
+        f"SELECT *\nFROM (SELECT {listed}{items}, row_number() OVER ("
+        f"PARTITION BY {listed} ORDER BY {', '.join(right.order)}) AS place\n"
+        f"FROM {rows} AS s\nJOIN {tied} AS w ON {right.is_at('s', 'w')})\nWHERE place = 1"
     )
-    once = query.add("fetched", text, materialized=True)
-    outcome = ", ".join([*instant, *(f"v{number}" for number in range(len(columns)))])
-    tied = f"(SELECT {', '.join(instant)} FROM {once} WHERE n > 1)"
-    alike = ", ".join(f"w.{name}" for name in instant)
-    plain = "".join(f", {have} AS v{n}" for n, have in enumerate(fetched))
+    best = query.add("best", text)
+    same = " AND ".join(f"x.{name} = w.{name}" for name in instant)
+    kept = ", ".join(f"w.{name}" for name in (*beside, "e"))
+    plain = "".join(f", x.v{n}" for n in range(len(columns)))
     text = (
-        f"SELECT {outcome}\nFROM {once}\nWHERE n = 1\nUNION ALL\n"
-        f"SELECT {outcome}\nFROM (SELECT {listed}{plain}, row_number() OVER ("
-        f"PARTITION BY {alike} ORDER BY {', '.join(right.order)}) AS place\n"
-        f"FROM {right.table.name} AS s\nJOIN {tied} AS w ON {at})\nWHERE place = 1"
+        f"SELECT {kept}{items}\nFROM {rows} AS s\n"
+        f"JOIN (SELECT w.* FROM {winners} AS w ANTI JOIN {tied} AS x ON {same}) AS w "
+        f"ON {right.is_at('s', 'w')}\nUNION ALL\n"
+        f"SELECT {kept}{plain}\nFROM {winners} AS w\nJOIN {best} AS x ON {same}"
     )
-    return query.add("picked", text)
-
-
-def _answers(
-    query: Query,
-    join: AsOfJoin,
-    right: _Right,
-    *,
-    found: str,
-    picked: str,
-    places: Mapping[str, int],
-) -> Table:
-    same = " AND ".join(f"p.{name} = w.{name}" for name in right.instant)
-    items = "".join(f", p.v{number}" for number in places.values())
-    status = _status(join, deleted=f"p.v{places[DELETED]}")
-    inner = (
-        f"SELECT w.{quote(ROW)}, {status} AS status{items}\nFROM {found} AS w\n"
-        f"LEFT JOIN {picked} AS p ON {same}"
-    )
-    names = identifiers([*join.columns, join.status])
-    present = f"CASE WHEN status = {int(Status.PRESENT)} THEN {{}} END"
-    outs = [
-        f"{present.format(f'v{places[name]}')} AS {names[out]}"
-        for out, name in join.columns.items()
-    ]
-    outs += [f"status AS {names[join.status]}", quote(ROW)]
-    text = f"SELECT {', '.join(outs)}\nFROM ({inner})"
-    return Table(name=query.add("answers", text), columns=names, row=quote(ROW))
+    return query.add("settled", text)
 
 
 def _status(join: AsOfJoin, *, deleted: str) -> str:
     present, outside, missing = (
         int(s) for s in (Status.PRESENT, Status.OUTSIDE_MAX_AGE, Status.NOT_FOUND)
     )
-    gone = f"WHEN p.e IS NULL OR {deleted} THEN {missing}"
+    gone = f"WHEN {deleted} THEN {missing}"
     if join.ttl_us is None:
         return f"CAST(CASE {gone} ELSE {present} END AS INTEGER)"
     grace = join.ttl_us if join.grace_us is None else join.grace_us
-    age = "w.t - p.e"
+    age = "t - e"
     return (
         f"CAST(CASE {gone} WHEN {age} <= {join.ttl_us} THEN {present} "
         f"WHEN {age} <= {join.ttl_us + grace} THEN {outside} ELSE {missing} END AS INTEGER)"
