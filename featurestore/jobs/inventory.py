@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from featurestore.compiler.materialization import table_state
 from featurestore.compiler.online import field_id
+from featurestore.definitions.expression import show
 from featurestore.definitions.source import FileSource, file_format
 from featurestore.errors import FeatureStoreError, UnknownReference, suggest
 from featurestore.fingerprint import short
@@ -232,6 +233,7 @@ def _view_details(view: TypedView) -> dict[str, Any]:
         {
             "name": feature.name,
             "dtype": str(feature.dtype),
+            "expression": show(feature.expression),
             "version": short(feature.version),
             "description": feature.description,
         }

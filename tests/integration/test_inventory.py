@@ -76,6 +76,7 @@ def test_a_view_shows_its_online_tables(fs: FeatureStore) -> None:
         view = fs.describe("views", "takings")
         assert view["grace"] == "2h"
         assert view["features"][1]["description"] == "Two decimals"
+        assert view["features"][1]["expression"] == "(cents / 100)"
         (table,) = view["online"]
         assert table["complete"]
         assert (table["generation"], table["rows_written"]) == (0, 1)
