@@ -67,8 +67,8 @@ class _Source(Definition):
 class FileSource(_Source):
     """Rows in Parquet files, CSV files or a Delta table.
 
-    `path` is a file, a glob or a directory (hive partitions become columns), relative to the
-    repository's folder, or a URL. `field_mapping` renames columns: name in the files → our name;
+    `path` is a file, a glob or a directory (hive partitions become columns) of this machine,
+    relative to the repository's folder. `field_mapping` renames columns: name in the files → our name;
     all other arguments use our names. `format` is inferred where it is left out (`file_format`).
     `delimiter`, `header`, `null_text` and `column_types` are for CSV only.
 
