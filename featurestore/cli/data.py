@@ -110,11 +110,12 @@ def _run_summary(run: LedgerRow) -> dict[str, Any]:
     return {
         "view": run.view,
         "mode": run.mode,
-        "known since": "ever" if run.start_us is None else _second(run.start_us),
+        "from": "the beginning" if run.start_us is None else _second(run.start_us),
         "until": _second(run.end_us),
         "rows read": run.rows_read,
         "written": run.rows_written,
         "skipped": run.rows_skipped,
+        "took": f"{(run.finished_at_us - run.started_at_us) / 1e6:.1f} s",
     }
 
 

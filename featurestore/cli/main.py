@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if not debug:
         # Whatever is not a FeatureStoreError is a bug of ours or of the machine; it gets one line.
         sys.excepthook = _one_line
+        warnings.showwarning = _show_warning
     sys.exit(run([a for a in given if a != "--debug"] or ["--help"], debug=debug))
 
 
@@ -112,6 +114,10 @@ def _usage(error: Any) -> str:
     command = context.command_path if context is not None else "featurestore"
     text = error.format_message()
     return f"error: {text}\nTry: {command} --help" if text else f"Try: {command} --help"
+
+
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    note(f"warning: {message}")
 
 
 def _one_line(kind: type[BaseException], error: BaseException, _traceback: object) -> None:

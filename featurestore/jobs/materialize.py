@@ -7,6 +7,7 @@ the watermark are committed after them. Killed anywhere and run again, a run end
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,9 +17,8 @@ import pyarrow as pa
 from featurestore.compiler.changes import online_alias
 from featurestore.compiler.materialization import RunPlan, plan_run, table_state
 from featurestore.compiler.online import row_tag
-from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, Input, Latest, Project, Sql
+from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, Input, Latest, Sql
 from featurestore.compiler.scans import feature_column, view_rel
-from featurestore.dtypes import INT64
 from featurestore.engines.sql import quote
 from featurestore.errors import NotApplied, StoreUnavailable, UnknownView
 from featurestore.jobs import store_identity
@@ -32,6 +32,7 @@ from featurestore.jobs.online_tables import (
 )
 from featurestore.jobs.project import current_files
 from featurestore.jobs.publish import publish
+from featurestore.jobs.source_report import NullCreatedTimeWarning, report_source
 from featurestore.records import AliasIs, LedgerRow
 from featurestore.stores.online.base import RowBatch, Tie
 from featurestore.wire.keys import encode_keys, key_prefix
@@ -218,18 +219,16 @@ class _Run:
 
     def _count_skipped(self) -> int:
         """Rows of the source that no run can read: their event time or a key is NULL."""
-        rows = view_rel(self._view, self._context.repo, self._files, features=())
-        names = [self._view.source.event_time, *rows.keys]
-        missing = " OR ".join(f"{quote(name)} IS NULL" for name in names)
-        rel = Sql(
-            query=f"SELECT count(*) AS skipped FROM source_rows WHERE {missing}",
-            inputs={
-                "source_rows": Project(input=rows.input, columns={name: name for name in names})
-            },
-            dtypes={"skipped": INT64},
-        )
-        with self._context.engine.stream(rel) as reader:
-            return int(reader.read_all().column("skipped")[0].as_py())
+        context, source = self._context, self._view.source
+        report = report_source(self._view, context.repo, self._files, context.engine)
+        if report.null_created_times:
+            warnings.warn(
+                f"{report.null_created_times:,} of {report.rows:,} rows of source {source.name!r} "
+                f"have no {source.created_time!r}; they count as known at {source.event_time!r}",
+                NullCreatedTimeWarning,
+                stacklevel=2,
+            )
+        return report.skipped
 
     def _batches(self, latest: Latest) -> Iterator[pa.RecordBatch]:
         with self._context.engine.stream(latest, batch_rows=BATCH_ROWS_MAX) as reader:

@@ -15,7 +15,7 @@ from featurestore.engines.sql import quote
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceReport:
-    """Rows of a view's source. Those with a NULL event time or a NULL key are skipped; a NULL
+    """Rows of a view's source. Those with a NULL event time or a NULL key are `skipped`; a NULL
     created time counts as the event time."""
 
     view: str
@@ -24,6 +24,11 @@ class SourceReport:
     null_event_times: int
     null_keys: int
     null_created_times: int
+    skipped: int
+
+
+class NullCreatedTimeWarning(UserWarning):
+    """Rows whose source does not say when it knew them; they count as known when they happened."""
 
 
 def report_sources(
@@ -31,17 +36,20 @@ def report_sources(
 ) -> tuple[SourceReport, ...]:
     """One report for each view, in the order of use."""
     views = {use.view.name: use.view for use in uses}
-    return tuple(_report(view, repo, files, engine) for view in views.values())
+    return tuple(report_source(view, repo, files, engine) for view in views.values())
 
 
-def _report(view: TypedView, repo: TypedRepo, files: Files, engine: Engine) -> SourceReport:
+def report_source(view: TypedView, repo: TypedRepo, files: Files, engine: Engine) -> SourceReport:
+    """What takes no part in the rows of one view."""
     source = view.source
     key_is_null = " OR ".join(f"{quote(key.name)} IS NULL" for key in view.keys) or "false"
     created = f"{quote(source.created_time)} IS NULL" if source.created_time else "false"
+    event_is_null = f"{quote(source.event_time)} IS NULL"
     counts = {
-        "null_event_times": f"{quote(source.event_time)} IS NULL",
+        "null_event_times": event_is_null,
         "null_keys": key_is_null,
         "null_created_times": created,
+        "skipped": f"{event_is_null} OR {key_is_null}",
     }
     items = [f"count(*) FILTER ({condition}) AS {name}" for name, condition in counts.items()]
     rel = Sql(

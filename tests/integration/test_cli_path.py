@@ -90,7 +90,7 @@ def test_the_path_of_a_new_user(fresh: Shell) -> None:
 
     written = fresh("materialize")
     assert written.status == 0
-    assert re.search(r"^customer_profile +incremental +ever", written.out, re.MULTILINE)
+    assert re.search(r"^customer_profile +incremental +the beginning", written.out, re.MULTILINE)
 
     vector = fresh("get-online", "offer_model", "-e", CUSTOMER)
     assert vector.status == 0

@@ -12,6 +12,7 @@ from redis_servers import RedisServer, valkey_binary
 
 from featurestore import FeatureStore
 from featurestore.errors import InvalidRequest, NotApplied, UnknownService, UnknownView
+from featurestore.jobs.source_report import NullCreatedTimeWarning
 from featurestore.timeline import DAY_US, HOUR_US, ManualClock, SystemClock
 from tests.conftest import INSTANT, MakeRepo, write_rows
 
@@ -280,3 +281,16 @@ def test_a_store_of_another_url_starts_from_nothing(shop: Shop) -> None:
     assert stats.rows_written == 3
     assert moved.look("ann")["trips"] == (7, "PRESENT")
     moved.fs.close()
+
+
+def test_rows_without_times_or_keys_are_counted(shop: Shop) -> None:
+    shop.fs.apply()
+    shop.land(
+        row("", NOON - HOUR_US, 1) | {"driver": None},
+        row("fay", NOON - HOUR_US, 1) | {"at": None},
+        row("gus", NOON - HOUR_US, 2) | {"known_at": None},
+    )
+    with pytest.warns(NullCreatedTimeWarning, match="1 of 6 rows of source 'trips'"):
+        (stats, _) = shop.fs.materialize()
+    assert stats.rows_skipped == 2
+    assert shop.look("gus")["trips"] == (2, "PRESENT")
