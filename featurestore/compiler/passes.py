@@ -95,9 +95,11 @@ def _prune_join(rel: AsOfJoin, needed: Collection[str]) -> AsOfJoin:
 
 
 def _exactly(rel: Rel, needed: Collection[str]) -> Rel:
-    return Project(
-        input=_prune(rel, needed), columns={name: name for name in rel.schema if name in needed}
-    )
+    pruned = _prune(rel, needed)
+    wanted = [name for name in rel.schema if name in needed]
+    if list(pruned.schema) == wanted:
+        return pruned
+    return Project(input=pruned, columns={name: name for name in wanted})
 
 
 PASSES: tuple[Callable[[Rel], Rel], ...] = (prune,)

@@ -75,20 +75,25 @@ def compile_training(
         rel = AsOfJoin(
             left=rel,
             right=view_rel(use.view, repo, files, features=use.features),
-            keys={keys[use.name, key.name].name: key.name for key in use.view.keys},
+            keys={
+                keys[column].name: key.name
+                for key, column in zip(use.view.keys, use.key_columns, strict=True)
+            },
             left_time=TIME,
             columns={_inner(name): column for name, column in columns.items()},
-            status=_inner(status_column(use.name)),
+            status=_status(use.name),
             as_of=as_of,
             known_until_us=known_until_us,
             ttl_us=use.view.ttl_us,
             grace_us=use.view.grace_us,
         )
     features = {names[use.name, f.name]: f.dtype for use in uses for f in use.features}
-    wanted = [*features, *statuses]
+    wanted = {name: _inner(name) for name in features}
+    if include_status:
+        wanted |= {status_column(use.name): _status(use.name) for use in uses}
     return TrainingSet(
-        rel=Project(input=rel, columns={name: _inner(name) for name in wanted}),
-        keys=tuple(dict.fromkeys(keys.values())),
+        rel=Project(input=rel, columns=wanted),
+        keys=tuple(keys.values()),
         features=features,
         statuses=statuses,
     )
@@ -99,20 +104,18 @@ def _inner(name: str) -> str:
     return f"out:{name}"
 
 
-def _frame_keys(uses: Sequence[ViewUse]) -> dict[tuple[str, str], FrameKey]:
-    """(use, join key) → the `Input` column. A frame column that is two keys of one view stands in
-    the `Input` twice."""
-    found: dict[tuple[str, str], FrameKey] = {}
-    first_use: dict[str, str] = {}
+def _status(use: str) -> str:
+    return f"status:{use}"
+
+
+def _frame_keys(uses: Sequence[ViewUse]) -> dict[str, FrameKey]:
+    """The frame's key columns by name. Each has one type: `select` has seen to that."""
+    found: dict[str, FrameKey] = {}
     for use in uses:
-        seen: dict[str, int] = {}
         for key, column in zip(use.view.keys, use.key_columns, strict=True):
-            seen[column] = seen.get(column, 0) + 1
-            name = f"key:{column}" if seen[column] == 1 else f"key:{column}:{seen[column]}"
-            needed_by = first_use.setdefault(name, use.name)
-            found[use.name, key.name] = FrameKey(
-                name=name, column=column, dtype=key.dtype, needed_by=needed_by
-            )
+            name = f"key:{column}"
+            frame_key = FrameKey(name=name, column=column, dtype=key.dtype, needed_by=use.name)
+            found.setdefault(column, frame_key)
     return found
 
 

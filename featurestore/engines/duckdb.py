@@ -71,7 +71,10 @@ class DuckDBEngine(Engine):
         try:
             connection = duckdb.connect(":memory:", config=config)
         except duckdb.Error as error:
-            raise InvalidSettings(f"DuckDB refuses the [offline] settings: {error}") from error
+            raise InvalidSettings(
+                f"DuckDB refuses [offline] memory_limit = {settings.memory_limit!r}, threads = "
+                f"{settings.threads}: {error}"
+            ) from error
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         # A query must not see the variables of the Python code around it as tables.
         connection.execute("SET GLOBAL python_enable_replacements = false")

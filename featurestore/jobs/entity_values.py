@@ -174,7 +174,9 @@ def _whole_numbers(column: str, values: pa.Array, offset: int) -> pa.Array:
         row = int((~whole).argmax())
         small = abs(numbers[row]) <= FLOAT_KEY_MAX
         why = "is not a whole number" if small else "is too large to be exact as a float"
-        raise InvalidJoinKey(column, f"{numbers[row]!r} in row {offset + row} {why}; use int64")
+        raise InvalidJoinKey(
+            column, f"{float(numbers[row])!r} in row {offset + row} {why}; use int64"
+        )
     return pa.array(np.where(missing, 0, numbers).astype(np.int64), mask=missing)
 
 
