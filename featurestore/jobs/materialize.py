@@ -137,12 +137,11 @@ def newest_rows(
     """The winning row, as the source has it, of each of `keys` (columns named as the view's join
     keys): keys, features, event and created time, deleted."""
     latest = Latest(input=view_rel(view, context.repo, files), known_until_us=known_until_us)
+    if not view.keys:
+        return context.engine.stream(latest).read_all()
     wanted = Input(name="wanted_keys", dtypes={key.name: key.dtype for key in view.keys})
-    if view.keys:
-        matches = " AND ".join(f"l.{quote(k.name)} = w.{quote(k.name)}" for k in view.keys)
-        query = f"SELECT l.* FROM latest l SEMI JOIN wanted w ON {matches}"
-    else:
-        query = "SELECT l.* FROM latest l SEMI JOIN wanted w ON true"
+    matches = " AND ".join(f"l.{quote(k.name)} = w.{quote(k.name)}" for k in view.keys)
+    query = f"SELECT l.* FROM latest l SEMI JOIN wanted w ON {matches}"
     rel = Sql(query=query, inputs={"latest": latest, "wanted": wanted}, dtypes=latest.schema)
     wanted_keys = pa.Table.from_batches([keys])
     return context.engine.stream(rel, inputs={"wanted_keys": wanted_keys}).read_all()

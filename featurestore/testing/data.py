@@ -169,12 +169,20 @@ class _Times:
         return self.origin_us + self.choose(range(self.points)) * self.grid_us
 
 
-def make_case(choose: Choose, *, rows_max: int = 24, requests_max: int = 16) -> Case:
-    """A case of at most so many rows and requests."""
+def make_case(
+    choose: Choose,
+    *,
+    rows_max: int = 24,
+    requests_max: int = 16,
+    grid_us: int | None = None,
+    origin_us: int | None = None,
+) -> Case:
+    """A case of at most so many rows and requests, on the grid and from the origin given, or any
+    others."""
     times = _Times(
         choose,
-        choose(GRIDS_US),
-        choose(ORIGINS_US),
+        choose(GRIDS_US) if grid_us is None else grid_us,
+        choose(ORIGINS_US) if origin_us is None else origin_us,
         choose((4, 8, 16)),
         choose(((0,), (0,) * 6 + (1, -1))),
     )
