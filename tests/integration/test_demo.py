@@ -81,7 +81,7 @@ def test_the_demo_walks_the_whole_path_twice(tmp_path: Path) -> None:
     check_walk(second.stdout.replace("Nothing to apply.", "Applied."))
 
     # The commands that it says to try next work.
-    (lookup,) = re.findall(r"^    featurestore (get-online .*)$", second.stdout, re.MULTILINE)
+    (lookup,) = re.findall(r"^    \S*featurestore (get-online .*)$", second.stdout, re.MULTILINE)
     assert run(lookup.split(), debug=False) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -217,12 +218,13 @@ class Walk:
 
     def what_next(self) -> None:
         """Commands to try."""
-        repo = self._root if self._root.is_absolute() else self._root.resolve()
+        program, repo = _typed(), _from_here(self._root)
         heading("Next", "try these")
         if self._redis:
             say("The Valkey server stops now. With a Redis of your own, first")
             say("    export FEATURESTORE__ONLINE__URL=redis://host:6379/0")
-            say(f"    featurestore apply --repo {repo}")
+            say(f"    {program} apply --repo {repo}")
+            say(f"    {program} materialize --repo {repo}")
         flight = self._next_flights().select(KEYS).to_pylist()[0]
         keys = " ".join(f"--entity {key}={value}" for key, value in flight.items())
         for command in (
@@ -233,5 +235,21 @@ class Walk:
             f"verify {SERVICE}",
             "serve",
         ):
-            say(f"    featurestore {command} --repo {repo}")
-        say("    featurestore init my_repo")
+            say(f"    {program} {command} --repo {repo}")
+        say(f"    {program} init my_repo")
+
+
+def _typed() -> str:
+    """How to call this program: by its name where the shell finds it, else by its path."""
+    script = Path(sys.executable).with_name("featurestore")
+    found = shutil.which("featurestore")
+    if not script.is_file() or (found and script.samefile(found)):
+        return "featurestore"
+    return _from_here(script)
+
+
+def _from_here(path: Path) -> str:
+    """The path as short as it can be typed in the current folder."""
+    path = path.absolute()
+    here = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return shlex.quote(str(here))
