@@ -110,11 +110,16 @@ def row_decoder(layout: RowLayout) -> Callable[[bytes], Decoded]:
             elif len(row) != size:
                 raise ValueError("bytes follow its end")
             values = list(pick(raw))
-            for i, convert in converters:
-                values[i] = convert(values[i])
             if features and raw[nulls_at] != no_nulls:
-                for i in set_bits(raw[nulls_at]):
+                missing = set(set_bits(raw[nulls_at]))
+                for i in missing:
                     values[i] = None
+                for i, convert in converters:
+                    if i not in missing:
+                        values[i] = convert(values[i])
+            else:
+                for i, convert in converters:
+                    values[i] = convert(values[i])
         except MALFORMED as error:
             raise corrupt(row, str(error)) from error
         return values, raw[1], raw[3], False

@@ -76,7 +76,7 @@ def valkey() -> Iterator[RedisServer]:
 def folder(request: pytest.FixtureRequest, make_repo: MakeRepo, valkey: RedisServer) -> Path:
     valkey.command("FLUSHALL")
     url = "lmdb:.featurestore/online" if request.param == "lmdb" else valkey.url
-    made = make_repo(DEFINITIONS, online={"url": url})
+    made = make_repo(DEFINITIONS, online={"url": url, "timeout_ms": 30_000})
     write(made, "1.parquet", cents=100)
     with FeatureStore(made) as fs:
         fs.apply()

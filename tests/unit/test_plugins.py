@@ -69,8 +69,8 @@ def test_a_third_party_back_end_is_found(install: Install) -> None:
         ("import cassandra_driver.x", r"the package 'cassandra_driver': pip install cassandra_dr"),
         ("raise ImportError('no compiler')", "a package that cannot be imported: no compiler"),
         (
-            "raise ModuleNotFoundError('x', name='redis.asyncio')",
-            r"the package 'redis': pip install 'featurestore\[redis\]'",
+            "raise ModuleNotFoundError('x', name='hiredis.hiredis')",
+            r"the package 'hiredis': pip install 'featurestore\[redis\]'",
         ),
         (
             "raise ModuleNotFoundError('x', name='psycopg')",
