@@ -138,7 +138,7 @@ def _plain_table(
 ) -> None:
     if title:
         say(title)
-    widths = [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]
+    widths = _widths(columns, cells)
     for row in [list(columns), *cells]:
         aligned = [
             text.rjust(width) if right else text.ljust(width)
@@ -147,15 +147,24 @@ def _plain_table(
         say("  ".join(aligned).rstrip())
 
 
+def _widths(columns: Sequence[str], cells: list[list[str]]) -> list[int]:
+    return [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]
+
+
 def _rich_table(
     columns: Sequence[str], cells: list[list[str]], numeric: list[bool], title: str
 ) -> None:
+    """On a terminal that is too narrow a plain table, whose lines go on below: rich would cut
+    instants and names in pieces."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
+    if sum(_widths(columns, cells)) + 3 * len(columns) + 1 > console.width:
+        _plain_table(columns, cells, numeric, title)
+        return
     if title:
         console.print(Text(title, style="bold"))
     table = Table(box=box.SIMPLE_HEAD)

@@ -342,6 +342,7 @@ class TestOutput:
             "with output.working('thinking'): time.sleep(0.2)\n"
             "with output.counting('rows', total=1) as report: report('weather', 2000)\n"
             "output.show_table(['name'], [['[bold]größer']], title='Tables')\n"
+            "output.show_table(['a', 'b'], [['x' * 50, 'y' * 50]], title='Wide')\n"
         )
         leader, follower = pty.openpty()
         with subprocess.Popen(
@@ -363,4 +364,6 @@ class TestOutput:
         assert "thinking" in text
         assert "weather: 2,000 rows" in text
         assert "[bold]größer" in text
-        assert "─" in text
+        assert "─" in text.partition("Wide")[0]
+        # What does not fit is not cut in pieces.
+        assert f"{'x' * 50}  {'y' * 50}" in text
