@@ -10,7 +10,7 @@ DUCKDB_OLD := $(VENV)/duckdb-1.5
 DUCKDB_TESTS := tests/contracts/test_duckdb_engine.py tests/property tests/golden tests/unit tests/integration/test_retrieval.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full check bench protos clean
+.PHONY: help demo test debian-packages test-full check bench protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,11 @@ demo: $(VENV)/.demo ## install and run the main job on the NYC flights data (ONL
 test: $(VENV)/.test ## install and run the tests
 	$(BIN)/pytest -n 2 -m "not full"
 
-test-full: $(VENV)/.test $(DUCKDB_OLD) ## also the tests that need Debian packages, and the older DuckDB
+debian-packages:
+	@command -v redis-server >/dev/null || { \
+	  echo "make test-full needs redis-server; install Debian's package: apt-get install redis-server" >&2; exit 1; }
+
+test-full: debian-packages $(VENV)/.test $(DUCKDB_OLD) ## also the tests that need Debian packages, and the older DuckDB
 	$(BIN)/pytest -m full
 	PYTHONPATH=$(DUCKDB_OLD) $(BIN)/pytest -n 2 -q -m "not full" $(DUCKDB_TESTS)
 

