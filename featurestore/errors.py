@@ -234,8 +234,9 @@ class UnknownFeature(RequestError):
 class UnknownView(RequestError):
     code = "unknown-view"
 
-    def __init__(self, view: str, *, known: Iterable[str]) -> None:
-        super().__init__(f"There is no feature view {view!r}.{suggest(view, known)}")
+    def __init__(self, view: str, *, known: Iterable[str], hint: str = "") -> None:
+        hint = f" {hint}" if hint else ""
+        super().__init__(f"There is no feature view {view!r}.{suggest(view, known)}{hint}")
         self.view = view
 
 

@@ -147,7 +147,13 @@ class DuckDBEngine(Engine):
 def _spill_folder(parent: Path) -> Path:
     """A folder of this engine alone; DuckDB makes it when it spills. Folders that processes left
     behind when they were killed are removed."""
-    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSettings(
+            f"The folder {parent} for what a query spills can't be made ({error.strerror}); "
+            "correct [offline] path or temp_directory"
+        ) from error
     for left in parent.glob(f"{_SPILL_PREFIX}*-*"):
         owner = left.name.removeprefix(_SPILL_PREFIX).partition("-")[0]
         if owner.isdigit() and not _is_running(int(owner)):

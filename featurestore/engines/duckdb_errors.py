@@ -21,7 +21,7 @@ from featurestore.errors import (
     SourceSchemaChanged,
 )
 
-_UNREADABLE = ("IO", "HTTP", "Permission", "Serialization", "TProtocolException", "Invalid")
+_UNREADABLE = ("IO", "HTTP", "Permission", "Serialization", "Invalid")
 _DAMAGED = ("magic bytes", "parquet", "snappy", "zstd", "gzip", "thrift", "corrupt", "truncated")
 _SPILL = ("temp_directory", "duckdb_temp_storage", "No space left")
 
@@ -69,7 +69,9 @@ def _translate(rel: Rel, words: str) -> FeatureStoreError:
         return SourceSchemaChanged(_csv(scans, words))
     if kind in ("Conversion", "Out of Range"):
         return InvalidValue(f"{text}{_among(scans)}")
-    if kind in _UNREADABLE or any(mark in words.lower() for mark in _DAMAGED):
+    # Words without a kind come from the libraries that DuckDB reads files with.
+    of_reader = bool(scans) and not rest
+    if kind in _UNREADABLE or of_reader or any(mark in words.lower() for mark in _DAMAGED):
         return unreadable(scans, rest or words)
     if kind == "Binder" and any(isinstance(node, Sql) for node in walk(rel)):
         return SourceSchemaChanged(

@@ -189,7 +189,7 @@ def _of_parquet(path: Path) -> EntityFrame:
         raise InvalidEntityFrame(
             f"There is no file {path} (text that begins with SELECT or WITH is taken as SQL)"
         ) from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidEntityFrame(f"{path} is no readable Parquet file: {error}") from error
     if not paths:
         raise InvalidEntityFrame(f"The folder {path} holds no Parquet files")
@@ -199,8 +199,11 @@ def _of_parquet(path: Path) -> EntityFrame:
 
     def batches() -> Iterator[pa.RecordBatch]:
         for each in paths:
-            with parquet.ParquetFile(each) as file:
-                yield from file.iter_batches(batch_size=BATCH_ROWS)
+            try:
+                with parquet.ParquetFile(each) as file:
+                    yield from file.iter_batches(batch_size=BATCH_ROWS)
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                raise InvalidEntityFrame(f"{each} can't be read any more: {error}") from error
 
     count = sum(each.num_rows for each in metadata)
 

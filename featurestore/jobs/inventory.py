@@ -5,14 +5,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit, urlunsplit
 
 from featurestore.compiler.materialization import table_state
 from featurestore.compiler.online import field_id
 from featurestore.definitions.expression import show
 from featurestore.definitions.source import FileSource, file_format
-from featurestore.errors import FeatureStoreError, UnknownReference, suggest
+from featurestore.errors import FeatureStoreError, InvalidRequest, UnknownReference, suggest
 from featurestore.fingerprint import short
 from featurestore.jobs.store_identity import ledger_of
 from featurestore.timeline import format_duration, format_instant
@@ -54,6 +54,7 @@ LIBRARIES = (
 
 def list_objects(repo: TypedRepo, kind: Kind, *, root: Path) -> list[dict[str, Any]]:
     """One short row per object of `kind`, in name order."""
+    _check_kind(kind)
     rows: dict[Kind, Callable[[Any], dict[str, Any]]] = {
         "entities": _entity,
         "sources": lambda source: _source(source, root),
@@ -65,6 +66,7 @@ def list_objects(repo: TypedRepo, kind: Kind, *, root: Path) -> list[dict[str, A
 
 def describe(context: Context, kind: Kind, name: str) -> dict[str, Any]:
     """One object in full. Raises `UnknownReference` with a suggestion."""
+    _check_kind(kind)
     objects = getattr(context.repo, kind)
     if name not in objects:
         raise UnknownReference(f"There are no {kind} named {name!r}.{suggest(name, objects)}")
@@ -76,6 +78,12 @@ def describe(context: Context, kind: Kind, name: str) -> dict[str, Any]:
         "services": _service_details,
     }
     return details[kind](item) | _metadata(item.metadata)
+
+
+def _check_kind(kind: str) -> None:
+    kinds = get_args(Kind)
+    if kind not in kinds:
+        raise InvalidRequest(f"{kind!r} is no kind of object.{suggest(str(kind), kinds)}")
 
 
 def online_state(context: Context, view: TypedView) -> list[dict[str, Any]]:

@@ -162,11 +162,13 @@ def _applied_views(context: Context, names: Sequence[str] | None) -> list[TypedV
     """The views to write. Raises `UnknownView`, and `NotApplied` where the environment has another
     version: what is served must be what was reviewed."""
     known = context.repo.views
+    # One name alone is a sequence of names, too: its letters.
+    names = [names] if isinstance(names, str) else names
     for name in names or ():
         if name not in known:
             raise UnknownView(name, known=known)
     applied = current_views(context.registry, context.environment)
-    chosen = [known[name] for name in (names if names is not None else known)]
+    chosen = [known[name] for name in dict.fromkeys(known if names is None else names)]
     changed = [view.name for view in chosen if applied.get(view.name) != view.version]
     if changed:
         raise NotApplied(

@@ -16,7 +16,7 @@ from featurestore.compiler.rel import DataFiles
 from featurestore.compiler.selection import Features, select
 from featurestore.compiler.training import AsOf, TrainingSet, compile_training
 from featurestore.engines.base import BATCH_ROWS
-from featurestore.errors import InvalidEntityFrame, MissingJoinKey, suggest
+from featurestore.errors import InvalidEntityFrame, InvalidRequest, MissingJoinKey, suggest
 from featurestore.jobs import retrieval
 from featurestore.jobs.entity_frame import (
     EntityFrame,
@@ -136,6 +136,8 @@ def get_historical_features(
 
 def _check_columns(frame: EntityFrame, compiled: TrainingSet, time_column: str) -> None:
     names = frame.schema.names
+    if not isinstance(time_column, str):
+        raise InvalidRequest(f"event_timestamp is the name of a column, not {time_column!r}")
     if time_column not in names:
         raise InvalidEntityFrame(
             f"The entity frame has no column {time_column!r} with the request times."
@@ -197,6 +199,8 @@ class RetrievalJob:
 
     def to_batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """The rows in batches of at most `batch_rows`, in bounded memory."""
+        if batch_rows < 1:
+            raise InvalidRequest(f"batch_rows must be positive, not {batch_rows}")
         with self.frame.opened() as rows:
             nulls = retrieval.NullCount(self.features)
             for batch in self.run.batches(self.frame, rows, batch_rows=batch_rows):

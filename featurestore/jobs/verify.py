@@ -18,7 +18,7 @@ from featurestore.compiler.rel import CREATED_US, EVENT_US, Project, Sql
 from featurestore.compiler.resolve import select
 from featurestore.compiler.scans import view_rel
 from featurestore.engines.sql import quote
-from featurestore.errors import CorruptRow, UnknownFeature, UnknownView
+from featurestore.errors import CorruptRow, InvalidRequest, UnknownFeature, UnknownView
 from featurestore.jobs.materialize import newest_rows
 from featurestore.jobs.online_tables import online_tables
 from featurestore.jobs.project import current_files
@@ -127,6 +127,8 @@ def verify(
 ) -> VerifyReport:
     """Compare both paths for up to `samples` entities of each view of `service` (of all views, by
     default). Raises `UnknownService`, and what the back ends raise."""
+    if samples < 1:
+        raise InvalidRequest(f"samples must be positive, not {samples}")
     names = sorted(context.repo.views)
     if service is not None:
         names = sorted({use.view.name for use in select(context.repo, service)})

@@ -145,7 +145,11 @@ def cut(plan: ServingPlan, refs: Sequence[str]) -> ServingPlan:
     for ref in refs:
         view, colon, feature = ref.partition(":")
         if view not in lookups:
-            raise UnknownView(view, known=lookups)
+            raise UnknownView(
+                view,
+                known=lookups,
+                hint="A view is served when it is applied and materialized.",
+            )
         index_of = {f.name: i for i, f in enumerate(lookups[view].stored)}
         if colon and feature not in index_of:
             raise UnknownFeature(feature, view=view, known=index_of)

@@ -78,7 +78,7 @@ def _parquet_schema(source: FileSource, path: Path) -> dict[str, DType]:
         raise unreadable(source, path, "it is empty (0 bytes)")
     try:
         arrow = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise unreadable(source, path, f"it is not a Parquet file ({error})") from error
     repeated = sorted({name for name in arrow.names if arrow.names.count(name) > 1})
     if repeated:
