@@ -7,7 +7,11 @@ QUICK ?=
 
 # Both major versions of DuckDB are supported; the older one lives beside the environment.
 DUCKDB_OLD := $(VENV)/duckdb-1.5
-DUCKDB_TESTS := tests/contracts/test_duckdb_engine.py tests/property tests/golden tests/unit tests/integration/test_retrieval.py
+DUCKDB_TESTS := tests/contracts/test_duckdb_engine.py tests/golden \
+  tests/property/test_expression_*.py tests/property/test_point_in_time.py tests/property/test_theorem.py \
+  tests/unit/test_duckdb_details.py tests/unit/test_expression_sql.py tests/unit/test_dtypes.py \
+  tests/unit/test_file_formats*.py tests/unit/test_training*.py tests/unit/test_example_data.py \
+  tests/integration/test_retrieval.py tests/integration/test_materialize*.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test debian-packages test-full check bench protos clean
@@ -45,7 +49,7 @@ debian-packages:
 
 test-full: debian-packages $(VENV)/.test $(DUCKDB_OLD) ## also the tests that need Debian packages, and the older DuckDB
 	$(BIN)/pytest -m full
-	PYTHONPATH=$(DUCKDB_OLD) $(BIN)/pytest -n 2 -q -m "not full" $(DUCKDB_TESTS)
+	PYTHONPATH=$(CURDIR)/$(DUCKDB_OLD) $(BIN)/pytest -n 2 -q -m "not full" $(DUCKDB_TESTS)
 
 check: $(VENV)/.dev ## format, lint, types, layers and the fast tests
 	$(BIN)/ruff format --check .
