@@ -20,7 +20,7 @@ from featurestore.compiler.rel import Input, Rel, walk
 from featurestore.dtypes import DType, to_arrow
 from featurestore.engines.base import BATCH_ROWS, Capabilities, Engine
 from featurestore.engines.duckdb_errors import invalid_query, translated
-from featurestore.engines.duckdb_files import describe
+from featurestore.engines.duckdb_files import check_headers, describe
 from featurestore.engines.duckdb_inputs import create_inputs
 from featurestore.engines.duckdb_sql import to_sql
 from featurestore.engines.duckdb_values import from_duckdb
@@ -122,6 +122,7 @@ class DuckDBEngine(Engine):
         cursor = self._connection.cursor()
         with _closed_on_error(cursor), translated(rel):
             create_inputs(cursor, _inputs(rel), inputs or {})
+            check_headers(cursor, rel)
             text = to_sql(rel, lambda scan: describe(cursor, scan))
             reader = cursor.sql(text).to_arrow_reader(max(batch_rows, _VECTOR_ROWS))
         batches = _batches(cursor, reader, rel, schema, batch_rows)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from featurestore.compiler.rel import Scan
+from featurestore.compiler.rel import Rel, Scan, walk
 from featurestore.engines.duckdb_errors import unreadable
-from featurestore.engines.duckdb_scans import FileGroup, glob_literal, gone
+from featurestore.engines.duckdb_scans import (
+    FileGroup,
+    by_columns,
+    csv_options,
+    glob_literal,
+    gone,
+)
 from featurestore.engines.duckdb_values import MISREAD_NANOSECONDS
+from featurestore.errors import SourceSchemaChanged
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,6 +56,42 @@ def describe(cursor: duckdb.DuckDBPyConnection, scan: Scan) -> tuple[FileGroup, 
         if column not in known:
             raise gone(scan, column)
     return groups
+
+
+def check_headers(cursor: duckdb.DuckDBPyConnection, rel: Rel) -> None:
+    """Whether CSV files begin as they did when they were looked at: their fields are read by
+    position, and another order of columns would be read in silence.
+
+    Raises `SourceSchemaChanged` for another header, `SourceMissing` for a file that is empty.
+    """
+    scans = {node.source: node for node in walk(rel) if isinstance(node, Scan)}
+    for scan in scans.values():
+        options = scan.files.csv_options
+        if (
+            scan.files.format == "csv"
+            and "names" in options
+            and options.get("header", "true") == "true"
+        ):
+            for names, paths in by_columns(scan.files).items():
+                for path in paths:
+                    _check_header(cursor, scan, path, names)
+
+
+def _check_header(
+    cursor: duckdb.DuckDBPyConnection, scan: Scan, path: str, names: Sequence[str]
+) -> None:
+    headless = replace(scan.files, csv_options={**scan.files.csv_options, "header": "false"})
+    options = ", ".join(csv_options(headless, len(names)))
+    query = f"SELECT * FROM read_csv({glob_literal([path])}, {options}) LIMIT 1"
+    first = cursor.sql(query).fetchall()
+    if not first:
+        raise unreadable([scan], f"{path} is empty")
+    # A name that is a text for NULL is not seen.
+    if any(one is not None and one != name for one, name in zip(first[0], names, strict=True)):
+        raise SourceSchemaChanged(
+            f"Source {scan.source!r}: the header of {path} is not the one it had a moment ago. "
+            "Ask again to read the file as it is now."
+        )
 
 
 def _alike(cursor: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> dict[_Shape, list[str]]:

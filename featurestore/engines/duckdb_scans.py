@@ -96,7 +96,7 @@ def _csv(scan: Scan, names: Mapping[str, str]) -> list[str]:
     and files of one source may order their columns differently."""
     files, partitions = scan.files, _partitions(scan.files)
     texts = []
-    for columns, paths in _by_columns(files).items():
+    for columns, paths in by_columns(files).items():
         items = []
         for name, column in scan.columns.items():
             wanted = scan.dtypes[name]
@@ -108,15 +108,16 @@ def _csv(scan: Scan, names: Mapping[str, str]) -> list[str]:
             else:
                 value = _null(wanted)
             items.append(f"{value} AS {names[name]}")
-        options = ", ".join(_csv_options(files, len(columns), bool(partitions)))
+        options = ", ".join(csv_options(files, len(columns)))
+        options += f", filename = {literal(_FILE)}" if partitions else ""
         source = f"FROM read_csv({glob_literal(paths)}, {options}) AS f"
         beside = _partition_join(files, paths, partitions)
         texts.append(f"SELECT {', '.join(items)}\n{source}{beside}")
     return texts
 
 
-def _by_columns(files: DataFiles) -> dict[tuple[str, ...], list[str]]:
-    """The files by the names of their fields, in order."""
+def by_columns(files: DataFiles) -> dict[tuple[str, ...], list[str]]:
+    """CSV files by the names of their fields, in order."""
     names = json.loads(files.csv_options["names"]) if "names" in files.csv_options else None
     plain = [name for name in files.schema if name not in _partitions(files)]
     groups: dict[tuple[str, ...], list[str]] = {}
@@ -125,7 +126,8 @@ def _by_columns(files: DataFiles) -> dict[tuple[str, ...], list[str]]:
     return groups
 
 
-def _csv_options(files: DataFiles, width: int, with_file: bool) -> list[str]:
+def csv_options(files: DataFiles, width: int) -> list[str]:
+    """How DuckDB reads the files: `width` fields of text, named `c0` and so on."""
     given = files.csv_options
     nulls = json.loads(given.get("null_texts", '[""]'))
     fields = ", ".join(f"{literal(f'c{number}')}: 'VARCHAR'" for number in range(width))
@@ -138,7 +140,6 @@ def _csv_options(files: DataFiles, width: int, with_file: bool) -> list[str]:
         "quote = '\"'",
         "escape = '\"'",
         "hive_partitioning = false",
-        *([f"filename = {literal(_FILE)}"] if with_file else []),
     ]
 
 

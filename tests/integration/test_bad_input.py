@@ -32,6 +32,7 @@ from featurestore.errors import (
     InvalidRepository,
     InvalidRequest,
     InvalidSettings,
+    InvalidValue,
     LimitExceeded,
     MissingJoinKey,
     NameClash,
@@ -461,6 +462,39 @@ def test_files_that_are_bad_when_definitions_load(tmp_path: Path, name: str) -> 
             return
         with refused(folder, InvalidRepository, "definitions.py:", "trips"):
             store.apply()
+
+
+CSV = "driver,at,trips,miles\nann,2024-01-01T00:00:00Z,7,70\n"
+SPOILED_CSV: dict[str, tuple[str, type[FeatureStoreError], list[str]]] = {
+    "empty": ("", SourceMissing, ["rows.csv", "empty"]),
+    "other order": (
+        "driver,at,miles,trips\nann,2024-01-01T00:00:00Z,70,7\n",
+        SourceSchemaChanged,
+        ["header", "rows.csv"],
+    ),
+    "fewer": ("driver,at,trips\nann,2024-01-01T00:00:00Z,7\n", SourceSchemaChanged, ["rows"]),
+    "words": (CSV.replace("7,", "many,"), InvalidValue, ["'trips'", "many", "int64"]),
+    "fractions": (CSV.replace("7,", "7.5,"), InvalidValue, ["'trips'", "7.5", "int64"]),
+    "no time": (CSV.replace("2024-01-01", "someday"), InvalidValue, ["'at'", "someday"]),
+    "ragged": (CSV.replace("70", "70,700"), SourceSchemaChanged, ["rows", "Line: 2"]),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED_CSV)
+def test_csv_files_that_change_under_a_job(tmp_path: Path, name: str) -> None:
+    text, error, says = SPOILED_CSV[name]
+    definitions = defined(
+        "rows = FileSource('rows', 'rows.csv', 'at')",
+        "by_hand = FeatureView('by_hand', driver, rows)",
+    )
+    folder = write_repository(tmp_path / "repo", definitions)
+    (folder / "rows.csv").write_text(CSV)
+    with FeatureStore(folder) as store:
+        job = store.get_historical_features(FRAME, ["by_hand"])
+        assert job.to_arrow()["trips"].to_pylist() == [7, None]
+        (folder / "rows.csv").write_text(text)
+        with refused(folder, error, *says):
+            job.to_arrow()
 
 
 def test_a_second_file_of_another_type(shop: FeatureStore) -> None:
