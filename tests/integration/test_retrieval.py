@@ -496,6 +496,7 @@ def test_a_source_that_went_away(airports: FeatureStore) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::featurestore.jobs.known_time.KnownTimeWarning")
+@pytest.mark.filterwarnings("ignore::featurestore.jobs.source_report.NullCreatedTimeWarning")
 @pytest.mark.parametrize(
     "seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 20))]
 )
