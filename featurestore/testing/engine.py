@@ -28,13 +28,14 @@ from featurestore.testing.compare import (
 )
 from featurestore.testing.data import Case, Request, make_case, seeded, write_case
 from featurestore.testing.engine_joins import JoinsContract
+from featurestore.testing.engine_latest import LatestContract
 from featurestore.testing.engine_reads import ReadsContract
 from featurestore.testing.oracle import RowShape, Value
 
 HOT_ROWS = 200_000
 
 
-class EngineContract(ReadsContract, JoinsContract):
+class EngineContract(ReadsContract, LatestContract, JoinsContract):
     """All that an engine must do: every relation node, and every rule of latest features,
     statuses and types, on small cases written out and on random ones beside the oracle.
 

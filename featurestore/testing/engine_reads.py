@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -100,6 +101,28 @@ def column(engine: Engine, rel: Rel, name: str) -> list[Value]:
     """The values of one column, with NULLs last."""
     values = [row[name] for row in run(engine, rel)]
     return sorted(values, key=lambda value: (value is None, value if value is not None else 0))
+
+
+def csv_files(
+    paths: Sequence[Path], schema: Mapping[str, DType], names: Sequence[Sequence[str]]
+) -> DataFiles:
+    """CSV files with `;` between the fields, `NA` for NULL, and the columns `names` per file."""
+    return DataFiles(
+        format="csv",
+        paths=tuple(map(str, paths)),
+        schema=dict(schema),
+        csv_options={
+            "delimiter": ";",
+            "header": "true",
+            "null_texts": json.dumps(["NA"]),
+            "names": json.dumps([list(columns) for columns in names]),
+        },
+    )
+
+
+def row(dtypes: Mapping[str, DType], *values: Value) -> dict[str, Value]:
+    """A row of the columns of `dtypes`."""
+    return dict(zip(dtypes, values, strict=True))
 
 
 class ReadsContract:
@@ -235,6 +258,37 @@ class ReadsContract:
             run(engine, scan(files)),
             [{"v": 0, "day": date(2013, 3, 10), "n": 1}, {"v": 1, "day": None, "n": -2}],
         )
+
+    def test_fields_of_csv_files_are_read_exactly(self, engine: Engine, tmp_path: Path) -> None:
+        """Texts become values of the scan's types; files may order their columns differently."""
+        one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+        one.write_text(
+            "id;at;price;name\n"
+            f'{BIG};2013-03-10 02:30:00;1.10;"a;b"\n'
+            "NA;2013-03-10T02:30:00-05:00;NA;größe\n"
+        )
+        two.write_text('name;id\n"say ""hi""";-1\n')
+        dtypes = {"id": INT64, "at": TIMESTAMP, "price": parse("decimal(12,2)"), "name": STRING}
+        files = csv_files([one, two], dtypes, [["id", "at", "price", "name"], ["name", "id"]])
+        check_same_rows(
+            run(engine, scan(files)),
+            [
+                row(dtypes, BIG, to_us("2013-03-10T02:30:00Z"), Decimal("1.10"), "a;b"),
+                row(dtypes, None, to_us("2013-03-10T07:30:00Z"), None, "größe"),
+                row(dtypes, -1, None, None, 'say "hi"'),
+            ],
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "dtype"), [("1.7", INT64), ("3000000000", INT32), ("soon", TIMESTAMP)], ids=str
+    )
+    def test_a_csv_field_that_does_not_fit(
+        self, engine: Engine, tmp_path: Path, text: str, dtype: DType
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text(f"culprit\n{text}\n")
+        with pytest.raises(InvalidValue, match="culprit"):
+            run(engine, scan(csv_files([path], {"culprit": dtype}, [["culprit"]])))
 
     def test_no_rows(self, engine: Engine, tmp_path: Path) -> None:
         nothing: dict[str, tuple[DType, list[Value]]] = {n: (d, []) for n, (d, _) in TYPED.items()}

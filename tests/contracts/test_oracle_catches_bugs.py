@@ -31,7 +31,8 @@ from featurestore.engines.base import BATCH_ROWS, Engine
 from featurestore.engines.duckdb import DuckDBEngine
 from featurestore.testing.compare import compare_as_of, compare_latest
 from featurestore.testing.data import make_case, seeded
-from featurestore.testing.engine_joins import AS_OF_SEEDS, LATEST_SEEDS
+from featurestore.testing.engine_joins import AS_OF_SEEDS
+from featurestore.testing.engine_latest import LATEST_SEEDS
 
 Tables = Mapping[str, pa.Table] | None
 

@@ -26,6 +26,7 @@ from featurestore.engines.base import BATCH_ROWS, Capabilities, Engine
 from featurestore.errors import UnsupportedByEngine
 from featurestore.testing.data import to_array, to_rows
 from featurestore.testing.engine_joins import JoinsContract
+from featurestore.testing.engine_latest import LatestContract
 from featurestore.testing.oracle import (
     Row,
     RowShape,
@@ -122,7 +123,7 @@ def written(row: Row) -> dict[str, Value]:
     return dict(row.values) | times
 
 
-class TestOracle(JoinsContract):
+class TestOracle(LatestContract, JoinsContract):
     @pytest.fixture
     def engine(self) -> Iterator[Engine]:
         with OracleEngine() as engine:
