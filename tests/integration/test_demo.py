@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -91,6 +92,29 @@ def test_the_demo_on_a_redis_server(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     check_walk(done.stdout)
     (port,) = re.findall(r"at redis://127\.0\.0\.1:(\d+)/0", done.stdout)[:1]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(port)), timeout=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_demo_leaves_no_server(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "featurestore", "demo", "--online", "redis"]
+    process = subprocess.Popen(
+        [*command, "--folder", str(tmp_path / "flights")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout as lines:
+        # What it says first after the Valkey server started.
+        (port,) = next(
+            found for line in lines if (found := re.findall(r"redis://.*:(\d+)/0", line))
+        )
+        process.send_signal(number)
+        rest = lines.read()
+    assert process.wait(60) == 128 + number, rest
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(port)), timeout=1)
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from featurestore.cli.demo.servers import signals_unwind
 from featurestore.cli.demo.walk import Walk, prepare_data
 from featurestore.cli.output import say
 from featurestore.errors import InvalidRequest
@@ -52,7 +53,7 @@ def demo(
     prepare_data(root)
     if data_only:
         return
-    with Walk(root, redis=online is Online.REDIS) as walk:
+    with signals_unwind(), Walk(root, redis=online is Online.REDIS) as walk:
         walk.plan_and_apply()
         walk.train()
         walk.materialize()
