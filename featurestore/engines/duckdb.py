@@ -123,7 +123,7 @@ class DuckDBEngine(Engine):
         with _closed_on_error(cursor), translated(rel):
             create_inputs(cursor, _inputs(rel), inputs or {})
             check_headers(cursor, rel)
-            text = to_sql(rel, lambda scan: describe(cursor, scan))
+            text = _text(cursor, rel)
             reader = cursor.sql(text).to_arrow_reader(max(batch_rows, _VECTOR_ROWS))
         batches = _batches(cursor, reader, rel, schema, batch_rows)
         return pa.RecordBatchReader.from_batches(schema, batches)
@@ -135,7 +135,7 @@ class DuckDBEngine(Engine):
             nodes = _inputs(rel)
             empty = {name: _empty(node) for name, node in nodes.items()}
             create_inputs(cursor, nodes, {**empty, **(inputs or {})})
-            text = to_sql(rel, lambda scan: describe(cursor, scan))
+            text = _text(cursor, rel)
             plan = cursor.sql(f"EXPLAIN {text}").fetchall()
         return "\n\n".join([text, *(row[-1] for row in plan)])
 
@@ -206,6 +206,18 @@ def _batches(
     finally:
         del reader
         cursor.close()
+
+
+def _text(cursor: duckdb.DuckDBPyConnection, rel: Rel) -> str:
+    """The query for `rel`, whose inputs are tables of `cursor` already."""
+
+    def span(table: str, column: str) -> tuple[int, int] | None:
+        ((least, greatest),) = cursor.sql(
+            f"SELECT min({column}), max({column}) FROM {table}"
+        ).fetchall()
+        return None if least is None else (least, greatest)
+
+    return to_sql(rel, lambda scan: describe(cursor, scan), span)
 
 
 def _inputs(rel: Rel) -> dict[str, Input]:

@@ -6,7 +6,7 @@ differ by case alone, so every relation carries a map from our column names to i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -43,6 +43,8 @@ from featurestore.engines.duckdb_scans import Describe, scan_sql
 from featurestore.engines.sql import expression_sql, literal, quote, sql_type
 from featurestore.timeline import DAY_US
 
+Span = Callable[[str, str], tuple[int, int] | None]
+"""`(table, column) → least and greatest value`, None where the table is empty."""
 ROW = "__row"
 """The column of an input's table that holds the position of each row, from 0."""
 
@@ -53,12 +55,14 @@ class Table:
 
     `row` is the identifier of a column with the position of each row, where there is an order to
     keep. A `stable` relation gives the same rows whenever it is read and costs no recomputing.
+    A `loaded` one is there before the query runs.
     """
 
     name: str
     columns: Mapping[str, str]
     row: str | None = None
     stable: bool = False
+    loaded: bool = False
 
     def of(self, alias: str, column: str) -> str:
         """`column` of this table where the text calls the table `alias`."""
@@ -83,13 +87,13 @@ def identifiers(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def to_sql(rel: Rel, describe: Describe) -> str:
+def to_sql(rel: Rel, describe: Describe, span: Span) -> str:
     """The query that yields the rows of `rel`, its columns in the order of `rel.schema`.
 
     An `Input` is read from a table named `input_table(name)`. Rows keep the order of the input
     that stands leftmost below as-of joins. Raises `SourceSchemaChanged`.
     """
-    query = Query(describe)
+    query = Query(describe, span)
     if isinstance(rel, Sql):
         table = _sql(query, rel, materialized=False)
     else:
@@ -109,6 +113,7 @@ class Query:
     """The text while it is being written."""
 
     describe: Describe
+    span: Span
     _ctes: list[str] = field(default_factory=list)
 
     def add(self, label: str, sql: str, *, materialized: bool = False) -> str:
@@ -133,7 +138,11 @@ class Query:
             case Input():
                 columns = identifiers(rel.dtypes)
                 return Table(
-                    name=input_table(rel.name), columns=columns, row=quote(ROW), stable=True
+                    name=input_table(rel.name),
+                    columns=columns,
+                    row=quote(ROW),
+                    stable=True,
+                    loaded=True,
                 )
             case Sql():
                 return _sql(self, rel)
@@ -155,6 +164,18 @@ class Query:
                 return _limit(self, rel, needed)
             case _:
                 assert_never(rel)
+
+    def least_and_greatest(self, table: Table, column: str) -> tuple[str, str]:
+        """SQL for the bounds of an int64 column: constants, which DuckDB plans with, where the
+        table is loaded."""
+        identifier = table.columns[column]
+        if table.loaded:
+            low, high = self.span(table.name, identifier) or (0, 0)
+            return str(low), str(high)
+        least, greatest = (
+            f"(SELECT {name}(l.{identifier}) FROM {table.name} AS l)" for name in ("min", "max")
+        )
+        return least, greatest
 
     def rows(self, label: str, inner: Table, columns: Mapping[str, str], *clauses: str) -> Table:
         """`SELECT columns FROM inner AS r clauses`, the order kept; `columns` map our names to

@@ -210,12 +210,12 @@ def _instants(query: Query, left: Table, join: AsOfJoin, right: _Right) -> str:
 def _candidates(query: Query, left: Table, join: AsOfJoin, right: _Right) -> str:
     """Keys and times of the right rows that can win: of keys that are asked for, not after the
     last time asked about, not too old for the first."""
-    at = f"(SELECT {{}}(l.{left.columns[join.left_time]}) FROM {left.name} AS l)"
+    first, last = query.least_and_greatest(left, join.left_time)
     event = f"s.{right.event}"
-    conditions = [f"{right.known('s') if right.late else event} <= {at.format('max')}"]
+    conditions = [f"{right.known('s') if right.late else event} <= {last}"]
     if join.ttl_us is not None:
         reach = join.ttl_us + (join.ttl_us if join.grace_us is None else join.grace_us)
-        conditions.append(f"{event} >= {at.format('min')} - {reach}")
+        conditions.append(f"{event} >= {first} - {reach}")
     names = zip(right.at("s"), right.instant, strict=True)
     items = ", ".join(f"{have} AS {name}" for have, name in names)
     semi = ""

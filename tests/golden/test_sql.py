@@ -91,7 +91,7 @@ def groups(scan: Scan) -> list[FileGroup]:
 
 
 def check(name: str, rel: Rel, request: pytest.FixtureRequest) -> None:
-    text = to_sql(run_passes(rel), groups) + "\n"
+    text = to_sql(run_passes(rel), groups, lambda _table, _column: (1_000, 2_000)) + "\n"
     path = Path(__file__).parent / "sql" / f"{name}.sql"
     if request.config.getoption("--update-golden", default=False):
         path.parent.mkdir(exist_ok=True)

@@ -25,7 +25,7 @@ WHERE greatest(r."__event_us", r."__created_us") <= 1388534400000000
 SELECT s."airport" AS k0, s."__event_us" AS e, greatest(s."__event_us", s."__created_us") AS a
 FROM "4 bounded" AS s
 SEMI JOIN "input entity_frame" AS l ON s."airport" = l."key:origin"
-WHERE greatest(s."__event_us", s."__created_us") <= (SELECT max(l."time") FROM "input entity_frame" AS l) AND s."__event_us" >= (SELECT min(l."time") FROM "input entity_frame" AS l) - 21600000000
+WHERE greatest(s."__event_us", s."__created_us") <= 2000 AND s."__event_us" >= 1000 - 21600000000
 ),
 "6 records" AS NOT MATERIALIZED (
 SELECT k0, e, a
@@ -86,7 +86,7 @@ WHERE greatest(r."__event_us", r."__created_us") <= 1388534400000000
 SELECT s."tailnum" AS k0, s."__event_us" AS e
 FROM "15 bounded" AS s
 SEMI JOIN "input entity_frame" AS l ON s."tailnum" = l."key:tailnum"
-WHERE s."__event_us" <= (SELECT max(l."time") FROM "input entity_frame" AS l)
+WHERE s."__event_us" <= 2000
 ),
 "17 as of" AS MATERIALIZED (
 SELECT l."key:tailnum" AS k0, l."__row" AS "__row", l."time" AS t, r.e
