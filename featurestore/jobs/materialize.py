@@ -17,7 +17,7 @@ import pyarrow as pa
 from featurestore.compiler.changes import online_alias
 from featurestore.compiler.materialization import RunPlan, plan_run, table_state
 from featurestore.compiler.online import row_tag
-from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, Input, Latest, Sql
+from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, Input, Latest, Project, Sql
 from featurestore.compiler.scans import feature_column, view_rel
 from featurestore.engines.sql import quote
 from featurestore.errors import NotApplied, StoreUnavailable, UnknownView
@@ -35,7 +35,7 @@ from featurestore.jobs.publish import publish
 from featurestore.jobs.source_report import NullCreatedTimeWarning, report_source
 from featurestore.records import AliasIs, LedgerRow
 from featurestore.stores.online.base import RowBatch, Tie
-from featurestore.wire.keys import encode_keys, key_prefix
+from featurestore.wire.keys import encode_keys, key_prefix, project_prefix
 from featurestore.wire.rows import RowLayout, encode_rows
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ def newest_rows(
 ) -> pa.Table:
     """The winning row, as the source has it, of each of `keys` (columns named as the view's join
     keys): keys, features, event and created time, deleted."""
-    latest = Latest(input=view_rel(view, context.repo, files), known_until_us=known_until_us)
+    rows = view_rel(view, context.repo, files)
+    latest = _stored_columns(view, Latest(input=rows, known_until_us=known_until_us))
     if not view.keys:
         return context.engine.stream(latest).read_all()
     wanted = Input(name="wanted_keys", dtypes={key.name: key.dtype for key in view.keys})
@@ -147,6 +148,14 @@ def newest_rows(
     return context.engine.stream(rel, inputs={"wanted_keys": wanted_keys}).read_all()
 
 
+def _stored_columns(view: TypedView, latest: Latest) -> Project:
+    """What a stored row is made of; the source's other columns need not be read."""
+    keys = [key.name for key in view.keys]
+    features = [feature_column(feature.name) for feature in view.features]
+    names = [*keys, *features, EVENT_US, CREATED_US, DELETED]
+    return Project(input=latest, columns={name: name for name in names})
+
+
 def sweep(context: Context, *, now_us: int) -> int:
     """Free rows of online tables that nothing needs any more, and rows that expired.
 
@@ -154,7 +163,7 @@ def sweep(context: Context, *, now_us: int) -> int:
     """
     drop_unused_tables(context.registry)
     keep = fields_in_use(context.registry) | {store_identity.FIELD}
-    prefix = f"fs/{context.repo.project}/".encode()
+    prefix = project_prefix(context.repo.project)
     return sum(context.store.sweep(prefix, keep=keep, older_than_us=now_us))
 
 
@@ -232,7 +241,8 @@ class _Run:
         return report.skipped
 
     def _batches(self, latest: Latest) -> Iterator[pa.RecordBatch]:
-        with self._context.engine.stream(latest, batch_rows=BATCH_ROWS_MAX) as reader:
+        rel = _stored_columns(self._view, latest)
+        with self._context.engine.stream(rel, batch_rows=BATCH_ROWS_MAX) as reader:
             yield from reader
 
     def _write(self, batch: pa.RecordBatch) -> int:

@@ -21,9 +21,14 @@ _SIGN = 1 << 63
 Part = Callable[[Any], bytes]
 
 
+def project_prefix(project: str) -> bytes:
+    """`fs/{project}/`: how all keys of a project begin, and no other project's."""
+    return f"fs/{project}/".encode()
+
+
 def key_prefix(project: str, key_space: str) -> bytes:
     """`fs/{project}/{key_space}/` (no braces: a cluster would take them for a hash tag)."""
-    return f"fs/{project}/{key_space}/".encode()
+    return project_prefix(project) + f"{key_space}/".encode()
 
 
 def key_encoder(
