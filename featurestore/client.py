@@ -32,7 +32,8 @@ RETRY_PAUSE_S, RETRY_PAUSE_S_MAX = 0.02, 0.5
 SCHEMAS_HELD_MAX = 256
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 _KEEPALIVE_MS = 30_000
-_PATH = f"/{pb.DESCRIPTOR.services_by_name['OnlineFeatures'].full_name}/"
+_SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
+_GET, _INFO = f"/{_SERVICE}/GetOnlineFeatures", f"/{_SERVICE}/GetServingInfo"
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -163,8 +164,9 @@ class FeatureClient:
             if credentials is None
             else grpc.secure_channel(target, credentials, options=_OPTIONS)
         )
-        self._get = self._channel.unary_unary(f"{_PATH}GetOnlineFeatures", None, None)
-        self._info = self._channel.unary_unary(f"{_PATH}GetServingInfo", None, None)
+        unary = self._channel.unary_unary
+        self._get: grpc.UnaryUnaryMultiCallable[bytes, bytes] = unary(_GET, None, None)
+        self._info: grpc.UnaryUnaryMultiCallable[bytes, bytes] = unary(_INFO, None, None)
 
     def get_online_features(
         self,
@@ -244,8 +246,9 @@ class AsyncFeatureClient:
             if credentials is None
             else grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
         )
-        self._get = self._channel.unary_unary(f"{_PATH}GetOnlineFeatures", None, None)
-        self._info = self._channel.unary_unary(f"{_PATH}GetServingInfo", None, None)
+        unary = self._channel.unary_unary
+        self._get: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = unary(_GET, None, None)
+        self._info: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = unary(_INFO, None, None)
 
     async def get_online_features(
         self,

@@ -135,7 +135,7 @@ class GrpcServer:
             ]
         )
         self._server.add_generic_rpc_handlers((_handlers(door),))
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -162,7 +162,7 @@ class GrpcServer:
             await self._health.set(name, status)
 
 
-def _handlers(door: GrpcDoor) -> grpc.GenericRpcHandler[Any, Any]:
+def _handlers(door: GrpcDoor) -> grpc.GenericRpcHandler:
     methods = {
         "GetOnlineFeatures": door.get_online_features,
         "GetServingInfo": door.get_serving_info,
