@@ -86,10 +86,12 @@ class TestUsage:
         assert run(["version", "--json"], debug=False) == 0
         assert "version" in json.loads(capsys.readouterr().out)
 
-    def test_completion_is_offered(self) -> None:
-        done = featurestore("--show-completion", "bash")
-        assert done.returncode == 0
-        assert "_FEATURESTORE_COMPLETE" in done.stdout
+    def test_words_are_completed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # What the script of `--install-completion` asks when the user presses Tab in bash.
+        monkeypatch.setenv("_FEATURESTORE_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", "featurestore get")
+        monkeypatch.setenv("COMP_CWORD", "1")
+        assert featurestore().stdout.split() == ["get-online", "get-historical"]
 
     def test_help_loads_no_back_end(self) -> None:
         # The start of each command is what people wait for.
