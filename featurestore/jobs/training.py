@@ -28,6 +28,7 @@ from featurestore.jobs.entity_frame import (
 from featurestore.jobs.entity_values import check_key_type, check_time_type
 from featurestore.jobs.known_time import KnownTimeCheck, KnownTimeWarning
 from featurestore.jobs.project import current_files
+from featurestore.jobs.snapshot import Snapshot
 from featurestore.jobs.source_report import SourceReport, report_sources
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def get_historical_features(
         run=run,
         check=check,
         pins=_pins(uses, repo, files),
+        _snapshot=Snapshot.of(files),
         report=lambda: report_sources(uses, repo=repo, files=files, engine=engine),
     )
 
@@ -177,7 +179,8 @@ class RetrievalJob:
     the files that are read, by source.
 
     Running raises `InvalidEntityFrame` (NULL times), `InvalidJoinKey` (odd keys), `SourceMissing`
-    and `SourceSchemaChanged` (files that changed meanwhile), `InvalidValue`, `MemoryExceeded`; it
+    and `SourceSchemaChanged` (files that changed meanwhile), `SnapshotMissing` (files that were
+    rewritten, which shows at the end), `InvalidValue`, `MemoryExceeded`; it
     warns with `KnownTimeWarning` where features are NULL because rows became known too late.
     """
 
@@ -185,6 +188,7 @@ class RetrievalJob:
     run: retrieval.Run
     check: KnownTimeCheck | None
     pins: Mapping[str, Mapping[str, object]]
+    _snapshot: Snapshot
     report: Callable[[], tuple[SourceReport, ...]]
 
     @property
@@ -206,6 +210,7 @@ class RetrievalJob:
             for batch in self.run.batches(self.frame, rows, batch_rows=batch_rows):
                 nulls.add(batch)
                 yield batch
+            self._snapshot.check()
             self._warn(rows, nulls)
 
     def to_arrow(self) -> pa.Table:
