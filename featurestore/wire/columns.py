@@ -10,9 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.dtypes import DType, Kind, to_arrow
+from featurestore.timeline import DAY_US, INSTANT_US_MAX, INSTANT_US_MIN
 from featurestore.wire.decode import MALFORMED, blob_bounds, converter, is_tombstone, row_decoder
 from featurestore.wire.encode import fixed_dtype
 from featurestore.wire.layout import HEAD, RowLayout
+
+# What no Python value could show; the encoder writes none. Unit in µs, by kind.
+_CALENDAR = {Kind.TIMESTAMP: 1, Kind.DATE: DAY_US}
 
 
 def decode_columns(layout: RowLayout, rows: Sequence[bytes | None]) -> list[pa.Array]:
@@ -80,6 +84,11 @@ def _plain(
     layout: RowLayout, index: int, stored: npt.NDArray[Any], nulls: npt.NDArray[np.bool_]
 ) -> pa.Array:
     dtype = layout.features[index][1]
+    unit_us = _CALENDAR.get(dtype.kind)
+    if unit_us is not None:
+        first, last = INSTANT_US_MIN // unit_us, INSTANT_US_MAX // unit_us
+        if (((stored < first) | (stored > last)) & ~nulls).any():
+            raise layout.corrupt(b"", f"a {dtype} is outside the years 1 to 9999")
     column = pa.array(np.ascontiguousarray(stored), mask=nulls)
     try:
         narrow = column.cast(pa.int32()) if dtype.kind is Kind.DATE else column

@@ -84,8 +84,8 @@ def test_a_training_set_larger_than_memory(tmp_path: Path) -> None:
     report = json.loads(script.stdout)
     assert report["left"] == 0
     # DuckDB's 256 MB, Python with its libraries (120 MB), batches on their way, and what
-    # allocators keep; unbounded, the same job takes 1.9 GB.
-    assert report["peak_mb"] < 900
+    # allocators keep (600 to 950 MB in all, by chance); unbounded, the same job takes 1.9 GB.
+    assert report["peak_mb"] < 1_200
     found = pq.read_table(tmp_path / "out.parquet", columns=["row", "f0"])
     assert found.num_rows == FRAME_ROWS
     assert np.array_equal(found.column("row").to_numpy(), np.arange(FRAME_ROWS))
