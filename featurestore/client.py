@@ -4,8 +4,8 @@
         client.get_online_features("delay_model", [{"tailnum": "N14228"}]).to_dict()
 
 Errors come back as the classes that the server raised. A call has one deadline; within it, what a
-server refuses as UNAVAILABLE is asked again after a growing, random pause. So is what a server that
-went away in that moment cancelled. Nothing else is.
+server refuses as UNAVAILABLE, or because it is busy, is asked again after a growing, random pause.
+So is what a server that went away in that moment cancelled. Nothing else is.
 """
 
 from __future__ import annotations
@@ -120,7 +120,14 @@ def _pauses() -> Iterator[float]:
 
 
 def _retries(error: grpc.RpcError, pause_s: float, deadline: float) -> bool:
-    refused = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+            refused = True
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            # A busy server, or a message that is too large and stays so.
+            refused = _restored(error).retryable
+        case _:
+            refused = False
     return refused and time.monotonic() + pause_s < deadline
 
 

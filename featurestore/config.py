@@ -74,6 +74,7 @@ class ServingSettings:
     keys_per_request_max: int = 10_000
     features_per_request_max: int = 1_000
     message_bytes_max: int = 16 * 1024 * 1024
+    concurrent_requests_max: int = 1_000
     log_format: str = "auto"
 
 

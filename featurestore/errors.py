@@ -444,6 +444,21 @@ class ServerTimeout(ServerError):
     retryable = True
 
 
+class ServerOverloaded(ServerError):
+    """The server answers as many requests as it may (`limit`, `allowed`) and turned this one away
+    unread; the clients ask again after a pause."""
+
+    code = "server-overloaded"
+    retryable = True
+
+    def __init__(self, limit: str, *, allowed: int) -> None:
+        super().__init__(
+            f"The server is busy with {limit} = {allowed:,} requests; ask again after a pause."
+        )
+        self.limit = limit
+        self.allowed = allowed
+
+
 class AddressUnavailable(ServerError):
     """A server cannot listen where its settings say."""
 

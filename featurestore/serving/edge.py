@@ -47,6 +47,7 @@ _TABLE: dict[type[FeatureStoreError], Codes] = {
     errors.CorruptRow: Codes(grpc.StatusCode.DATA_LOSS, 500),
     errors.CorruptPlan: Codes(grpc.StatusCode.DATA_LOSS, 500),
     errors.ServerUnavailable: Codes(grpc.StatusCode.UNAVAILABLE, 503),
+    errors.ServerOverloaded: Codes(grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
     errors.ServerTimeout: Codes(grpc.StatusCode.DEADLINE_EXCEEDED, 504),
 }
 

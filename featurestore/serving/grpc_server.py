@@ -20,6 +20,7 @@ from featurestore.errors import (
     FeatureStoreError,
     InvalidRequest,
     LimitExceeded,
+    ServerOverloaded,
     ServerUnavailable,
 )
 from featurestore.serving.assemble import Request
@@ -88,15 +89,19 @@ class GrpcDoor:
             try:
                 if self._traffic.refusing:
                     raise ServerUnavailable("The server is going away; ask again.")
-                response = await method(data, context)
+                with self._traffic.admission:
+                    response = await method(data, context)
                 code = "OK"
             except FeatureStoreError as error:
                 status, text, details = to_grpc(error)
                 code = status.name
+                busy = isinstance(error, ServerOverloaded)
+                if busy:
+                    self._metrics.shed("grpc")
                 log_failure(error, "grpc", code, _request_id(context))
                 trailers = (
                     (DETAILS_KEY, details),
-                    *((_PUSHBACK,) if self._traffic.refusing else ()),
+                    *((_PUSHBACK,) if busy or self._traffic.refusing else ()),
                 )
                 await context.abort(status, text, trailing_metadata=trailers)
             finally:

@@ -26,7 +26,13 @@ from starlette.exceptions import HTTPException
 
 import featurestore
 from featurestore.dtypes import Kind
-from featurestore.errors import FeatureStoreError, InvalidJoinKey, InvalidRequest, LimitExceeded
+from featurestore.errors import (
+    FeatureStoreError,
+    InvalidJoinKey,
+    InvalidRequest,
+    LimitExceeded,
+    ServerOverloaded,
+)
 from featurestore.serving.assemble import Request
 from featurestore.serving.edge import codes_of, to_json
 from featurestore.serving.logs import REQUEST_ID, SLOW_REQUEST_S, log_failure, log_slow
@@ -82,7 +88,7 @@ class Problem(BaseModel):
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 404, 500, 503, 504)
+    status: {"model": Problem} for status in (400, 404, 429, 500, 503, 504)
 }
 _BODY = {
     "requestBody": {
@@ -165,6 +171,9 @@ class _HttpDoor:
             status = codes_of(error).http
             log_failure(error, "http", str(status), request.headers.get(REQUEST_ID))
             response = _json(to_json(error), status)
+            if isinstance(error, ServerOverloaded):
+                self._parts.metrics.shed("http")
+                response.headers["Retry-After"] = "1"
         finally:
             seconds = time.perf_counter() - started
             self._parts.metrics.request("http", str(status), seconds)
@@ -174,7 +183,11 @@ class _HttpDoor:
 
     async def online_features(self, request: HttpRequest) -> dict[str, Any]:
         """`POST /v1/online-features`."""
-        asked = _parse(await self._body(request))
+        body = await self._body(request)
+        with self._parts.traffic.admission:
+            return await self._online_features(_parse(body))
+
+    async def _online_features(self, asked: OnlineFeaturesRequest) -> dict[str, Any]:
         what: What
         if (asked.feature_service is None) == (asked.features is None):
             raise InvalidRequest("name either feature_service or features")
@@ -195,7 +208,8 @@ class _HttpDoor:
 
     async def services(self, _: HttpRequest) -> dict[str, Any]:
         """`GET /v1/services`."""
-        info = self._service.info()
+        with self._parts.traffic.admission:
+            info = self._service.info()
         return {
             "project": info.project,
             "environment": info.environment,

@@ -45,6 +45,12 @@ class Metrics:
             buckets=_LATENCY_S,
             registry=registry,
         )
+        self._shed = Counter(
+            "featurestore_requests_shed",
+            "Requests turned away unread because the server was busy, by door",
+            ["door"],
+            registry=registry,
+        )
         self._store_seconds = Histogram(
             "featurestore_store_seconds",
             "Time that the online store took per request",
@@ -92,6 +98,10 @@ class Metrics:
             child = self._request_of[door, code] = self._requests.labels(door, code)
         child.inc()
         self._latency_of[door].observe(seconds)
+
+    def shed(self, door: str) -> None:
+        """A request was turned away because the server was busy."""
+        self._shed.labels(door).inc()
 
     def lookup(self, views: Iterable[str], statuses: bytes, count: int, seconds: float) -> None:
         """`count` entities were looked up, in `seconds` of the store's time; `statuses` has a byte

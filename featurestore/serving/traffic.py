@@ -1,4 +1,5 @@
-"""What is under way in a server, through either door, so that it can end without losing a request.
+"""What is under way in a server, through either door: so that it takes no more than it can answer,
+and can end without losing a request.
 
 Closing a listener resets the connections that the kernel holds ready for it, and gRPC's own
 shutdown cancels what it has received but not yet handed to us (as CANCELLED, which no standard
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from featurestore.errors import ServerOverloaded
+
 QUIET_TURNS, TURN_S = 10, 0.01
 """A draining server whose loop comes round so often without a request has none left in its queues.
 (Turns, not time: whatever else holds up the loop holds up the requests behind it too.)"""
@@ -19,12 +22,35 @@ SERVE_ON_S_MAX, REFUSE_S_MAX = 2.0, 0.3
 """How long a draining server that never falls quiet goes on serving, and then refusing."""
 
 
+class Admission:
+    """A counter with a bound; `with admission:` is one request that has arrived whole and is
+    being answered. Raises `ServerOverloaded` where there are as many as there may be.
+
+    Requests that are still arriving do not count: who sends slowly would keep others out.
+    """
+
+    __slots__ = ("_admitted", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._admitted = 0
+
+    def __enter__(self) -> None:
+        if self._admitted >= self._most:
+            raise ServerOverloaded("concurrent_requests_max", allowed=self._most)
+        self._admitted += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._admitted -= 1
+
+
 class Traffic:
     """Counts requests. Lives in one loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, concurrent_requests_max: int) -> None:
         self._received = 0
         self._under_way = 0
+        self.admission = Admission(concurrent_requests_max)
         self.refusing = False
 
     @contextmanager

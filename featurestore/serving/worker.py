@@ -88,7 +88,7 @@ async def _serve(
         clock=SystemClock(),
         metrics=metrics,
         readiness=Readiness(store, metrics),
-        traffic=Traffic(),
+        traffic=Traffic(concurrent_requests_max=settings.serving.concurrent_requests_max),
     )
     await _Worker(parts).run(ready)
 

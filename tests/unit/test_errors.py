@@ -102,6 +102,7 @@ class TestIdentity:
     def test_what_may_be_retried(self) -> None:
         assert {leaf.code for leaf in leaves() if leaf.retryable} == {
             "commit-conflict",
+            "server-overloaded",
             "server-timeout",
             "server-unavailable",
             "store-timeout",

@@ -1,0 +1,106 @@
+"""What tests of hostile callers share: a served view, and proofs that the server is still well."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from featurestore.client import FeatureClient
+from featurestore.jobs.project import open_online_store, open_registry
+from featurestore.serving.serve import ServerProcess
+from featurestore.testing.served import ServedView, publish_plans, served_settings, serving_plan
+from featurestore.timeline import SystemClock
+
+VIEW = ServedView(name="v", keys={"id": "int64"}, features={"a": "int64", "s": "string"})
+PLAN = serving_plan("m", [VIEW])
+KEYS = 100
+BODY = {"feature_service": "m", "entities": [{"id": 7}]}
+
+
+def value_of(key: int) -> int:
+    """What the server must answer for a key."""
+    return key * 3 + 1
+
+
+@contextlib.contextmanager
+def served(root: Path, *, online: str = "lmdb:online", **serving: Any) -> Iterator[Served]:
+    """A real server of `VIEW` with `KEYS` entities."""
+    settings = served_settings(root, online=online, **serving)
+    with open_registry(settings, clock=SystemClock(), author="test") as registry:
+        publish_plans(registry, PLAN)
+    with open_online_store(settings.online, root=root) as store:
+        rows = {(key,): {"a": value_of(key), "s": f"text {key}"} for key in range(KEYS)}
+        VIEW.write(store, rows, event_us=1)
+    with ServerProcess.start(settings) as process:
+        yield Served(process)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server."""
+
+    process: ServerProcess
+
+    @property
+    def grpc(self) -> tuple[str, int]:
+        host, _, port = self.process.grpc_target.rpartition(":")
+        return host, int(port)
+
+    @property
+    def http(self) -> tuple[str, int]:
+        host, _, port = self.process.http_url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    def connect_http(self, timeout_s: float = 10.0) -> socket.socket:
+        """A bare connection to the HTTP door."""
+        return socket.create_connection(self.http, timeout_s)
+
+    def connect_grpc(self, timeout_s: float = 10.0) -> socket.socket:
+        """A bare connection to the gRPC door."""
+        return socket.create_connection(self.grpc, timeout_s)
+
+    def answers_right(self, *, within_s: float = 10.0) -> None:
+        """Both doors give a new caller the right answer, and health says so."""
+        with FeatureClient(self.process.grpc_target, timeout_ms=int(within_s * 1_000)) as client:
+            found = client.get_online_features("m", {"id": [7, KEYS]}).to_dict()
+            assert found["a"] == [value_of(7), None]
+        url = self.process.http_url
+        answer = httpx.post(f"{url}/v1/online-features", json=BODY, timeout=within_s)
+        assert answer.status_code == 200
+        assert answer.json()["features"]["a"]["values"] == [value_of(7)]
+        assert httpx.get(f"{url}/readyz", timeout=within_s).status_code == 200
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one time series, 0 where there is none yet."""
+        text = httpx.get(f"{self.process.http_url}/metrics", timeout=10).text
+        for line in text.splitlines():
+            found = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
+            if found and found[1] == name:
+                given = dict(re.findall(r'(\w+)="([^"]*)"', found[2] or ""))
+                if given.items() >= labels.items():
+                    return float(found[3])
+        return 0.0
+
+    def memory_mb(self) -> float:
+        """What the process holds of the machine's memory."""
+        status = Path(f"/proc/{self.process.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1_024  # type: ignore[index]
+
+    def open_files(self) -> int:
+        """How many descriptors the process has open."""
+        return len(list(Path(f"/proc/{self.process.process.pid}/fd").iterdir()))
+
+    def let_go(self, descriptors: int, *, within_s: float = 20.0) -> None:
+        """Wait until the process has no more open than `descriptors`."""
+        until = time.monotonic() + within_s
+        while (now := self.open_files()) > descriptors:
+            assert time.monotonic() < until, f"{now} descriptors are open, not {descriptors}"
+            time.sleep(0.05)
