@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ONLINE ?= lmdb
 QUICK ?=
+JSON ?= benchmarks/results/latest.json
+AGAINST ?=
 
 # Both major versions of DuckDB are supported; the older one lives beside the environment.
 DUCKDB_OLD := $(VENV)/duckdb-1.5
@@ -58,8 +60,8 @@ check: $(VENV)/.dev ## format, lint, types, layers and the fast tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n 2 -m "not slow and not full"
 
-bench: $(VENV)/.test ## benchmarks beside the bare back ends (QUICK=1 for a smoke run)
-	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script $(if $(QUICK),--quick) || exit 1; done
+bench: $(VENV)/.test ## benchmarks beside the bare back ends (QUICK=1 for a smoke run; JSON=, AGAINST= files)
+	@$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick) --json $(JSON) $(if $(AGAINST),--against $(AGAINST))
 
 protos: $(VENV)/.dev ## generate featurestore/wire/*_pb2.py from protos/
 	$(BIN)/python protos/generate.py

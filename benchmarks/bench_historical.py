@@ -11,20 +11,18 @@ three answers are compared. Times are medians of three runs, after one to warm u
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from results import Result, parser, report
 
 from featurestore import Entity, FeatureView, FileSource
 from featurestore.compiler.resolve import resolve
@@ -53,9 +51,18 @@ class Measured:
     narrow_s: float
     wide_s: float
 
-    @property
-    def ratio(self) -> float:
-        return self.ours_s / min(self.narrow_s, self.wide_s)
+    def result(self) -> Result:
+        """As the common form has it."""
+        return Result(
+            job="get_historical_features",
+            setting=f"{self.entity_rows:,} × {self.feature_rows:,}, {self.keys}",
+            ours=self.ours_s,
+            floor=min(self.narrow_s, self.wide_s),
+            floor_name="narrow" if self.narrow_s <= self.wide_s else "wide",
+            unit="s",
+            higher_is_better=False,
+            target=1.2,
+        )
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -214,30 +221,13 @@ def same(left: pa.Table, right: pa.Table) -> bool:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="small data, under 20 seconds")
-    parser.add_argument("--large", action="store_true", help="also 1 M × 10 M rows")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    asked = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--large", action="store_true", help="also 1 M × 10 M rows")
+    asked = arguments.parse_args()
     shapes = [(20_000, 200_000)] if asked.quick else [(100_000, 1_000_000)]
     shapes += [(1_000_000, 10_000_000)] if asked.large else []
-    print(f"DuckDB {duckdb.__version__}; {VIEWS} views × {FEATURES} features; seconds")
-    print(f"{'entity × feature rows':>24} {'keys':>9} {'ours':>7} {'narrow':>7} {'wide':>7}  ratio")
-    lines: list[dict[str, Any]] = []
-    for entity_rows, feature_rows in shapes:
-        for keys in SKEWS:
-            found = measure(entity_rows, feature_rows, keys)
-            shape = f"{entity_rows:,} × {feature_rows:,}"
-            print(
-                f"{shape:>24} {keys:>9} {found.ours_s:7.2f} {found.narrow_s:7.2f} "
-                f"{found.wide_s:7.2f}  {found.ratio:5.2f}",
-                flush=True,
-            )
-            lines.append({**asdict(found), "ratio": found.ratio})
-    print(json.dumps(lines))
-    if asked.json:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(lines, indent=2))
+    measured = [measure(*shape, keys) for shape in shapes for keys in SKEWS]
+    report([line.result() for line in measured], asked)
 
 
 if __name__ == "__main__":

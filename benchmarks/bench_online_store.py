@@ -9,16 +9,13 @@ unless a URL is given) shares the machine with its clients, so the ratios mean m
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import json
-import resource
 import tempfile
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ import pyarrow as pa
 import redis
 import redis.asyncio
 import uvloop
+from results import Result, parser, report
 
 from featurestore.dtypes import FLOAT64, INT64, STRING, DType
 from featurestore.stores.online.base import KeyFields, OnlineStore, RowBatch
@@ -43,18 +41,18 @@ NUMBERS: list[DType] = [FLOAT64] * 6 + [INT64] * 4
 MIXED: list[DType] = [FLOAT64] * 4 + [INT64] * 3 + [STRING] * 3
 
 
-@dataclass(frozen=True)
-class Measured:
+def measured(what: str, rate: float, bare: str = "", bare_rate: float | None = None) -> Result:
     """One line of the table: operations (rows, reads) per second."""
-
-    what: str
-    rate: float
-    bare: str = ""
-    bare_rate: float | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        return None if self.bare_rate is None else self.rate / self.bare_rate
+    job, _, setting = what.partition(": ")
+    return Result(
+        job=job,
+        setting=setting,
+        ours=rate,
+        floor=bare_rate,
+        floor_name=bare,
+        unit="1/s",
+        higher_is_better=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -99,25 +97,25 @@ def rate(work: Callable[[], object], operations: int, repeats: int = 3) -> float
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def bench_rows(count: int) -> Iterator[Measured]:
+def bench_rows(count: int) -> Iterator[Result]:
     for name, kinds in (("10 numbers", NUMBERS), ("7 numbers, 3 strings", MIXED)):
         data = Data.of(kinds, count)
         few = data.rows[: count // 10]
-        yield Measured(
-            f"encode rows, {name}",
+        yield measured(
+            f"rows: encode, {name}",
             rate(lambda d=data: encode_rows(d.layout, d.times, d.times, d.columns), count),
             "protobuf objects",
             rate(lambda d=data: by_protobuf(d, count // 10), len(few)),
         )
         decode = row_decoder(data.layout)
-        yield Measured(
-            f"decode rows, {name}",
+        yield measured(
+            f"rows: decode, {name}",
             rate(lambda d=decode, r=data.rows: deque(map(d, r), 0), count),
             "protobuf objects",
             rate(lambda r=few: deque(map(lists_of, r), 0), len(few)),
         )
     keys = pa.array(np.arange(count))
-    yield Measured("encode keys, int64", rate(lambda: encode_keys([keys], PREFIX), count))
+    yield measured("keys: encode, int64", rate(lambda: encode_keys([keys], PREFIX), count))
 
 
 def by_protobuf(data: Data, count: int) -> list[bytes]:
@@ -149,7 +147,7 @@ def lists_of(row: bytes) -> tuple[list[float], list[int], list[bytes]]:
 # --- LMDB -----------------------------------------------------------------------------------------
 
 
-def bench_lmdb(folder: Path, data: Data, reads: int) -> Iterator[Measured]:
+def bench_lmdb(folder: Path, data: Data, reads: int) -> Iterator[Result]:
     count = len(data.rows)
     env = lmdb.open(str(folder / "bare"), map_size=1 << 32)
 
@@ -164,12 +162,12 @@ def bench_lmdb(folder: Path, data: Data, reads: int) -> Iterator[Measured]:
 
     with env, LmdbStore(folder / "ours") as store:
         first = rate(lambda: store.write(data.batch), count, 1)
-        yield Measured("LMDB: write new rows", first, "putmulti", rate(put_bare, count, 1))
-        yield Measured("LMDB: write the same rows", rate(lambda: store.write(data.batch), count))
+        yield measured("LMDB: write new rows", first, "putmulti", rate(put_bare, count, 1))
+        yield measured("LMDB: write the same rows", rate(lambda: store.write(data.batch), count))
         bare = rate(get_bare, reads)
-        yield Measured("LMDB: read 1 key", rate(reader(store, data, 1, reads), reads), "get", bare)
+        yield measured("LMDB: read 1 key", rate(reader(store, data, 1, reads), reads), "get", bare)
         ten = rate(reader(store, data, 10, reads), reads)
-        yield Measured("LMDB: read 10 keys (keys/s)", ten, "get", bare)
+        yield measured("LMDB: read 10 keys (keys/s)", ten, "get", bare)
 
 
 def reader(store: OnlineStore, data: Data, keys: int, total: int) -> Callable[[], None]:
@@ -188,7 +186,7 @@ def reader(store: OnlineStore, data: Data, keys: int, total: int) -> Callable[[]
 # --- Redis ----------------------------------------------------------------------------------------
 
 
-def bench_redis(url: str, data: Data, reads: int) -> Iterator[Measured]:
+def bench_redis(url: str, data: Data, reads: int) -> Iterator[Result]:
     client, count = redis.Redis.from_url(url), len(data.rows)
 
     def put_bare() -> None:
@@ -215,17 +213,17 @@ def bench_redis(url: str, data: Data, reads: int) -> Iterator[Measured]:
             bare = rate(put_bare, count, 1)
             client.flushall()
             ours = rate(lambda b=batch: store.write(b), count, 1)
-            yield Measured(f"Redis: write {name}", ours, "redis-py HSET pipelines", bare)
+            yield measured(f"Redis: write {name}", ours, "redis-py HSET pipelines", bare)
         same = rate(lambda: store.write(data.batch), count)
-        yield Measured("Redis: write the same rows", same)
+        yield measured("Redis: write the same rows", same)
         bare = rate(get_bare, reads)
         one = rate(reader(store, data, 1, reads), reads)
-        yield Measured("Redis: read 1 key", one, "redis-py HMGET", bare)
+        yield measured("Redis: read 1 key", one, "redis-py HMGET", bare)
         for keys in (1, 10):
             yield bench_async(url, store, data, keys)
 
 
-def bench_async(url: str, store: RedisStore, data: Data, keys: int) -> Measured:
+def bench_async(url: str, store: RedisStore, data: Data, keys: int) -> Result:
     """`TASKS` tasks on one loop, each of which reads and reads."""
     asked = [KeyFields(key, (FIELD,)) for key in data.keys[:10_000]]
     requests = [asked[i : i + keys] for i in range(0, len(asked) - keys, keys)]
@@ -252,7 +250,7 @@ def bench_async(url: str, store: RedisStore, data: Data, keys: int) -> Measured:
 
     noun = "key" if keys == 1 else "keys"
     what = f"Redis: async reads of {keys} {noun}, {TASKS} tasks"
-    return Measured(what, uvloop.run(ours()), "redis.asyncio", uvloop.run(bare()))
+    return measured(what, uvloop.run(ours()), "redis.asyncio", uvloop.run(bare()))
 
 
 async def tasks_rate(read: Callable[[int], Awaitable[None]], seconds: float = 2.0) -> float:
@@ -282,32 +280,18 @@ def server(url: str | None) -> Iterator[str]:
         yield f"redis://{started.host}:{started.port}/0"
 
 
-def show(measured: list[Measured]) -> None:
-    print(f"{'':46} {'per second':>12} {'bare':>12} {'ratio':>7}")
-    for line in measured:
-        bare = "" if line.bare_rate is None else f"{line.bare_rate:12,.0f} {line.ratio:7.2f}"
-        print(f"{line.what:46} {line.rate:12,.0f} {bare:20} {line.bare}")
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory of this process: {peak_mb:,.0f} MB")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="under 20 s in all")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--redis", help="URL of a server that may be emptied")
-    asked = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--redis", help="URL of a server that may be emptied")
+    asked = arguments.parse_args()
     count, reads = (20_000, 5_000) if asked.quick else (100_000, 50_000)
     data = Data.of(MIXED, count)
-    measured = [*bench_rows(count)]
+    found = [*bench_rows(count)]
     with tempfile.TemporaryDirectory(prefix="fs_bench_") as folder:
-        measured += bench_lmdb(Path(folder), data, reads)
+        found += bench_lmdb(Path(folder), data, reads)
     with server(asked.redis) as url:
-        measured += bench_redis(url, data, reads)
-    show(measured)
-    if asked.json:
-        lines = [asdict(line) | {"ratio": line.ratio} for line in measured]
-        asked.json.write_text(json.dumps(lines, indent=2))
+        found += bench_redis(url, data, reads)
+    report(found, asked)
 
 
 if __name__ == "__main__":

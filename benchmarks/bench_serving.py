@@ -13,17 +13,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import uvloop
+from results import Result, parser, report
 
 from featurestore.client import FeatureClient
 from featurestore.config import Settings
@@ -60,6 +60,19 @@ class Measured:
     p99_us: float
     requests_s: float
     ratio: float | None = None
+
+    def result(self) -> Result:
+        """As the common form has it."""
+        return Result(
+            job="online lookup",
+            setting=f"{self.what}, {self.keys} key{'s' * (self.keys > 1)}",
+            ours=self.requests_s,
+            floor=None if self.ratio is None else self.requests_s / self.ratio,
+            floor_name="" if self.ratio is None else "echo",
+            unit="1/s",
+            higher_is_better=True,
+            note=f"p50 {self.p50_us:,.0f} µs, p99 {self.p99_us:,.0f} µs",
+        )
 
 
 def request(keys: int, schema_id: int = 0) -> bytes:
@@ -229,39 +242,25 @@ def bench_served(name: str, keys: int, target: str, seconds: float) -> list[Meas
     with FeatureClient(target) as client:
         python = measure_python(client.get_online_features, keys, seconds / 2)
     return [
-        Measured(f"bare echo, {size:,} B", keys, *floor, 1.0),
+        Measured(f"{name}: bare echo, {size:,} B", keys, *floor),
         Measured(f"{name} gRPC", keys, *ours, ours[2] / floor[2]),
         Measured(f"{name} client", keys, *python),
     ]
 
 
-def show(measured: list[Measured]) -> None:
-    print(f"{'':24}{'keys':>6}{'p50 µs':>10}{'p99 µs':>10}{'requests/s':>12}{'of echo':>9}")
-    for line in measured:
-        ratio = "" if line.ratio is None else f"{line.ratio:.0%}"
-        print(
-            f"{line.what:24}{line.keys:>6}{line.p50_us:>10.0f}{line.p99_us:>10.0f}"
-            f"{line.requests_s:>12,.0f}{ratio:>9}"
-        )
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="under 20 s in all")
-    parser.add_argument("--workers", type=int, default=1, help="server processes")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--echo", help=argparse.SUPPRESS)
-    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--workers", type=int, default=1, help="server processes")
+    arguments.add_argument("--echo", help=argparse.SUPPRESS)
+    arguments.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    asked = arguments.parse_args()
     if asked.echo:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve_echo(asked.echo, asked.size))
         return
     with tempfile.TemporaryDirectory(prefix="fs_bench_") as folder:
         measured = bench(Path(folder), seconds=0.3 if asked.quick else 5.0, workers=asked.workers)
-    show(measured)
-    if asked.json:
-        asked.json.write_text(json.dumps([asdict(line) for line in measured], indent=2))
+    report([line.result() for line in measured], asked)
 
 
 if __name__ == "__main__":
