@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from featurestore.compiler.changes import ChangePlan
+    from featurestore.compiler.spans import Span
     from featurestore.compiler.typed import TypedRepo
     from featurestore.engines.base import Engine
     from featurestore.jobs.apply import ApplyResult
@@ -99,9 +100,11 @@ class FeatureStore:
 
     def get_historical_features(
         self,
-        entity_df: Any,
-        features: Any,
+        entity_df: Any = None,
+        features: Any = (),
         *,
+        start: datetime | str | int | None = None,
+        end: datetime | str | int | None = None,
         as_of: Literal["known", "event"] = "known",
         known_until: datetime | str | int | None = None,
         full_feature_names: bool = False,
@@ -113,8 +116,11 @@ class FeatureStore:
 
         Args:
             entity_df: pandas, polars, Arrow, a Parquet path, or SQL over the repository's sources;
-                join keys and a request time per row.
+                join keys and a request time per row. None with `start` or `end`.
             features: a service (or its name), a view, or a list of `"view:feature"`.
+            start, end: instead of an entity frame: the values as they became known in
+                `[start, end)`, a row for each key and each instant at which its answer changed. No
+                start is from the beginning, no end is until now. All views have the same keys.
             as_of: `known` (default) sees what serving could have known at the row's time; `event`
                 also sees rows that became known later.
             known_until: see nothing that became known after this instant.
@@ -123,7 +129,8 @@ class FeatureStore:
             event_timestamp: the column of request times.
 
         Raises `UnknownService`, `UnknownView`, `UnknownFeature`, `NameClash`, `MissingJoinKey`,
-        `InvalidJoinKey`, `InvalidEntityFrame`.
+        `InvalidJoinKey`, `InvalidEntityFrame`, `InvalidRequest` (neither or both of frame and
+        span, an empty span, keys that differ).
         """
         from featurestore.jobs import training
 
@@ -138,6 +145,7 @@ class FeatureStore:
             full_feature_names=full_feature_names,
             include_status=include_status,
             event_timestamp=event_timestamp,
+            span=self._span(start, end),
         )
 
     def materialize(
@@ -254,6 +262,18 @@ class FeatureStore:
         """What this store has changed itself it sees at once."""
         if "_local" in self.__dict__:
             self._local.refresh()
+
+    def _span(
+        self, start: datetime | str | int | None, end: datetime | str | int | None
+    ) -> Span | None:
+        from featurestore.compiler.spans import Span
+
+        if start is None and end is None:
+            return None
+        return Span(
+            start_us=None if start is None else to_us(start),
+            end_us=self.clock.now_us() if end is None else to_us(end),
+        )
 
     def _context(self) -> Context:
         from featurestore.jobs.materialize import Context

@@ -126,13 +126,20 @@ def _second(instant_us: int) -> str:
 def get_historical(
     *,
     entity_df: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--entity-df",
             "-e",
             help="Keys and request times: a Parquet or CSV file, or SQL over the sources.",
         ),
-    ],
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Instead of --entity-df: every change from here (2013-07-01T00:00:00Z)."),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(help="Every change before this instant; until now by default.")
+    ] = None,
     features: Annotated[
         str,
         typer.Option(
@@ -169,12 +176,15 @@ def get_historical(
 ) -> None:
     """Build a training set without leaks.
 
-    Each row of the entity frame gets the features that were known at its time.
+    Each row of the entity frame gets the features that were known at its time. With --start and
+    --end instead: a row for each key and each instant at which its features changed.
     """
     with open_store(repo) as store:
         retrieve = partial(
             store.get_historical_features,
-            read_entities(entity_df),
+            None if entity_df is None else read_entities(entity_df),
+            start=start,
+            end=end,
             as_of=as_of.value,
             known_until=known_until,
             full_feature_names=full_feature_names,

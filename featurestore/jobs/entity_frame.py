@@ -32,6 +32,7 @@ from featurestore.jobs.entity_values import instant_us
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from featurestore.compiler.spans import Changes
     from featurestore.compiler.typed import TypedRepo
     from featurestore.engines.base import Engine
 
@@ -267,15 +268,42 @@ def _of_query(query: str, repo: TypedRepo, files: Files, engine: Engine) -> Enti
         raise InvalidEntityFrame(f"The SQL of the entity frame: {error.message}") from error
     inputs = {name: source_rel(source, repo, files) for name, source in sources.items()}
     rel = Sql(query=query, inputs=inputs, dtypes=dtypes)
+    schema = pa.schema([(name, to_arrow(dtype)) for name, dtype in dtypes.items()])
+    return _of_stream(schema, lambda: engine.stream(rel))
 
+
+def frame_of_changes(changes: Changes, *, time_column: str, engine: Engine) -> EntityFrame:
+    """Keys and instants that were found instead of given; they are found anew whenever the frame
+    is opened.
+
+    Raises `InvalidRequest` where a key has the name of the time column.
+    """
+    import pyarrow as pa
+
+    from featurestore.dtypes import to_arrow
+
+    if time_column in changes.keys:
+        raise InvalidRequest(
+            f"{time_column!r} is a join key; name the column of instants with event_timestamp=…"
+        )
+    keys = [pa.field(name, to_arrow(dtype)) for name, dtype in changes.keys.items()]
+    schema = pa.schema([*keys, pa.field(time_column, pa.timestamp("us", tz="UTC"))])
+
+    def found() -> Iterator[pa.RecordBatch]:
+        for batch in engine.stream(changes.rel):
+            *columns, at = batch.columns
+            yield pa.RecordBatch.from_arrays([*columns, at.cast(schema.types[-1])], schema=schema)
+
+    return _of_stream(schema, found)
+
+
+def _of_stream(schema: pa.Schema, run: Callable[[], Iterable[pa.RecordBatch]]) -> EntityFrame:
     @contextmanager
     def opened() -> Iterator[Rows]:
-        reader = engine.stream(rel)
-        spool = _Spool(reader.schema, reader)
+        spool = _Spool(schema, run())
         try:
             yield Rows(spool.rows, spool.batches)
         finally:
             spool.close()
 
-    schema = pa.schema([(name, to_arrow(dtype)) for name, dtype in dtypes.items()])
     return EntityFrame(schema, None, opened)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from featurestore.compiler.rel import DataFiles
 from featurestore.compiler.selection import Features, select
+from featurestore.compiler.spans import Span, compile_changes
 from featurestore.compiler.training import AsOf, TrainingSet, compile_training
 from featurestore.engines.base import BATCH_ROWS
 from featurestore.errors import InvalidEntityFrame, InvalidRequest, MissingJoinKey, suggest
@@ -21,6 +22,7 @@ from featurestore.jobs import retrieval
 from featurestore.jobs.entity_frame import (
     EntityFrame,
     Rows,
+    frame_of_changes,
     is_query,
     open_frame,
     query_sources,
@@ -63,6 +65,7 @@ def retrieve(
     full_feature_names: bool = False,
     include_status: bool = False,
     event_timestamp: str = "event_timestamp",
+    span: Span | None = None,
 ) -> RetrievalJob:
     """`get_historical_features` on the files that the sources have now."""
     uses = select(repo, features)
@@ -80,6 +83,7 @@ def retrieve(
         full_feature_names=full_feature_names,
         include_status=include_status,
         event_timestamp=event_timestamp,
+        span=span,
     )
 
 
@@ -95,17 +99,28 @@ def get_historical_features(
     full_feature_names: bool = False,
     include_status: bool = False,
     event_timestamp: str = "event_timestamp",
+    span: Span | None = None,
 ) -> RetrievalJob:
-    """A job that yields, for each row of `entity_df`, the row and the features as of its time.
+    """A job that yields, for each row of `entity_df`, the row and the features as of its time; with
+    a `span` instead of a frame, for each key and each instant at which its answer changed.
 
     Raises `UnknownService`, `UnknownView`, `UnknownFeature`, `NameClash`, `InvalidEntityFrame` (no
     such frame, no time column), `MissingJoinKey`, `InvalidJoinKey`. Values are looked at when the
     job runs, which raises `InvalidEntityFrame` for NULL times and `InvalidJoinKey` for odd keys.
     """
     uses = select(repo, features)
-    frame = open_frame(
-        entity_df, time_column=event_timestamp, repo=repo, files=files, engine=engine
-    )
+    if not isinstance(event_timestamp, str):
+        raise InvalidRequest(f"event_timestamp is the name of a column, not {event_timestamp!r}")
+    _check_one_of(entity_df, span)
+    if span is None:
+        frame = open_frame(
+            entity_df, time_column=event_timestamp, repo=repo, files=files, engine=engine
+        )
+    else:
+        changes = compile_changes(
+            uses, span, repo=repo, files=files, as_of=as_of, known_until_us=known_until_us
+        )
+        frame = frame_of_changes(changes, time_column=event_timestamp, engine=engine)
     compiled = compile_training(
         uses,
         frame.schema.names,
@@ -136,10 +151,20 @@ def get_historical_features(
     )
 
 
+def _check_one_of(entity_df: object, span: Span | None) -> None:
+    if entity_df is None and span is None:
+        raise InvalidRequest(
+            "there is no entity_df; give one, or a start (and an end), between which all keys and "
+            "the instants at which their values changed are found"
+        )
+    if entity_df is not None and span is not None:
+        raise InvalidRequest(
+            "start and end find the rows themselves and go without an entity_df; leave one out"
+        )
+
+
 def _check_columns(frame: EntityFrame, compiled: TrainingSet, time_column: str) -> None:
     names = frame.schema.names
-    if not isinstance(time_column, str):
-        raise InvalidRequest(f"event_timestamp is the name of a column, not {time_column!r}")
     if time_column not in names:
         raise InvalidEntityFrame(
             f"The entity frame has no column {time_column!r} with the request times."

@@ -269,6 +269,38 @@ def training_rows(
     return out
 
 
+def changes(
+    uses: Sequence[Use],
+    *,
+    start_us: int | None = None,
+    end_us: int | None = None,
+    time: str = "event_timestamp",
+    as_of: AsOf = "known",
+    known_until_us: int | None = None,
+) -> list[dict[str, Value]]:
+    """The entity rows of a training set without an entity frame: each key at each instant of
+    `[start_us, end_us)` at which one of the uses has another winner than 1 µs before. They come by
+    time, then by key, in the key columns of the first use."""
+    found = set()
+    for use in uses:
+        for row in use.rows:
+            for at_us in (row.event_us, row.known_us):
+                before, now = (
+                    winner(use.rows, row.key, t, as_of=as_of, known_until_us=known_until_us)
+                    for t in (at_us - 1, at_us)
+                )
+                inside = (start_us is None or start_us <= at_us) and (
+                    end_us is None or at_us < end_us
+                )
+                if inside and now is not None and (before is None or rank(before) != rank(now)):
+                    keys = dict(zip(use.key_columns, row.key, strict=True))
+                    found.add((at_us, tuple(keys[name] for name in uses[0].key_columns)))
+    return [
+        dict(zip(uses[0].key_columns, key, strict=True)) | {time: at_us}
+        for at_us, key in sorted(found)
+    ]
+
+
 def latest(
     rows: Iterable[Row],
     *,

@@ -301,6 +301,20 @@ class TestGetHistorical:
         # With event times alone an order finds itself, at the very moment in which it is made.
         assert all(row["last_order__amount"] is not None for row in found.json)
 
+    def test_without_an_entity_frame(self, shell: Shell) -> None:
+        found = shell(
+            *("get-historical", "--start", "2000-01-01", "-f", "last_order:amount", "--json"),
+        )
+        assert found.status == 0, found.err
+        assert isinstance(found.json, list)
+        assert found.json, "there are orders"
+        assert list(found.json[0]) == ["customer_id", "event_timestamp", "amount"]
+        empty = shell("get-historical", "--end", "1970-01-02", "-f", "last_order:amount")
+        assert empty.out == "0 rows\n"
+        neither = shell("get-historical", "-f", "last_order:amount")
+        assert neither.status == 1
+        assert "[invalid-request]" in neither.err
+
     def test_explain(self, shell: Shell) -> None:
         shown = shell(
             *("get-historical", "-e", str(shell.repo / "visits.csv")),
