@@ -67,6 +67,7 @@ class ServingSettings:
 
     grpc: str = "127.0.0.1:6566"
     http: str = "127.0.0.1:6567"
+    grpc_door: str = "auto"
     workers: int = 1
     reload_interval_ms: int = 1000
     drain_timeout_ms: int = 10_000

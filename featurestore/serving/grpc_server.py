@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -37,10 +37,27 @@ if TYPE_CHECKING:
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
 _KEEPALIVE_PING_INTERVAL_MS_MIN = 5_000
-_PUSHBACK = ("grpc-retry-pushback-ms", "50")
+PUSHBACK = ("grpc-retry-pushback-ms", "50")
 """Tells standard clients when to try again (by then on another connection)."""
+GOING_AWAY = "The server is going away; ask again."
 
-Context = grpc.aio.ServicerContext[Any, Any]
+
+class Context(Protocol):
+    """The part of `grpc.aio.ServicerContext` that handlers use; each door brings its own."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline."""
+
+    def invocation_metadata(self) -> Any:
+        """Pairs of key and value."""
+
+    def peer(self) -> str:
+        """The caller's address."""
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any) -> NoReturn:
+        """End the call with this status."""
+
+
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
 
 
@@ -88,7 +105,7 @@ class GrpcDoor:
             started, code = time.perf_counter(), "UNKNOWN"
             try:
                 if self._traffic.refusing:
-                    raise ServerUnavailable("The server is going away; ask again.")
+                    raise ServerUnavailable(GOING_AWAY)
                 with self._traffic.admission:
                     response = await method(data, context)
                 code = "OK"
@@ -101,7 +118,7 @@ class GrpcDoor:
                 log_failure(error, "grpc", code, _request_id(context))
                 trailers = (
                     (DETAILS_KEY, details),
-                    *((_PUSHBACK,) if busy or self._traffic.refusing else ()),
+                    *((PUSHBACK,) if busy or self._traffic.refusing else ()),
                 )
                 await context.abort(status, text, trailing_metadata=trailers)
             finally:
@@ -121,7 +138,10 @@ class GrpcDoor:
 
 
 class GrpcServer:
-    """A grpc.aio server on one address. Create and use it within one running loop."""
+    """A grpc.aio server on one address. Create and use it within one running loop.
+
+    `methods` are the handlers by name, for a door in front that answers them itself.
+    """
 
     def __init__(self, parts: Collaborators, address: str) -> None:
         limit = parts.settings.serving.message_bytes_max
@@ -139,7 +159,17 @@ class GrpcServer:
                 ),
             ]
         )
-        self._server.add_generic_rpc_handlers((_handlers(door),))
+        self.methods: dict[str, Handler] = {
+            "GetOnlineFeatures": door.guarded(door.get_online_features),
+            "GetServingInfo": door.guarded(door.get_serving_info),
+        }
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            name: grpc.unary_unary_rpc_method_handler(method)
+            for name, method in self.methods.items()
+        }
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, handlers),)
+        )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
@@ -165,20 +195,6 @@ class GrpcServer:
         status = state.SERVING if ready else state.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, status)
-
-
-def _handlers(door: GrpcDoor) -> grpc.GenericRpcHandler:
-    methods = {
-        "GetOnlineFeatures": door.get_online_features,
-        "GetServingInfo": door.get_serving_info,
-    }
-    return grpc.method_handlers_generic_handler(
-        SERVICE,
-        {
-            name: grpc.unary_unary_rpc_method_handler(door.guarded(method))
-            for name, method in methods.items()
-        },
-    )
 
 
 def _read(data: bytes) -> tuple[What, bool, Request]:

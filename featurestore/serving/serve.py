@@ -22,6 +22,7 @@ from typing import IO, Self, cast
 from featurestore.config import Settings
 from featurestore.errors import FeatureStoreError, ServerError, ServerUnavailable
 from featurestore.serving.addresses import parse_address, reserve
+from featurestore.serving.grpc_door import chosen_door
 from featurestore.serving.logs import configure, logger
 from featurestore.serving.metrics import MULTIPROCESS_DIR, forget_process
 from featurestore.serving.worker import (
@@ -56,6 +57,7 @@ def run(settings: Settings, *, ready: Callable[[Listening], None] | None = None)
     store raises; `ServerError` where workers cannot start.
     """
     configure(settings.serving.log_format)
+    door = chosen_door(settings.serving)
     with _reserved(settings) as (real, listening):
 
         def say_ready() -> None:
@@ -64,6 +66,7 @@ def run(settings: Settings, *, ready: Callable[[Listening], None] | None = None)
                 project=settings.project.name,
                 environment=settings.project.environment,
                 grpc=listening.grpc,
+                grpc_door=door,
                 http=listening.http,
                 online=settings.online.url,
                 workers=settings.serving.workers,

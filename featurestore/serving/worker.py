@@ -29,7 +29,7 @@ from featurestore.config import (
 from featurestore.errors import FeatureStoreError
 from featurestore.jobs.project import open_online_store, open_registry
 from featurestore.serving.addresses import listen, parse_address
-from featurestore.serving.grpc_server import GrpcServer
+from featurestore.serving.grpc_door import GrpcDoorServer, open_grpc
 from featurestore.serving.http_server import HttpServer
 from featurestore.serving.logs import configure, logger
 from featurestore.serving.metrics import Metrics
@@ -100,7 +100,7 @@ class _Worker:
         self._parts = parts
         self._stop = asyncio.Event()
         self._drain_s = parts.settings.serving.drain_timeout_ms / 1_000
-        self._grpc: GrpcServer | None = None
+        self._grpc: GrpcDoorServer | None = None
         self._http: HttpServer | None = None
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -130,7 +130,7 @@ class _Worker:
         """Start both servers; the tasks end when theirs does."""
         serving = self._parts.settings.serving
         if (address := parse_address(serving.grpc, key="grpc")) is not None:
-            self._grpc = GrpcServer(self._parts, str(address))
+            self._grpc = open_grpc(self._parts, str(address))
             await self._grpc.start()
         if (address := parse_address(serving.http, key="http")) is None:
             return []

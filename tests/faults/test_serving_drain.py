@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -33,9 +34,9 @@ BIG = pb.GetOnlineFeaturesRequest(
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Iterator[Settings]:
-    made = served_settings(tmp_path, workers=2)
+@pytest.fixture(params=["grpcio", "native"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    made = served_settings(tmp_path, workers=2, grpc_door=request.param)
     with open_registry(made, clock=SystemClock(), author="test") as registry:
         publish_plans(registry, serving_plan("m", [VIEW]))
     with open_online_store(made.online, root=tmp_path) as store:
@@ -104,8 +105,8 @@ def test_requests_under_way_finish(settings: Settings) -> None:
         assert server.stop() == 0
 
 
-def test_one_process_drains_and_exits_zero(tmp_path: Path, settings: Settings) -> None:
-    alone = served_settings(tmp_path, workers=1)
+def test_one_process_drains_and_exits_zero(settings: Settings) -> None:
+    alone = dataclasses.replace(settings, serving=dataclasses.replace(settings.serving, workers=1))
     with ServerProcess.start(alone) as server, FeatureClient(server.grpc_target) as client:
         assert len(client.get_online_features("m", {"id": [1]})) == 1
         started = time.monotonic()

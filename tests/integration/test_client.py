@@ -56,10 +56,12 @@ EXPECTED = {
 EVENT_US = 1_700_000_000_000_000
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, LocalServer]]:
+@pytest.fixture(scope="module", params=["grpcio", "native"])
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, LocalServer]]:
     root: Path = tmp_path_factory.mktemp("served")
-    settings = served_settings(root, http="")
+    settings = served_settings(root, http="", grpc_door=request.param)
     with (
         open_registry(settings, clock=SystemClock(), author="test") as registry,
         open_online_store(settings.online, root=root) as store,

@@ -40,10 +40,13 @@ EVERYTHING = dataclasses.replace(serving_plan("x", [WEATHER, PLANES]), service=A
 LIMITS = {"keys_per_request_max": 100, "message_bytes_max": 20_000}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+@pytest.fixture(scope="module", params=["grpcio", "native"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """Both doors keep the same contract."""
     root: Path = tmp_path_factory.mktemp("served")
-    settings = served_settings(root, http="", **LIMITS)
+    settings = served_settings(root, http="", grpc_door=request.param, **LIMITS)
     with open_registry(settings, clock=SystemClock(), author="test") as registry:
         publish_plans(registry, MODEL, EVERYTHING)
     now_us = SystemClock().now_us()

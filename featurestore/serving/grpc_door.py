@@ -1,0 +1,46 @@
+"""Which gRPC server answers: grpcio, or `pygrpc-native` where it is installed and can."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from featurestore.errors import InvalidSettings
+from featurestore.serving import native_server
+from featurestore.serving.grpc_server import GrpcServer
+from featurestore.serving.native_server import NativeServer
+
+if TYPE_CHECKING:
+    from featurestore.config import ServingSettings
+    from featurestore.serving.service import Collaborators
+
+GrpcDoorServer: TypeAlias = GrpcServer | NativeServer
+Door = Literal["grpcio", "native"]
+
+
+def chosen_door(serving: ServingSettings) -> Door:
+    """The door that `grpc_door` names or, for `auto`, the faster one that is here.
+
+    Raises `InvalidSettings` for another name, and for `native` where it is not installed.
+    """
+    match serving.grpc_door:
+        case "grpcio":
+            return "grpcio"
+        case "auto":
+            return "native" if native_server.is_installed() else "grpcio"
+        case "native":
+            if not native_server.is_installed():
+                raise InvalidSettings(
+                    "[serving] grpc_door = \"native\" needs the package 'pygrpc-native': "
+                    "pip install 'featurestore[native]'"
+                )
+            return "native"
+        case other:
+            raise InvalidSettings(
+                f"[serving] grpc_door must be auto, grpcio or native, not {other!r}"
+            )
+
+
+def open_grpc(parts: Collaborators, address: str) -> GrpcDoorServer:
+    """The server, bound to `address` and not started. Raises `AddressUnavailable`."""
+    kind = NativeServer if chosen_door(parts.settings.serving) == "native" else GrpcServer
+    return kind(parts, address)

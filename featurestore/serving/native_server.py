@@ -1,0 +1,167 @@
+"""The gRPC door on `pygrpc-native` (extra `native`): HTTP/2 in Rust, outside Python's lock.
+
+The calls that come by the thousand are answered here, by the same handlers as in `grpc_server.py`
+and on the same event loop. Everything else (health, reflection, streams) the library passes on to a
+whole `GrpcServer` on a Unix socket behind it, so that both doors offer the same. There is no TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import grpc
+
+from featurestore.errors import AddressUnavailable
+from featurestore.serving.grpc_server import GOING_AWAY, PUSHBACK, SERVICE, GrpcServer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pygrpc_native._native import CallDetails, DetailedEvent
+
+    from featurestore.serving.service import Collaborators
+
+PACKAGE = "pygrpc_native"
+_EVENTS_PER_TURN = 64
+"""Calls that one turn of the event loop begins at most."""
+
+
+def is_installed() -> bool:
+    """Whether the extra `native` is here."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+class _Aborted(Exception):
+    """A handler ended its call with a status."""
+
+    def __init__(self, code: grpc.StatusCode, details: str, trailers: Any) -> None:
+        super().__init__(details)
+        self.code = code
+        self.details = details
+        self.trailers = trailers
+
+
+class _Metadatum(NamedTuple):
+    key: str
+    value: str | bytes
+
+
+class _Context:
+    """What a handler sees of its call; the part of `grpc.aio.ServicerContext` that ours use."""
+
+    __slots__ = ("_deadline", "_metadata", "_peer")
+
+    def __init__(self, details: CallDetails) -> None:
+        self._metadata, self._peer, remaining_s = details
+        self._deadline = None if remaining_s is None else time.monotonic() + remaining_s
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline; None where it has none."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def invocation_metadata(self) -> Sequence[_Metadatum]:
+        """What the caller sent beside the message."""
+        return [_Metadatum(key, value) for key, value in self._metadata]
+
+    def peer(self) -> str:
+        """The caller's address."""
+        return self._peer
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()
+    ) -> NoReturn:
+        """End the call with this status."""
+        raise _Aborted(code, details, trailing_metadata)
+
+
+class NativeServer:
+    """A server on one address. Create and use it within one running loop.
+
+    Raises `AddressUnavailable`.
+    """
+
+    def __init__(self, parts: Collaborators, address: str) -> None:
+        from pygrpc_native import NativeGrpcFront
+
+        self._loop = asyncio.get_running_loop()
+        self._folder = tempfile.TemporaryDirectory(prefix="featurestore-grpc-")
+        self._socket = Path(self._folder.name) / "behind.sock"
+        self._behind = GrpcServer(parts, f"unix:{self._socket}")
+        methods = self._behind.methods
+        self._handlers = list(methods.values())
+        try:
+            self._front = NativeGrpcFront(
+                address,
+                [(f"/{SERVICE}/{name}", False) for name in methods],
+                call_details=True,
+                reuse_port=True,
+            )
+        except OSError as error:
+            self._folder.cleanup()
+            raise AddressUnavailable(f"cannot listen on {address}: {error}") from error
+        self._front.set_fallback(str(self._socket))
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._stopping = False
+        self._receiver = threading.Thread(target=self._receive, name="native-grpc", daemon=True)
+
+    async def start(self) -> None:
+        """Take connections."""
+        await self._behind.start()
+        self._front.start()
+        self._receiver.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new requests; let those under way finish, for at most `grace_s` seconds."""
+        self._stopping = True
+        behind = asyncio.ensure_future(self._behind.stop(grace_s))
+        if self._calls:
+            await asyncio.wait(list(self._calls.values()), timeout=grace_s)
+        for task in list(self._calls.values()):
+            task.cancel()
+        await behind
+        await asyncio.to_thread(self._front.close)
+        await asyncio.to_thread(self._receiver.join)
+        self._folder.cleanup()
+
+    def _receive(self) -> None:
+        """In a thread of its own: hand what arrives to the loop, until the front is closed."""
+        while (events := self._front.recv_batch_details(_EVENTS_PER_TURN)) is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._begin, events)
+            except RuntimeError:
+                # The loop has ended without `stop`.
+                return
+
+    def _begin(self, events: list[DetailedEvent]) -> None:
+        for _, call_id, method, payload, _, details in events:
+            if payload is None or details is None:
+                # The caller has gone, or its deadline has passed.
+                if (task := self._calls.get(call_id)) is not None:
+                    task.cancel()
+            elif self._stopping:
+                self._fail(call_id, grpc.StatusCode.UNAVAILABLE, GOING_AWAY)
+            else:
+                answer = self._answer(call_id, method, payload, _Context(details))
+                self._calls[call_id] = self._loop.create_task(answer)
+
+    async def _answer(self, call_id: int, method: int, payload: bytes, context: _Context) -> None:
+        try:
+            self._front.respond(call_id, await self._handlers[method](payload, context))
+        except _Aborted as end:
+            self._fail(call_id, end.code, end.details, end.trailers)
+        except BaseException:
+            self._fail(call_id, grpc.StatusCode.UNKNOWN, "The server failed; its log says why.")
+            raise
+        finally:
+            del self._calls[call_id]
+
+    def _fail(self, call_id: int, code: grpc.StatusCode, details: str, trailers: Any = ()) -> None:
+        # The library keeps this key for itself; callers then pause as they think fit.
+        kept = [pair for pair in trailers if pair[0] != PUSHBACK[0]]
+        self._front.fail(call_id, code.value[0], details, kept)
