@@ -58,6 +58,15 @@ class RedisServer:
         self.port = 0
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def option(self, name: str) -> str:
+        """The value of one of its options."""
+        return self._command[self._command.index(name) + 1]
+
+    @property
     def url(self) -> str:
         return f"redis://{self.host}:{self.port}/0"
 

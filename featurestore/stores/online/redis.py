@@ -30,7 +30,7 @@ from featurestore.stores.online.redis_async import AsyncClient
 from featurestore.stores.online.redis_blocking import Pool, deadline_in
 from featurestore.stores.online.redis_scripts import KEY_MODE
 from featurestore.stores.online.redis_writes import ROWS_PER_CALL, Writer, expiry_argument
-from featurestore.stores.online.resp import Command, pack_one, parse_target, refusal
+from featurestore.stores.online.resp import Command, Target, pack_one, parse_target, refusal
 
 SCAN_KEYS = 500
 """Keys that one step of a sweep looks at, about."""
@@ -47,14 +47,14 @@ class RedisStore(OnlineStore):
 
     def __init__(
         self,
-        url: str,
+        url: str | Target,
         *,
         timeout_ms: int = 1000,
         read_only: bool = False,
         rows_per_call: int = ROWS_PER_CALL,
         expires: Literal["field", "key"] = "field",
     ) -> None:
-        self._target = parse_target(url)
+        self._target = url if isinstance(url, Target) else parse_target(url)
         self._timeout_ms = timeout_ms
         self._read_only = read_only
         self._pool = Pool(self._target)
@@ -146,7 +146,7 @@ class RedisStore(OnlineStore):
         return self._steps(prefix, frozenset(keep))
 
     def _steps(self, prefix: bytes, keep: frozenset[bytes]) -> Iterator[int]:
-        pattern = _GLOB.sub(rb"\\\1", prefix) + b"*"
+        pattern = pattern_of(prefix)
         cursor = b"0"
         while True:
             scan = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", SCAN_KEYS)
@@ -186,6 +186,11 @@ class RedisStore(OnlineStore):
         for client in self._clients.values():
             client.close()
         self._clients.clear()
+
+
+def pattern_of(prefix: bytes) -> bytes:
+    """The pattern of SCAN for the keys that begin with `prefix`."""
+    return _GLOB.sub(rb"\\\1", prefix) + b"*"
 
 
 def _read_commands(reads: Sequence[KeyFields]) -> tuple[bytes, int]:

@@ -34,10 +34,10 @@ class Connection:
     """One socket, greeted. Raises the typed errors of `resp`; after any error it is of no use."""
 
     def __init__(self, target: Target, deadline: float) -> None:
-        self._target = target
+        self.target = target
         self._reader = hiredis.Reader()
         self._socket = self._connect(deadline)
-        self.mode: bytes | None = None
+        self.mode = b""
         """How rows expire on this server, once a writer has asked."""
         try:
             commands = greeting(target)
@@ -48,7 +48,7 @@ class Connection:
             raise
 
     def _connect(self, deadline: float) -> socket.socket:
-        target = self._target
+        target = self.target
         context = target.ssl_context()
         try:
             plain = socket.create_connection((target.host, target.port), _left(deadline))
@@ -70,7 +70,7 @@ class Connection:
             self._socket.settimeout(_left(deadline))
             self._socket.sendall(payload)
         except BROKEN as error:
-            raise failure(self._target, error) from error
+            raise failure(self.target, error) from error
 
     def replies(self, count: int, deadline: float) -> list[Any]:
         """The next `count` replies; an error that the server answered is a `hiredis.ReplyError`
@@ -85,7 +85,7 @@ class Connection:
                 else:
                     found.append(reply)
         except BROKEN as error:
-            raise failure(self._target, error) from error
+            raise failure(self.target, error) from error
         return found
 
     def _receive(self, deadline: float) -> None:
@@ -119,19 +119,27 @@ class Pool:
     @contextmanager
     def connection(self, deadline: float) -> Iterator[Connection]:
         """A connection of one's own, given back unless the block raises."""
-        connection = self._take() or Connection(self.target, deadline)
+        connection = self.take(deadline)
         try:
             yield connection
         except BaseException:
             connection.close()
             raise
+        self.give(connection)
+
+    def take(self, deadline: float) -> Connection:
+        """A connection of one's own: to give back, or to close."""
+        return self._idle_one() or Connection(self.target, deadline)
+
+    def give(self, connection: Connection) -> None:
+        """Keep a connection, whose replies were all read, for the next caller."""
         with self._lock:
             if not self._closed:
                 self._idle.append(connection)
                 return
         connection.close()
 
-    def _take(self) -> Connection | None:
+    def _idle_one(self) -> Connection | None:
         if self._process != os.getpid():
             # A forked child shares its parent's sockets: it must not speak on them. And another
             # thread may have held the lock when it was forked.

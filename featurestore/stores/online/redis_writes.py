@@ -47,11 +47,11 @@ class Writer:
 
     def write(self, connection: Connection, batch: RowBatch) -> WriteResult:
         """Write the newer rows of a batch."""
-        mode = self._prepare(connection)
+        mode = self.prepare(connection)
         expiries = [b""] * len(batch.keys)
         if batch.expire_at_us is not None:
             expiries = [expiry_argument(int(at_us)) for at_us in batch.expire_at_us]
-        tally = _Tally()
+        tally = Tally()
         todo = list(_spans(batch, self.rows_per_call))
         for _ in range(_ATTEMPTS):
             todo = self._send_all(connection, batch, (mode, expiries), todo, tally)
@@ -63,19 +63,19 @@ class Writer:
 
     def replace(self, connection: Connection, key: bytes, arguments: tuple[bytes, ...]) -> bool:
         """Compare-and-set; `arguments` are the field, the expected row, the new row, its expiry."""
-        mode = self._prepare(connection)
+        mode = self.prepare(connection)
         field, *rest = arguments
         command: Command = (b"EVALSHA", REPLACE.sha, 1, key, field, mode, *rest)
         for _ in range(_ATTEMPTS):
             (reply,) = self._call(connection, [command])
-            if not _is_forgotten(reply):
+            if not is_forgotten(reply):
                 break
             self._load(connection)
         return bool(self._checked(reply))
 
-    def _prepare(self, connection: Connection) -> bytes:
+    def prepare(self, connection: Connection) -> bytes:
         """Load the scripts, once for each connection; returns how rows expire on its server."""
-        if connection.mode is None:
+        if not connection.mode:
             self._load(connection)
             connection.mode = self.mode or self._ask_mode(connection)
         return connection.mode
@@ -101,7 +101,7 @@ class Writer:
         batch: RowBatch,
         shared: tuple[bytes, Sequence[bytes]],
         todo: Sequence[Span],
-        tally: _Tally,
+        tally: Tally,
     ) -> list[Span]:
         """Send all calls; returns those that the server refused for want of the script."""
         forgotten: list[Span] = []
@@ -110,7 +110,7 @@ class Writer:
         def settle() -> None:
             span, deadline = in_flight.popleft()
             (reply,) = connection.replies(1, deadline)
-            if _is_forgotten(reply):
+            if is_forgotten(reply):
                 forgotten.append(span)
             else:
                 tally.add(span, self._checked(reply))
@@ -136,7 +136,7 @@ class Writer:
         return reply
 
 
-class _Tally:
+class Tally:
     """Counts what the calls answered."""
 
     def __init__(self) -> None:
@@ -190,5 +190,5 @@ def _write_command(batch: RowBatch, shared: tuple[bytes, Sequence[bytes]], span:
     return (b"EVALSHA", WRITE.sha, stop - start, *keys, batch.field, mode, *pairs)
 
 
-def _is_forgotten(reply: Any) -> bool:
+def is_forgotten(reply: Any) -> bool:
     return isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT")

@@ -34,6 +34,7 @@ _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPTS = ("ACL failure in script", "The user executing the script")
 _AWAY = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS")
 _CLUSTER = ("MOVED", "ASK", "CROSSSLOT")
+_EXAMPLE = "redis://user:password@host:6379/0"
 
 Command = tuple[bytes | int, ...]
 
@@ -44,7 +45,7 @@ pack_one = cast("Callable[[Command], bytes]", pack_command)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """Where a server is and who we are there; `tls` holds the `ssl_…` options of a `rediss` URL,
-    or is None for plain TCP."""
+    or is None for plain TCP. With `master`, a server that is a replica now is refused."""
 
     host: str
     port: int
@@ -52,12 +53,18 @@ class Target:
     username: str = ""
     password: str = field(default="", repr=False)
     tls: dict[str, str] | None = None
+    master: bool = False
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
     @property
     def shown(self) -> str:
         """The URL without credentials."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'redis' if self.tls is None else 'rediss'}://{host}:{self.port}/{self.db}"
+        return f"{'redis' if self.tls is None else 'rediss'}://{self.address}/{self.db}"
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """The TLS settings of a connection; None for plain TCP.
@@ -80,7 +87,7 @@ class Target:
         return context
 
 
-def parse_target(url: str) -> Target:
+def parse_target(url: str, *, example: str = _EXAMPLE) -> Target:
     """`redis://user:password@host:6379/0`, or `rediss://…?ssl_ca_certs=file` with TLS.
 
     Raises `InvalidSettings`, without showing the password, for what is no such URL.
@@ -92,7 +99,7 @@ def parse_target(url: str) -> Target:
         db = int(options.pop("db", parts.path.strip("/") or 0))
     except ValueError:
         raise InvalidSettings(
-            "the online store's URL is malformed; write redis://user:password@host:6379/0 "
+            f"the online store's URL is malformed; write {example} "
             "(special characters of the password percent-encoded)"
         ) from None
     for name in options:
@@ -122,6 +129,8 @@ def greeting(target: Target) -> list[Command]:
         commands.append((b"AUTH", *user, target.password.encode()))
     if target.db:
         commands.append((b"SELECT", target.db))
+    if target.master:
+        commands.append((b"ROLE",))
     commands.append((b"CLIENT", b"SETNAME", CLIENT_NAME))
     return commands
 
@@ -132,6 +141,8 @@ def check_greeting(target: Target, replies: Sequence[Any]) -> None:
     for reply in replies[:-1]:
         if isinstance(reply, ReplyError):
             raise refusal(target, reply)
+    if target.master and replies[-2][0] != b"master":
+        raise StoreUnavailable(f"the online store {target.shown} is a replica now, not the master")
     last = replies[-1]
     if isinstance(last, ReplyError) and str(last).split(" ", 1)[0] in (*_DENIED, *_AWAY):
         raise refusal(target, last)
@@ -152,9 +163,11 @@ def refusal(target: Target, reply: ReplyError) -> StoreError:
     if word in _DENIED or "AUTH" in text or "invalid password" in text:
         return StoreAccessDenied(f"{message}. Check user and password in [online] url")
     if word in _CLUSTER:
-        return StoreError(f"{message}. It is a node of a cluster; name a single server")
+        return StoreError(
+            f"{message}. It is a node of a cluster; write redis+cluster:// in the URL"
+        )
     if word == "READONLY":
-        return StoreReadOnly(f"{message}. Name the primary in [online] url")
+        return StoreReadOnly(f"{message}. Name the master in [online] url")
     if word in _AWAY or "max number of clients" in text:
         return StoreUnavailable(message)
     return StoreError(message)
