@@ -46,14 +46,26 @@ class RedisServer:
     block and ends with it; in between it can be killed, started again, stopped and continued.
 
     With `tls`, a client's context, it speaks nothing but TLS (`options` name its certificate).
+    As a `sentinel` it watches other servers.
     """
 
     host = "127.0.0.1"
 
-    def __init__(self, binary: str, *options: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        binary: str,
+        *options: str,
+        tls: ssl.SSLContext | None = None,
+        sentinel: bool = False,
+    ) -> None:
         self._tls = tls
-        self._command = [binary, "--bind", self.host, "--save", "", *options]
         self._folder = Path(tempfile.mkdtemp(prefix="fs_redis_"))
+        self._command = [binary, "--bind", self.host, "--save", "", *options]
+        if sentinel:
+            # A sentinel keeps what it knows in its configuration file.
+            settings = self._folder / "sentinel.conf"
+            settings.write_text(f"bind {self.host}\n")
+            self._command = [binary, str(settings), "--sentinel", *options]
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal, get_args
-from urllib.parse import urlsplit, urlunsplit
 
 from featurestore.compiler.materialization import table_state
 from featurestore.compiler.online import field_id
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from featurestore.jobs.materialize import Context
 
 Kind = Literal["entities", "sources", "views", "services"]
+_PASSWORD = re.compile(r"(?<=//)([^/?#:@]*):[^/?#]*@")
+_SECRET_OPTION = re.compile(r"([?&]\w*password=)[^&]*")
 LIBRARIES = (
     "duckdb",
     "pyarrow",
@@ -138,12 +140,8 @@ def info(settings: Settings, context: Callable[[], Context]) -> dict[str, Any]:
 
 
 def mask(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    """The URL without its passwords. (`urlsplit` would refuse several IPv6 addresses.)"""
+    return _SECRET_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url, count=1))
 
 
 def _answers(probe: Callable[[], object]) -> str:

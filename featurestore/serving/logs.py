@@ -14,7 +14,7 @@ from structlog.typing import EventDict, WrappedLogger
 from featurestore.errors import FeatureStoreError, InvalidSettings, RequestError
 
 _CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*://)[^\s/]*@", re.IGNORECASE)
-_SECRET_PARAMETER = re.compile(r"(?P<name>\b(?:password|token|secret)=)[^&\s]+", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(r"(?P<name>\b\w*(?:password|token|secret)=)[^&\s]+", re.IGNORECASE)
 
 REQUEST_ID = "x-request-id"
 """Metadata key and HTTP header by which a caller names its request in our logs."""

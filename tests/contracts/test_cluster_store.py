@@ -9,6 +9,7 @@ import pytest
 from cluster_servers import RedisCluster
 
 from featurestore.stores.online.redis_cluster import RedisClusterStore
+from featurestore.stores.online.redis_slots import key_slot
 from featurestore.testing.online_store import OnlineStoreContract, OnlineStoreOpener
 
 pytestmark = pytest.mark.slow
@@ -30,3 +31,9 @@ class TestRedisCluster(OnlineStoreContract):
     @pytest.fixture
     def opener(self, cluster_url: str, tmp_path: Path) -> OnlineStoreOpener:
         return OnlineStoreOpener(RedisClusterStore, cluster_url, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["", "{", "}{a}", "a{}b", "x{{y}}z", "fs/shop/e/ü{é}", "{a}{b}"])
+def test_slots_are_those_of_the_servers(cluster: RedisCluster, key: str) -> None:
+    answer = cluster.nodes[0].command("CLUSTER", "KEYSLOT", key)
+    assert answer == b":%d\r\n" % key_slot(key.encode())

@@ -109,6 +109,11 @@ def test_info_works_where_the_repository_does_not(folder: Path) -> None:
             "postgresql://u:***@h:5432/d?sslmode=require",
         ),
         ("redis://:p@h/0", "redis://:***@h/0"),
+        ("redis+cluster://u:p@h:1,[::1]:2,[::2]", "redis+cluster://u:***@h:1,[::1]:2,[::2]"),
+        (
+            "redis+sentinel://u:p@s:1,t/m/0?sentinel_password=p%40&ssl_ca_certs=f",
+            "redis+sentinel://u:***@s:1,t/m/0?sentinel_password=***&ssl_ca_certs=f",
+        ),
     ],
 )
 def test_mask(url: str, shown: str) -> None:

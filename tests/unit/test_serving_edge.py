@@ -124,6 +124,9 @@ def test_urls_lose_their_credentials() -> None:
     assert mask("postgresql:///db?user=me&password=x&sslmode=on") == (
         "postgresql:///db?user=me&password=***&sslmode=on"
     )
+    assert mask("redis+sentinel://u:p@s:1,t:2/m?sentinel_password=x") == (
+        "redis+sentinel://***@s:1,t:2/m?sentinel_password=***"
+    )
 
 
 def test_logs_are_json_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:

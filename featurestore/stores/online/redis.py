@@ -27,7 +27,8 @@ from featurestore.stores.online.base import (
 )
 from featurestore.stores.online.checks import check_batch, check_field, check_keys
 from featurestore.stores.online.redis_async import AsyncClient
-from featurestore.stores.online.redis_blocking import Pool, deadline_in
+from featurestore.stores.online.redis_blocking import Connection, Pool, deadline_in
+from featurestore.stores.online.redis_replication import await_replica
 from featurestore.stores.online.redis_scripts import KEY_MODE
 from featurestore.stores.online.redis_writes import ROWS_PER_CALL, Writer, expiry_argument
 from featurestore.stores.online.resp import Command, Target, pack_one, parse_target, refusal
@@ -41,6 +42,7 @@ class RedisStore(OnlineStore):
     """The store at a `redis://` or `rediss://` URL. Connects when first used.
 
     `expires="key"` lets rows expire with their whole key even where the server could do better.
+    With `replicated`, writes return when a replica has them, if the server has one.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(expires="field", shared=True)
@@ -53,10 +55,12 @@ class RedisStore(OnlineStore):
         read_only: bool = False,
         rows_per_call: int = ROWS_PER_CALL,
         expires: Literal["field", "key"] = "field",
+        replicated: bool = False,
     ) -> None:
         self._target = url if isinstance(url, Target) else parse_target(url)
         self._timeout_ms = timeout_ms
         self._read_only = read_only
+        self._replicated = replicated
         self._pool = Pool(self._target)
         self._clients: dict[asyncio.AbstractEventLoop, AsyncClient] = {}
         self._writer = Writer(
@@ -121,7 +125,9 @@ class RedisStore(OnlineStore):
         self._refuse_if_read_only()
         check_batch(batch)
         with self._pool.connection(deadline_in(self._timeout_ms)) as connection:
-            return self._writer.write(connection, batch)
+            result = self._writer.write(connection, batch)
+            self._await_replica(connection)
+        return result
 
     def replace(
         self, field: bytes, key: bytes, *, expected: bytes, row: bytes, expire_at_us: int | None
@@ -132,7 +138,13 @@ class RedisStore(OnlineStore):
         check_keys([key])
         arguments = (field, expected, row, expiry_argument(expire_at_us))
         with self._pool.connection(deadline_in(self._timeout_ms)) as connection:
-            return self._writer.replace(connection, key, arguments)
+            replaced = self._writer.replace(connection, key, arguments)
+            self._await_replica(connection)
+        return replaced
+
+    def _await_replica(self, connection: Connection) -> None:
+        if self._replicated:
+            await_replica(connection, timeout_ms=self._timeout_ms)
 
     def sweep(
         self,

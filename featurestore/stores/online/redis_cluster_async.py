@@ -11,6 +11,7 @@ from featurestore.errors import StoreError, StoreUnavailable
 from featurestore.stores.online.redis_async import AsyncClient
 from featurestore.stores.online.redis_lanes import ASKING, PAUSES_S
 from featurestore.stores.online.redis_nodes import Nodes
+from featurestore.stores.online.redis_shared import SharedWork
 from featurestore.stores.online.redis_slots import Address, Group, Routing, SlotMap
 
 
@@ -24,7 +25,7 @@ class AsyncNodes:
         self._loop = loop
         self._timeout_ms = connect_timeout_ms
         self._clients: dict[Address, AsyncClient] = {}
-        self._reading: asyncio.Task[SlotMap | StoreError] | None = None
+        self._reading = SharedWork(loop, self._read)
 
     async def call_one(self, slot: int, command: bytes, deadline: float) -> Any:
         """The reply to one command by `deadline` (of `time.monotonic`), if the node that we know of
@@ -102,39 +103,19 @@ class AsyncNodes:
         if known is None:
             return await self._refreshed(deadline)
         if self._nodes.suspects and self._nodes.is_due:
-            self._begin_reading()
+            self._reading.begin()
         return known
 
     async def _refreshed(self, deadline: float) -> SlotMap:
-        attempt = self._begin_reading()
-        await asyncio.wait([attempt], timeout=max(0.0, deadline - time.monotonic()))
-        known = self._nodes.known_map
-        if known is not None:
-            return known
-        if not attempt.done():
+        found = await self._reading.result(deadline) or self._nodes.known_map
+        if found is None:
             raise self._nodes.late()
-        outcome = attempt.result()
-        if isinstance(outcome, StoreError):
-            raise type(outcome)(outcome.message)
-        return outcome
-
-    def _begin_reading(self) -> asyncio.Task[SlotMap | StoreError]:
-        if self._reading is None:
-            self._reading = self._loop.create_task(self._read())
-        return self._reading
-
-    async def _read(self) -> SlotMap | StoreError:
-        """What went wrong is a result: several callers may wait for it, or none."""
-        deadline = time.monotonic() + self._timeout_ms / 1000
-        try:
-            found = await asyncio.to_thread(self._nodes.refresh, deadline)
-        except StoreError as error:
-            return error
-        finally:
-            self._reading = None
         for address in [known for known in self._clients if known not in found.masters]:
             self._clients.pop(address).close()
         return found
+
+    def _read(self) -> SlotMap:
+        return self._nodes.refresh(time.monotonic() + self._timeout_ms / 1000)
 
     def close(self) -> None:
         """Close the connections, from any thread."""

@@ -1,0 +1,306 @@
+"""The online store on the master that Redis Sentinel names.
+
+All calls go to the store of one server, which is asked for its role when a connection is made. When
+it does not answer, or is a replica, the sentinels are asked again. Replication is asynchronous: a
+write returns when a replica has it, if the master has one, so that a failover loses no row of a run
+that the ledger knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Self, TypeVar
+
+from hiredis import ReplyError
+
+from featurestore.config import OnlineSettings
+from featurestore.errors import StoreError, StoreReadOnly, StoreTimeout, StoreUnavailable
+from featurestore.stores.online.base import (
+    Capabilities,
+    KeyFields,
+    OnlineStore,
+    RowBatch,
+    WriteResult,
+)
+from featurestore.stores.online.redis import RedisStore
+from featurestore.stores.online.redis_blocking import Connection, deadline_in
+from featurestore.stores.online.redis_hosts import SentinelHosts, parse_sentinel
+from featurestore.stores.online.redis_shared import SharedWork
+from featurestore.stores.online.resp import Target, pack, refusal
+
+ASK_TIMEOUT_MS = 250
+"""How long one sentinel, or the server that it names, may take; then the next is asked."""
+ASK_INTERVAL_S = 0.05
+"""The shortest time between two rounds of questions."""
+PAUSES_S = (0.0, 0.01, 0.03, 0.06)
+"""Before each further attempt of one call."""
+
+T = TypeVar("T")
+
+
+class RedisSentinelStore(OnlineStore):
+    """The store at a `redis+sentinel://` or `rediss+sentinel://` URL. Connects when first used."""
+
+    capabilities: ClassVar[Capabilities] = RedisStore.capabilities
+
+    def __init__(self, url: str, *, timeout_ms: int = 1000, read_only: bool = False) -> None:
+        self._hosts = parse_sentinel(url)
+        self._timeout_ms = timeout_ms
+        self._read_only = read_only
+        self._master = _Master(self._hosts, self._open_at, timeout_ms=timeout_ms)
+        self._lookups: dict[asyncio.AbstractEventLoop, SharedWork[RedisStore]] = {}
+
+    @classmethod
+    def open(cls, settings: OnlineSettings, *, root: Path, read_only: bool = False) -> Self:  # noqa: ARG003 (no files)
+        """Raises `InvalidSettings` for a malformed URL."""
+        return cls(settings.url, timeout_ms=settings.timeout_ms, read_only=read_only)
+
+    def _open_at(self, target: Target) -> RedisStore:
+        return RedisStore(target, timeout_ms=self._timeout_ms, replicated=True)
+
+    # --- reads ------------------------------------------------------------------------------------
+
+    def read(
+        self, reads: Sequence[KeyFields], *, timeout_ms: int | None = None
+    ) -> list[list[bytes | None]]:
+        """Row bytes in the order asked; None where absent. One round trip to the master."""
+        deadline = deadline_in(timeout_ms or self._timeout_ms)
+        return self._attempt(
+            lambda store: store.read(reads, timeout_ms=_left_ms(deadline)), deadline
+        )
+
+    async def read_async(
+        self, reads: Sequence[KeyFields], *, timeout_ms: int | None = None
+    ) -> list[list[bytes | None]]:
+        """The same without blocking the loop; shares its round trip with other callers."""
+        deadline = deadline_in(timeout_ms or self._timeout_ms)
+        store = self._master.store
+        error: StoreError = self._master.late()
+        for pause_s in (*PAUSES_S, None):
+            try:
+                if store is None:
+                    store = await self._located(deadline)
+                return await store.read_async(reads, timeout_ms=_left_ms(deadline))
+            except StoreUnavailable as failed:
+                error, store = failed, None
+                self._master.doubt()
+            except StoreTimeout:
+                self._master.doubt()
+                raise
+            if pause_s is None or time.monotonic() + pause_s >= deadline:
+                break
+            await asyncio.sleep(pause_s)
+        raise error
+
+    async def _located(self, deadline: float) -> RedisStore:
+        loop = asyncio.get_running_loop()
+        lookup = self._lookups.get(loop)
+        if lookup is None:
+            for ended in [known for known in self._lookups if known.is_closed()]:
+                del self._lookups[ended]
+            lookup = SharedWork(loop, lambda: self._master.locate(deadline_in(self._timeout_ms)))
+            self._lookups[loop] = lookup
+        found = await lookup.result(deadline)
+        if found is None:
+            raise self._master.late()
+        return found
+
+    # --- writes -----------------------------------------------------------------------------------
+
+    def write(self, batch: RowBatch) -> WriteResult:
+        """Write the newer rows. `timeout_ms` is for each call under way, not for the batch. A row
+        that was written again after a failure may count as `same` instead of `written`."""
+        self._refuse_if_read_only()
+        return self._attempt(lambda store: store.write(batch))
+
+    def replace(
+        self, field: bytes, key: bytes, *, expected: bytes, row: bytes, expire_at_us: int | None
+    ) -> bool:
+        """Compare-and-set inside the server. After a failure, False may mean that it was done."""
+        self._refuse_if_read_only()
+        return self._attempt(
+            lambda store: store.replace(
+                field, key, expected=expected, row=row, expire_at_us=expire_at_us
+            )
+        )
+
+    def sweep(
+        self, prefix: bytes, *, keep: Iterable[bytes], older_than_us: int | None = None
+    ) -> Iterator[int]:
+        """Free rows of other fields than `keep`; expired ones are the server's to free. A failover
+        ends it."""
+        self._refuse_if_read_only()
+        return self._steps(prefix, frozenset(keep), older_than_us)
+
+    def _steps(
+        self, prefix: bytes, keep: frozenset[bytes], older_than_us: int | None
+    ) -> Iterator[int]:
+        store = self._master.locate(deadline_in(self._timeout_ms))
+        try:
+            yield from store.sweep(prefix, keep=keep, older_than_us=older_than_us)
+        except StoreError:
+            self._master.doubt()
+            raise
+
+    def ping(self, *, timeout_ms: int | None = None) -> None:
+        """Return if the master answers."""
+        deadline = deadline_in(timeout_ms or self._timeout_ms)
+        self._attempt(lambda store: store.ping(timeout_ms=_left_ms(deadline)), deadline)
+
+    def _attempt(self, call: Callable[[RedisStore], T], deadline: float | None = None) -> T:
+        """The call's result from the master, or from its successor."""
+        for pause_s in (*PAUSES_S, None):
+            until = deadline or deadline_in(self._timeout_ms)
+            try:
+                return call(self._master.locate(until))
+            except StoreReadOnly as refused:
+                error = StoreUnavailable(refused.message)
+            except StoreUnavailable as failed:
+                error = failed
+            except StoreTimeout:
+                self._master.doubt()
+                raise
+            self._master.doubt()
+            if pause_s is None or time.monotonic() + pause_s >= until:
+                break
+            time.sleep(pause_s)
+        raise error
+
+    def _refuse_if_read_only(self) -> None:
+        if self._read_only:
+            raise StoreReadOnly(f"the online store {self._hosts.shown} was opened read-only")
+
+    def close(self) -> None:
+        """Close all connections, of every event loop too."""
+        self._master.close()
+        self._lookups.clear()
+
+
+class _Master:
+    """Where the master is, as far as we know, and the store on it. Any thread may use it."""
+
+    def __init__(
+        self, hosts: SentinelHosts, open_at: Callable[[Target], RedisStore], *, timeout_ms: int
+    ) -> None:
+        self._hosts = hosts
+        self._open_at = open_at
+        self._timeout_ms = timeout_ms
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._current: tuple[Target, RedisStore] | None = None
+        self._doubted = False
+        self._asked_at = 0.0
+
+    @property
+    def store(self) -> RedisStore | None:
+        """The store on the master; None when it must be located (again)."""
+        if self._current is None or self._doubted:
+            return None
+        return self._current[1]
+
+    def doubt(self) -> None:
+        """Ask the sentinels before the next call."""
+        self._doubted = True
+
+    def locate(self, deadline: float) -> RedisStore:
+        """The store on the master; the sentinels are asked if it is not known, or in doubt.
+
+        Raises `StoreUnavailable` where no sentinel answers or the server that they name is no
+        master, `StoreTimeout` at the deadline, `StoreError` where they know no such name.
+        """
+        known = self.store
+        if known is not None:
+            return known
+        asked_at = time.monotonic()
+        if self._process != os.getpid():
+            # In a forked child: the thread that held the lock is not here.
+            self._process, self._lock = os.getpid(), threading.Lock()
+        if not self._lock.acquire(timeout=max(0.0, deadline - asked_at)):
+            raise self.late()
+        try:
+            if self._current is not None and (
+                self._asked_at > asked_at or asked_at - self._asked_at < ASK_INTERVAL_S
+            ):
+                return self._current[1]
+            found = self._ask_all(deadline)
+            self._asked_at, self._doubted = time.monotonic(), False
+            if self._current is None or self._current[0] != found:
+                left, self._current = self._current, (found, self._open_at(found))
+                if left is not None:
+                    left[1].close()
+            return self._current[1]
+        finally:
+            self._lock.release()
+
+    def _ask_all(self, deadline: float) -> Target:
+        """The address of a server that a sentinel names and that says itself that it is a master.
+
+        While a failover goes on, a few sentinels know its outcome and the others name the old
+        master; so one that differs from what we have is tried first.
+        """
+        old = None if self._current is None else self._current[0]
+        errors: list[StoreError] = [self.late()]
+        tried: set[Target] = set()
+        for sentinel in random.sample(self._hosts.sentinels, len(self._hosts.sentinels)):
+            try:
+                named = self._named_by(sentinel, deadline)
+                if named not in tried and named != old:
+                    self._check(named, deadline)
+                    return named
+            except StoreError as error:
+                errors.append(error)
+            else:
+                tried.add(named)
+        if old is not None and old in tried:
+            self._check(old, deadline)
+            return old
+        # What a server says of itself tells more than that another is away.
+        raise next((error for error in errors if not error.retryable), errors[-1])
+
+    def _named_by(self, sentinel: Target, deadline: float) -> Target:
+        """The address that a sentinel gives."""
+        question = (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._hosts.name.encode())
+        until = self._until(deadline)
+        connection = Connection(sentinel, until)
+        try:
+            connection.send(pack([question]), until)
+            (reply,) = connection.replies(1, until)
+        finally:
+            connection.close()
+        if isinstance(reply, ReplyError):
+            raise refusal(sentinel, reply)
+        if reply is None:
+            raise StoreError(
+                f"the sentinel {sentinel.address} knows no master {self._hosts.name!r}; "
+                "see its SENTINEL MASTERS"
+            )
+        host, port = reply
+        return replace(self._hosts.server, host=host.decode(), port=int(port))
+
+    def _check(self, server: Target, deadline: float) -> None:
+        """Raises unless it answers, and as a master: the greeting asks."""
+        Connection(server, self._until(deadline)).close()
+
+    def _until(self, deadline: float) -> float:
+        return min(deadline, deadline_in(min(self._timeout_ms, ASK_TIMEOUT_MS)))
+
+    def late(self) -> StoreTimeout:
+        """The error of a deadline that passed."""
+        return StoreTimeout(f"the online store {self._hosts.shown} did not answer in time")
+
+    def close(self) -> None:
+        """Close the store on the master."""
+        current, self._current = self._current, None
+        if current is not None:
+            current[1].close()
+
+
+def _left_ms(deadline: float) -> int:
+    return max(1, round(1_000 * (deadline - time.monotonic())))
