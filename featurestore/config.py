@@ -76,6 +76,8 @@ class ServingSettings:
     features_per_request_max: int = 1_000
     message_bytes_max: int = 16 * 1024 * 1024
     concurrent_requests_max: int = 1_000
+    connections_max: int = 20_000
+    connection_idle_timeout_ms: int = 300_000
     log_format: str = "auto"
 
 

@@ -298,6 +298,12 @@ class LimitExceeded(RequestError):
         self.allowed = allowed
 
 
+class RequestTimeout(RequestError):
+    """The request itself did not arrive in time."""
+
+    code = "request-timeout"
+
+
 class PermissionDenied(RequestError):
     code = "permission-denied"
 

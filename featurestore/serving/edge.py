@@ -40,6 +40,7 @@ _TABLE: dict[type[FeatureStoreError], Codes] = {
     errors.UnknownService: Codes(grpc.StatusCode.NOT_FOUND, 404),
     errors.UnknownView: Codes(grpc.StatusCode.NOT_FOUND, 404),
     errors.UnknownFeature: Codes(grpc.StatusCode.NOT_FOUND, 404),
+    errors.RequestTimeout: Codes(grpc.StatusCode.DEADLINE_EXCEEDED, 408),
     errors.PermissionDenied: Codes(grpc.StatusCode.PERMISSION_DENIED, 403),
     errors.StoreUnavailable: Codes(grpc.StatusCode.UNAVAILABLE, 503),
     errors.StoreTimeout: Codes(grpc.StatusCode.DEADLINE_EXCEEDED, 504),

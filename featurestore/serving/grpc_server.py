@@ -31,12 +31,18 @@ from featurestore.wire import serving_pb2 as pb
 from featurestore.wire.entities import from_message
 
 if TYPE_CHECKING:
+    from featurestore.config import ServingSettings
     from featurestore.serving.metrics import Metrics
     from featurestore.serving.reload import What
     from featurestore.serving.traffic import Traffic
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
+STREAMS_PER_CONNECTION_MAX = 128
+"""Requests that one connection may have open; clients keep more waiting on their side."""
 _KEEPALIVE_PING_INTERVAL_MS_MIN = 5_000
+"""Who pings more often is cut off."""
+_KEEPALIVE_MS = 60_000
+"""After how long without a sign of life a peer is asked for one."""
 PUSHBACK = ("grpc-retry-pushback-ms", "50")
 """Tells standard clients when to try again (by then on another connection)."""
 GOING_AWAY = "The server is going away; ask again."
@@ -144,21 +150,10 @@ class GrpcServer:
     """
 
     def __init__(self, parts: Collaborators, address: str) -> None:
-        limit = parts.settings.serving.message_bytes_max
+        serving = parts.settings.serving
+        limit = serving.message_bytes_max
         door = GrpcDoor(OnlineService(parts), parts.metrics, parts.traffic, message_bytes_max=limit)
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 1),
-                # Twice the limit, so that what is just over it is refused in our words.
-                ("grpc.max_receive_message_length", 2 * limit),
-                ("grpc.max_send_message_length", 2 * limit),
-                ("grpc.keepalive_permit_without_calls", 1),
-                (
-                    "grpc.http2.min_recv_ping_interval_without_data_ms",
-                    _KEEPALIVE_PING_INTERVAL_MS_MIN,
-                ),
-            ]
-        )
+        self._server = grpc.aio.server(options=_options(serving))
         self.methods: dict[str, Handler] = {
             "GetOnlineFeatures": door.guarded(door.get_online_features),
             "GetServingInfo": door.guarded(door.get_serving_info),
@@ -195,6 +190,34 @@ class GrpcServer:
         status = state.SERVING if ready else state.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, status)
+
+
+def _options(serving: ServingSettings) -> list[tuple[str, Any]]:
+    """What gRPC's core is to hold against callers who mean ill, or are just many."""
+    limit = serving.message_bytes_max
+    return [
+        ("grpc.so_reuseport", 1),
+        # Twice the limit, so that what is just over it is refused in our words.
+        ("grpc.max_receive_message_length", 2 * limit),
+        ("grpc.max_send_message_length", 2 * limit),
+        ("grpc.max_allowed_incoming_connections", serving.connections_max),
+        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
+        # A connection that does not get to HTTP/2's settings, goes silent, or is not used.
+        ("grpc.server_handshake_timeout_ms", serving.request_timeout_ms),
+        ("grpc.http2.settings_timeout", serving.request_timeout_ms),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", serving.request_timeout_ms),
+        ("grpc.max_connection_idle_ms", serving.connection_idle_timeout_ms),
+        # Requests that the core has read and we have not asked for yet.
+        ("grpc.server.max_pending_requests", serving.concurrent_requests_max),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * serving.concurrent_requests_max),
+        (
+            "grpc.server_max_unrequested_time_in_server",
+            max(1, serving.request_timeout_ms // 1_000),
+        ),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_PING_INTERVAL_MS_MIN),
+    ]
 
 
 def _read(data: bytes) -> tuple[What, bool, Request]:

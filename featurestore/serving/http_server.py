@@ -7,6 +7,7 @@ their digits; readers that make doubles of them lose digits beyond 2^53.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import uvicorn
@@ -31,10 +33,12 @@ from featurestore.errors import (
     InvalidJoinKey,
     InvalidRequest,
     LimitExceeded,
+    RequestTimeout,
     ServerOverloaded,
 )
 from featurestore.serving.assemble import Request
 from featurestore.serving.edge import codes_of, to_json
+from featurestore.serving.http_connections import HEADER_BYTES_MAX, Connection, Connections
 from featurestore.serving.logs import REQUEST_ID, SLOW_REQUEST_S, log_failure, log_slow
 from featurestore.serving.service import Collaborators, OnlineService
 from featurestore.timeline import format_instant
@@ -46,6 +50,13 @@ if TYPE_CHECKING:
 
     from featurestore.serving.assemble import CompiledPlan
     from featurestore.serving.reload import What
+
+
+SMALL_BODY_BYTES, LARGE_BODIES_MAX = 64 * 1024, 16
+"""Bodies up to the first size are free; of the bytes of larger ones, no more are held while they
+arrive than the second number of greatest bodies has."""
+_UNREAD = (LimitExceeded, RequestTimeout, ServerOverloaded)
+"""Errors that may leave a part of the request unread, so that the connection ends with them."""
 
 
 class OnlineFeaturesRequest(BaseModel):
@@ -88,7 +99,7 @@ class Problem(BaseModel):
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 404, 429, 500, 503, 504)
+    status: {"model": Problem} for status in (400, 404, 408, 429, 500, 503, 504)
 }
 _BODY = {
     "requestBody": {
@@ -152,6 +163,8 @@ class _HttpDoor:
         self._parts = parts
         self._service = OnlineService(parts)
         self._bytes_max = parts.settings.serving.message_bytes_max
+        self._arrival_s = parts.settings.serving.request_timeout_ms / 1_000
+        self._arriving = 0
 
     async def guarded(
         self, request: HttpRequest, method: Callable[[HttpRequest], Awaitable[Any]]
@@ -171,6 +184,8 @@ class _HttpDoor:
             status = codes_of(error).http
             log_failure(error, "http", str(status), request.headers.get(REQUEST_ID))
             response = _json(to_json(error), status)
+            if isinstance(error, _UNREAD):
+                response.headers["Connection"] = "close"
             if isinstance(error, ServerOverloaded):
                 self._parts.metrics.shed("http")
                 response.headers["Retry-After"] = "1"
@@ -228,24 +243,54 @@ class _HttpDoor:
         }
 
     async def _body(self, request: HttpRequest) -> bytes:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._bytes_max:
-                raise LimitExceeded("message_bytes_max", asked=len(body), allowed=self._bytes_max)
+        """The whole body, within its limits of size and time.
+
+        Large bodies that are still arriving share `LARGE_BODIES_MAX` times the limit of one, so
+        that callers who send slowly cannot fill our memory together.
+        """
+        body, charged = bytearray(), 0
+        try:
+            async with asyncio.timeout(self._arrival_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > self._bytes_max:
+                        raise LimitExceeded(
+                            "message_bytes_max", asked=len(body), allowed=self._bytes_max
+                        )
+                    if len(body) > SMALL_BODY_BYTES:
+                        self._arriving += len(body) - charged
+                        charged = len(body)
+                        if self._arriving > LARGE_BODIES_MAX * self._bytes_max:
+                            raise ServerOverloaded(
+                                "large bodies at a time", allowed=LARGE_BODIES_MAX
+                            )
+        except TimeoutError as error:
+            raise RequestTimeout(
+                f"The body did not arrive within request_timeout_ms = {self._arrival_s:g} s."
+            ) from error
+        finally:
+            self._arriving -= charged
         return bytes(body)
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn within a loop and signal handling that are not its own."""
+    """uvicorn within a loop and signal handling that are not its own, on connections of ours."""
 
     def __init__(self, parts: Collaborators, *, drain_s: float) -> None:
+        serving = parts.settings.serving
+        self._connections = Connections(serving)
+        # uvicorn calls whatever makes a protocol; it asks for a class only in its types.
+        protocol: Any = partial(Connection, self._connections)
         super().__init__(
             uvicorn.Config(
                 build_app(parts),
+                http=protocol,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                h11_max_incomplete_event_size=HEADER_BYTES_MAX,
+                timeout_keep_alive=max(1, serving.connection_idle_timeout_ms // 1_000),
                 timeout_graceful_shutdown=max(1, round(drain_s)),
             )
         )
@@ -257,7 +302,11 @@ class HttpServer(uvicorn.Server):
 
     async def run_on(self, listener: socket.socket) -> None:
         """Serve on a bound socket until `should_exit` is set and requests have finished."""
-        await self.serve(sockets=[listener])
+        watching = asyncio.get_running_loop().create_task(self._connections.watch())
+        try:
+            await self.serve(sockets=[listener])
+        finally:
+            watching.cancel()
 
 
 def _parse(body: bytes) -> OnlineFeaturesRequest:

@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -54,12 +55,19 @@ def run_worker(settings: Settings, *, ready: Callable[[], None]) -> None:
     Ports must be real (not 0) and reserved. Raises what opening the registry and the store raises.
     """
     configure(settings.serving.log_format)
+    allow_descriptors()
     with (
         open_registry(settings, clock=SystemClock(), author="server") as registry,
         open_online_store(settings.online, root=settings.root, read_only=True) as store,
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
         runner.run(_serve(settings, registry, store, ready))
+
+
+def allow_descriptors() -> None:
+    """Let this process open as many files and sockets as the machine lets it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
