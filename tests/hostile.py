@@ -31,16 +31,18 @@ def value_of(key: int) -> int:
 
 
 @contextlib.contextmanager
-def served(root: Path, *, online: str = "lmdb:online", **serving: Any) -> Iterator[Served]:
-    """A real server of `VIEW` with `KEYS` entities."""
-    settings = served_settings(root, online=online, **serving)
+def served(
+    root: Path, *, online: str = "lmdb:online", door: str = "grpcio", **serving: Any
+) -> Iterator[Served]:
+    """A real server of `VIEW` with `KEYS` entities; `door` is what speaks gRPC."""
+    settings = served_settings(root, online=online, grpc_door=door, **serving)
     with open_registry(settings, clock=SystemClock(), author="test") as registry:
         publish_plans(registry, PLAN)
     with open_online_store(settings.online, root=root) as store:
         rows = {(key,): {"a": value_of(key), "s": f"text {key}"} for key in range(KEYS)}
         VIEW.write(store, rows, event_us=1)
     with ServerProcess.start(settings) as process:
-        yield Served(process)
+        yield Served(process, door)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Served:
     """A running server."""
 
     process: ServerProcess
+    door: str
 
     @property
     def grpc(self) -> tuple[str, int]:

@@ -41,7 +41,7 @@ STREAMS_PER_CONNECTION_MAX = 128
 """Requests that one connection may have open; clients keep more waiting on their side."""
 _KEEPALIVE_PING_INTERVAL_MS_MIN = 5_000
 """Who pings more often is cut off."""
-_KEEPALIVE_MS = 60_000
+KEEPALIVE_MS = 60_000
 """After how long without a sign of life a peer is asked for one."""
 PUSHBACK = ("grpc-retry-pushback-ms", "50")
 """Tells standard clients when to try again (by then on another connection)."""
@@ -205,7 +205,7 @@ def _options(serving: ServingSettings) -> list[tuple[str, Any]]:
         # A connection that does not get to HTTP/2's settings, goes silent, or is not used.
         ("grpc.server_handshake_timeout_ms", serving.request_timeout_ms),
         ("grpc.http2.settings_timeout", serving.request_timeout_ms),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", serving.request_timeout_ms),
         ("grpc.max_connection_idle_ms", serving.connection_idle_timeout_ms),
         # Requests that the core has read and we have not asked for yet.

@@ -2,7 +2,9 @@
 
 The calls that come by the thousand are answered here, by the same handlers as in `grpc_server.py`
 and on the same event loop. Everything else (health, reflection, streams) the library passes on to a
-whole `GrpcServer` on a Unix socket behind it, so that both doors offer the same. There is no TLS.
+whole `GrpcServer` on a Unix socket behind it, so that both doors offer the same. There is no TLS,
+and the library neither counts connections nor closes silent ones: it is for networks that are
+trusted, which without TLS they had better be.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import grpc
 
 from featurestore.errors import AddressUnavailable
-from featurestore.serving.grpc_server import GOING_AWAY, PUSHBACK, SERVICE, GrpcServer
+from featurestore.serving.grpc_server import (
+    GOING_AWAY,
+    KEEPALIVE_MS,
+    PUSHBACK,
+    SERVICE,
+    STREAMS_PER_CONNECTION_MAX,
+    GrpcServer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,6 +110,9 @@ class NativeServer:
                 [(f"/{SERVICE}/{name}", False) for name in methods],
                 call_details=True,
                 reuse_port=True,
+                keepalive_time_ms=KEEPALIVE_MS,
+                keepalive_timeout_ms=parts.settings.serving.request_timeout_ms,
+                max_concurrent_streams=STREAMS_PER_CONNECTION_MAX,
             )
         except OSError as error:
             self._folder.cleanup()

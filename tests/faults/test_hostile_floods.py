@@ -34,10 +34,13 @@ def valkey() -> Iterator[RedisServer]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, valkey: RedisServer) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=["grpcio", "native"])
+def server(
+    tmp_path_factory: pytest.TempPathFactory, valkey: RedisServer, request: pytest.FixtureRequest
+) -> Iterator[Served]:
     root: Path = tmp_path_factory.mktemp("served")
-    with served(root, online=valkey.url, concurrent_requests_max=MOST) as running:
+    limits = {"online": valkey.url, "concurrent_requests_max": MOST}
+    with served(root, door=request.param, **limits) as running:
         yield running
 
 
