@@ -137,10 +137,15 @@ def _restored(error: grpc.RpcError) -> FeatureStoreError:
     return restore(error.code(), error.details() or "", details)
 
 
-def _credentials(tls: bool | bytes) -> grpc.ChannelCredentials | None:
+def _credentials(
+    tls: bool | bytes, certificate: tuple[bytes, bytes] | None
+) -> grpc.ChannelCredentials | None:
     if tls is False:
+        if certificate is not None:
+            raise InvalidRequest("a certificate is shown over TLS only; set tls too")
         return None
-    return grpc.ssl_channel_credentials(None if tls is True else tls)
+    chain, key = certificate or (None, None)
+    return grpc.ssl_channel_credentials(None if tls is True else tls, key, chain)
 
 
 class FeatureClient:
@@ -152,6 +157,8 @@ class FeatureClient:
         token: sent as `authorization: Bearer …`.
         tls: True for the system's certificate authorities, or PEM bytes of your own; False is
             plain text.
+        certificate: PEM bytes of our own certificate (chain) and its key, for servers that ask
+            their clients for one.
 
     Connects when first used. Use as a context manager, or call `close`.
     """
@@ -163,9 +170,10 @@ class FeatureClient:
         timeout_ms: int = TIMEOUT_MS,
         token: str | None = None,
         tls: bool | bytes = False,
+        certificate: tuple[bytes, bytes] | None = None,
     ) -> None:
         self._calls = _Calls(timeout_ms, token)
-        credentials = _credentials(tls)
+        credentials = _credentials(tls, certificate)
         self._channel = (
             grpc.insecure_channel(target, options=_OPTIONS)
             if credentials is None
@@ -245,9 +253,10 @@ class AsyncFeatureClient:
         timeout_ms: int = TIMEOUT_MS,
         token: str | None = None,
         tls: bool | bytes = False,
+        certificate: tuple[bytes, bytes] | None = None,
     ) -> None:
         self._calls = _Calls(timeout_ms, token)
-        credentials = _credentials(tls)
+        credentials = _credentials(tls, certificate)
         self._channel = (
             grpc.aio.insecure_channel(target, options=_OPTIONS)
             if credentials is None

@@ -35,7 +35,7 @@ class ProjectSettings:
 class RegistrySettings:
     """`url` is an SQLAlchemy URL: `sqlite:///relative.db` or `postgresql://…`."""
 
-    url: str = "sqlite:///.featurestore/registry.db"
+    url: str = field(default="sqlite:///.featurestore/registry.db", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +56,18 @@ class OfflineSettings:
 class OnlineSettings:
     """`url`'s scheme picks the store. `map_size_mb` is LMDB's first map (it grows by itself)."""
 
-    url: str = "lmdb:.featurestore/online"
+    url: str = field(default="lmdb:.featurestore/online", repr=False)
     timeout_ms: int = 1000
     map_size_mb: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSettings:
-    """Where `featurestore serve` listens, and its limits. An empty address switches a door off."""
+    """Where `featurestore serve` listens, and its limits. An empty address switches a door off.
+
+    `tls_cert` and `tls_key` are PEM files (relative to the repository); with `tls_client_ca` only
+    clients come in that show a certificate by one of these authorities. `insecure` allows plain
+    text on an address that other machines reach."""
 
     grpc: str = "127.0.0.1:6566"
     http: str = "127.0.0.1:6567"
@@ -79,6 +83,32 @@ class ServingSettings:
     connections_max: int = 20_000
     connection_idle_timeout_ms: int = 300_000
     log_format: str = "auto"
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+    insecure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecuritySettings:
+    """Who we are, and how servers know their callers.
+
+    `token` (best from the environment) or the file `token_file` holds the token by which this
+    process proves who it is. `require_token` has a server demand tokens even where the registry's
+    access control is off. The `jwt_…` keys make it take the tokens of an identity provider."""
+
+    token: str = field(default="", repr=False)
+    token_file: str = ""
+    require_token: bool = False
+    open_metrics: bool = False
+    log_reads: bool = False
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_jwks: str = ""
+    jwt_algorithms: str = "RS256,ES256"
+    jwt_permissions_claim: str = "permissions"
+    jwt_leeway_s: int = 30
+    jwt_refresh_s: int = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +121,20 @@ class Settings:
     offline: OfflineSettings = field(default_factory=OfflineSettings)
     online: OnlineSettings = field(default_factory=OnlineSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
+    security: SecuritySettings = field(default_factory=SecuritySettings)
+
+    def own_token(self) -> str:
+        """The token by which this process proves who it is; nothing where none is set.
+
+        Raises `InvalidSettings` for a `token_file` that cannot be read.
+        """
+        if self.security.token or not self.security.token_file:
+            return self.security.token.strip()
+        path = self.path(self.security.token_file)
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidSettings(f"[security] token_file {path} can't be read: {error}") from error
 
     def path(self, relative: str) -> Path:
         """`relative` as an absolute path below the repository's folder."""
@@ -103,7 +147,12 @@ _SECTIONS: dict[str, type[Any]] = {
     "offline": OfflineSettings,
     "online": OnlineSettings,
     "serving": ServingSettings,
+    "security": SecuritySettings,
 }
+_KINDS: dict[object, type] = {"int": int, "str": str, "bool": bool}
+_MAY_BE_ZERO = ("threads", "jwt_leeway_s")
+_SECRET = ("token", "url")
+"""Keys whose values no message repeats."""
 
 
 def load_settings(
@@ -172,12 +221,16 @@ def _set(
     known = {f.name: f for f in dataclasses.fields(_SECTIONS[section])}
     if key not in known:
         raise InvalidSettings(f"[{section}] has no key {key!r}.{suggest(key, known)}", file=where)
-    wanted = int if known[key].type == "int" else str
-    if not isinstance(value, wanted) or isinstance(value, bool):
+    wanted = _KINDS[known[key].type]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        shown = f"a {type(value).__name__}" if key in _SECRET else repr(value)
         raise InvalidSettings(
-            f"[{section}] {key} must be {wanted.__name__}, not {value!r}", file=where
+            f"[{section}] {key} must be {wanted.__name__}, not {shown}", file=where
         )
     values.setdefault(section, {})[key] = value
+
+
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _from_text(section: str, key: str, text: str, where: str) -> Any:
@@ -186,6 +239,10 @@ def _from_text(section: str, key: str, text: str, where: str) -> Any:
         if (section in _SECTIONS)
         else {}
     )
+    if kinds.get(key) == "bool":
+        if text.lower() not in _BOOLS:
+            raise InvalidSettings(f"[{section}] {key} must be true or false", file=where)
+        return _BOOLS[text.lower()]
     if kinds.get(key) != "int":
         return text
     try:
@@ -208,7 +265,14 @@ def _build(folder: Path, values: dict[str, dict[str, Any]]) -> Settings:
             )
     for section, keys in values.items():
         for key, value in keys.items():
-            if isinstance(value, int) and value < (0 if key == "threads" else 1):
+            if isinstance(value, bool) or not isinstance(value, int):
+                continue
+            if value < (0 if key in _MAY_BE_ZERO else 1):
                 raise InvalidSettings(f"[{section}] {key} must be positive", file=file)
+    return settings_of(folder, values)
+
+
+def settings_of(root: Path, values: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Settings from checked values by section and key; what is left out has its default."""
     sections = {section: kind(**values.get(section, {})) for section, kind in _SECTIONS.items()}
-    return Settings(root=folder, **sections)
+    return Settings(root=root, **sections)

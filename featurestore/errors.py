@@ -177,6 +177,12 @@ class InvalidSettings(DefinitionError):
     code = "invalid-settings"
 
 
+class InsecureSettings(InvalidSettings):
+    """Settings by which secrets or features would travel in the clear, or checks mean nothing."""
+
+    code = "insecure-settings"
+
+
 # --- changes of definitions -----------------------------------------------------------------------
 
 
@@ -304,8 +310,22 @@ class RequestTimeout(RequestError):
     code = "request-timeout"
 
 
+class Unauthenticated(RequestError):
+    """Nobody, or nobody that we know: no token, or one that is wrong, expired or revoked. Never
+    says more of the token than that."""
+
+    code = "unauthenticated"
+
+
 class PermissionDenied(RequestError):
+    """Somebody we know, who may not do this: `principal`, and the `grant` that is missing."""
+
     code = "permission-denied"
+
+    def __init__(self, message: str, *, principal: str = "", grant: str = "") -> None:
+        super().__init__(message)
+        self.principal = principal
+        self.grant = grant
 
 
 # --- the registry ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points, requires
 from typing import Any, Literal
 
 from featurestore.errors import InvalidSettings, suggest
+from featurestore.masking import mask
 
 _REQUIREMENT = re.compile(r"""(?P<package>[\w.\-]+).*;\s*extra == ['"](?P<extra>\w+)['"]""")
 
@@ -30,7 +31,9 @@ def scheme_of(url: str) -> str:
     """
     scheme, colon, _ = url.partition(":")
     if not colon or not scheme:
-        raise InvalidSettings(f"{url!r} has no scheme; write e.g. lmdb:path or redis://host:6379/0")
+        raise InvalidSettings(
+            f"{mask(url)!r} has no scheme; write e.g. lmdb:path or redis://host:6379/0"
+        )
     return scheme.lower()
 
 

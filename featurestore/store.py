@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from featurestore.config import Settings, load_settings
 from featurestore.jobs import project
-from featurestore.timeline import Clock, SystemClock, to_us
+from featurestore.timeline import Clock, SystemClock, parse_duration, to_us
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from featurestore.compiler.spans import Span
     from featurestore.compiler.typed import TypedRepo
     from featurestore.engines.base import Engine
+    from featurestore.jobs.access import Asker
     from featurestore.jobs.apply import ApplyResult
     from featurestore.jobs.inventory import Kind
     from featurestore.jobs.materialize import Context, Progress
     from featurestore.jobs.training import RetrievalJob
     from featurestore.jobs.verify import VerifyReport
+    from featurestore.permissions import Policy, TokenFacts
     from featurestore.records import LedgerRow
     from featurestore.serving.local import LocalServer
     from featurestore.stores.online.base import OnlineStore
@@ -86,8 +88,10 @@ class FeatureStore:
     def apply(self, plan: ChangePlan | None = None, *, serve_now: bool = False) -> ApplyResult:
         """Commit the definitions. `plan`: only if nothing moved since (else `StalePlan`).
         `serve_now`: serve new versions before they are materialized."""
-        from featurestore.jobs import apply
+        from featurestore.jobs import access, apply
 
+        where = f"env/{self.settings.project.environment}"
+        access.authorize(self._asker(), "apply", where)
         result = apply.apply(
             self.repo,
             self.registry,
@@ -163,8 +167,10 @@ class FeatureStore:
         Returns one ledger row per view. Raises `NotApplied` for views whose definition is not what
         the environment has, `UnknownView`, `StoreUnavailable`.
         """
-        from featurestore.jobs import materialize
+        from featurestore.jobs import access, materialize
 
+        where = f"env/{self.settings.project.environment}"
+        access.authorize(self._asker(), "materialize", where, detail=", ".join(views or ()))
         rows = materialize.materialize(
             self._context(),
             views,
@@ -179,8 +185,9 @@ class FeatureStore:
 
     def sweep(self) -> int:
         """Free the bytes of online tables that nothing serves any more; returns rows freed."""
-        from featurestore.jobs import materialize
+        from featurestore.jobs import access, materialize
 
+        access.authorize(self._asker(), "materialize", None, detail="sweep")
         return materialize.sweep(self._context(), now_us=self.clock.now_us())
 
     def get_online_features(
@@ -239,6 +246,61 @@ class FeatureStore:
 
         return inventory.info(self.settings, self._context)
 
+    def create_token(
+        self, name: str, *, allow: Sequence[str], expires: str | None = None
+    ) -> tuple[str, TokenFacts]:
+        """A new bearer token, told only now, and what is kept of it. `allow`: grants and roles,
+        `["read:shop/offer_model"]`; `expires`: `"30d"`. Raises `DuplicateName`, `InvalidRequest`,
+        `PermissionDenied`."""
+        from featurestore.jobs import access
+
+        life_us = None if expires is None else parse_duration(expires)
+        return access.create_token(self._asker(), name, allow=allow, expires_in_us=life_us)
+
+    def list_tokens(self) -> Rows:
+        """The tokens, a dict each: name, allow, expiry, who made it when; never a secret."""
+        from featurestore.jobs import access
+
+        return access.list_tokens(self._asker())
+
+    def revoke_token(self, name: str) -> None:
+        """End a token; servers know within `reload_interval_ms`. Raises `RecordNotFound`."""
+        from featurestore.jobs import access
+
+        access.revoke_token(self._asker(), name)
+
+    def set_role(self, role: str, grants: Sequence[str]) -> None:
+        """Give a role these grants; with none it is gone. Raises `InvalidRequest`."""
+        from featurestore.jobs import access
+
+        access.set_role(self._asker(), role, grants)
+
+    def set_access_control(self, on: bool) -> None:
+        """Demand tokens from all who write to the registry or ask a server, or stop doing so.
+        Raises `InvalidRequest` where our own token could not switch it off again."""
+        from featurestore.jobs import access
+
+        access.set_enforced(self._asker(), on)
+
+    def access_policy(self) -> Policy:
+        """Whether access control is on, the roles, the tokens."""
+        from featurestore.jobs import access
+
+        return access.read_policy(self.registry)
+
+    def audit_log(
+        self,
+        *,
+        since: datetime | str | int | None = None,
+        denied: bool = False,
+        newest: int | None = None,
+    ) -> Rows:
+        """Who did what, when, from where, allowed or denied: a dict each, oldest first."""
+        from featurestore.jobs import access
+
+        since_us = None if since is None else to_us(since)
+        return access.audit_log(self._asker(), since_us=since_us, denied=denied, newest=newest)
+
     def close(self) -> None:
         """Close the back ends that were opened."""
         for name in ("_local", "online_store", "registry", "engine"):
@@ -257,6 +319,15 @@ class FeatureStore:
         from featurestore.serving.local import LocalServer
 
         return LocalServer(self.settings, self.registry, self.online_store, self.clock)
+
+    def _asker(self) -> Asker:
+        from featurestore.jobs.access import Asker
+
+        return Asker(
+            registry=self.registry,
+            project=self.settings.project.name,
+            now_us=self.clock.now_us(),
+        )
 
     def _refresh(self) -> None:
         """What this store has changed itself it sees at once."""

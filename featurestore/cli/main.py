@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from featurestore.cli import data, definitions, init, online
+from featurestore.cli import access, data, definitions, init, online
 from featurestore.cli.demo import command as demo
 from featurestore.cli.output import note, say, show_error, show_json
 from featurestore.errors import FeatureStoreError
+from featurestore.masking import mask
 
 INTERRUPTED = 130
 
@@ -68,6 +71,9 @@ app.command("list")(definitions.list_objects)
 app.command()(definitions.describe)
 app.command()(data.verify)
 app.command()(data.sweep)
+app.add_typer(access.token, name="token")
+app.add_typer(access.access, name="access")
+app.command()(access.audit)
 app.command()(definitions.info)
 app.command()(demo.demo)
 
@@ -80,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # Whatever is not a FeatureStoreError is a bug of ours or of the machine; it gets one line.
         sys.excepthook = _one_line
         warnings.showwarning = _show_warning
+    else:
+        sys.excepthook = _traceback
     sys.exit(run([a for a in given if a != "--debug"] or ["--help"], debug=debug))
 
 
@@ -120,5 +128,12 @@ def _show_warning(message: Warning | str, *_where: object, **_more: object) -> N
     note(f"warning: {message}")
 
 
-def _one_line(kind: type[BaseException], error: BaseException, _traceback: object) -> None:
-    note(f"error: {kind.__name__}: {error} (--debug shows where)")
+def _one_line(kind: type[BaseException], error: BaseException, _where: object) -> None:
+    note(mask(f"error: {kind.__name__}: {error} (--debug shows where)"))
+
+
+def _traceback(
+    kind: type[BaseException], error: BaseException, where: TracebackType | None
+) -> None:
+    """The whole traceback, without the secrets that messages of others may hold."""
+    note(mask("".join(traceback.format_exception(kind, error, where)).rstrip()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from featurestore.wire.response import OnlineResponse
 
 Rows = list[dict[str, Any]]
+TOKEN_VARIABLE = "FEATURESTORE__SECURITY__TOKEN"  # noqa: S105 # a name
 
 
 def serve(
@@ -32,6 +34,10 @@ def serve(
         str | None, typer.Option(metavar="HOST:PORT", help="Where HTTP listens; '' is nowhere.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes on one port.")] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Allow plain text where other machines can reach us."),
+    ] = False,
 ) -> None:
     """Serve features over gRPC and HTTP.
 
@@ -42,6 +48,8 @@ def serve(
 
     given = {"serving.grpc": grpc, "serving.http": http, "serving.workers": workers}
     overrides = {key: value for key, value in given.items() if value is not None}
+    if insecure:
+        overrides["serving.insecure"] = True
     run_servers(load_settings(repo, overrides=overrides))
 
 
@@ -75,6 +83,24 @@ def get_online(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Ask this server over gRPC, not the store itself."),
     ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="With --target: TLS, by the system's authorities.")
+    ] = False,
+    tls_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TLS, by these authorities (PEM).")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Our own certificate (PEM), with --tls-key.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The key of --tls-cert (PEM).")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help=f"Holds our token; else the environment's {TOKEN_VARIABLE}."
+        ),
+    ] = None,
     full_feature_names: Annotated[
         bool, typer.Option("--full-feature-names", help="Name features view__feature.")
     ] = False,
@@ -85,7 +111,12 @@ def get_online(
     """
     rows = entity_rows(entity or [], entities)
     try:
-        response = _look_up(features, rows, target, repo, full_feature_names)
+        door = (
+            open_store(repo)
+            if target is None
+            else _client(target, tls, tls_ca, (tls_cert, tls_key), token_file)
+        )
+        response = _look_up(features, rows, door, full_feature_names)
     except InvalidJoinKey as error:
         text = rows[0].get(error.key)
         if isinstance(text, str) and text.lstrip("-").isdigit():
@@ -98,15 +129,8 @@ def get_online(
 
 
 def _look_up(
-    features: str, rows: Rows, target: str | None, repo: Path, full_feature_names: bool
+    features: str, rows: Rows, door: FeatureStore | FeatureClient, full_feature_names: bool
 ) -> OnlineResponse:
-    door: FeatureStore | FeatureClient
-    if target is None:
-        door = open_store(repo)
-    else:
-        from featurestore.client import FeatureClient
-
-        door = FeatureClient(target)
     with door:
         return ask(
             lambda wanted: door.get_online_features(
@@ -114,6 +138,38 @@ def _look_up(
             ),
             features,
         )
+
+
+def _client(
+    target: str,
+    tls: bool,
+    tls_ca: Path | None,
+    pair: tuple[Path | None, Path | None],
+    token_file: Path | None,
+) -> FeatureClient:
+    """A client by the options. The token never comes as an argument, which all users of a machine
+    could read."""
+    from featurestore.client import FeatureClient
+
+    cert, key = pair
+    if (cert is None) != (key is None):
+        raise InvalidRequest("--tls-cert and --tls-key go together")
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if token_file is not None:
+        token = _read(token_file).decode("utf-8", "replace").strip()
+    return FeatureClient(
+        target,
+        token=token or None,
+        tls=_read(tls_ca) if tls_ca is not None else tls or cert is not None,
+        certificate=None if cert is None or key is None else (_read(cert), _read(key)),
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{path} can't be read: {error.strerror}") from error
 
 
 def entity_rows(pairs: Sequence[str], file: str | None) -> Rows:

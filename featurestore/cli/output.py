@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import FeatureStoreError
+from featurestore.masking import mask
 from featurestore.timeline import format_instant, to_us
 
 CELL_CHARS_MAX = 60
@@ -48,9 +49,9 @@ def show_error(error: FeatureStoreError, *, as_json: bool) -> None:
     if as_json:
         shown = {"code": error.code, "message": error.message, "retryable": error.retryable}
         details = plain(error.details)
-        note(json.dumps({"error": shown | {"details": details}}, ensure_ascii=False))
+        note(mask(json.dumps({"error": shown | {"details": details}}, ensure_ascii=False)))
     else:
-        note(f"error: {error}")
+        note(mask(f"error: {error}"))
 
 
 def plain(value: Any) -> Any:

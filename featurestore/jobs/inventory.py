@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,6 +14,7 @@ from featurestore.definitions.source import FileSource, file_format
 from featurestore.errors import FeatureStoreError, InvalidRequest, UnknownReference, suggest
 from featurestore.fingerprint import short
 from featurestore.jobs.store_identity import ledger_of
+from featurestore.masking import mask_url
 from featurestore.timeline import format_duration, format_instant
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from featurestore.jobs.materialize import Context
 
 Kind = Literal["entities", "sources", "views", "services"]
-_PASSWORD = re.compile(r"(?<=//)([^/?#:@]*):[^/?#]*@")
-_SECRET_OPTION = re.compile(r"([?&]\w*password=)[^&]*")
 LIBRARIES = (
     "duckdb",
     "pyarrow",
@@ -121,9 +119,9 @@ def info(settings: Settings, context: Callable[[], Context]) -> dict[str, Any]:
         "project": settings.project.name,
         "environment": settings.project.environment,
         "repository": str(settings.root),
-        "registry": mask(settings.registry.url),
+        "registry": mask_url(settings.registry.url),
         "offline": f"{settings.offline.engine}, memory limit {settings.offline.memory_limit}",
-        "online": mask(settings.online.url),
+        "online": mask_url(settings.online.url),
         "serving": {"grpc": settings.serving.grpc, "http": settings.serving.http},
     }
     try:
@@ -137,11 +135,6 @@ def info(settings: Settings, context: Callable[[], Context]) -> dict[str, Any]:
         "online": _answers(opened.store.ping),
     }
     return report
-
-
-def mask(url: str) -> str:
-    """The URL without its passwords. (`urlsplit` would refuse several IPv6 addresses.)"""
-    return _SECRET_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url, count=1))
 
 
 def _answers(probe: Callable[[], object]) -> str:

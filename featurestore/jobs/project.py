@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from featurestore.compiler.resolve import resolve, source_order
 from featurestore.definitions.repo import load
 from featurestore.definitions.source import FileSource, SqlSource, file_format, our_names
 from featurestore.errors import FeatureStoreError
+from featurestore.permissions import Identity
 
 if TYPE_CHECKING:
     from featurestore.compiler.rel import DataFiles
@@ -91,6 +93,7 @@ def open_registry(settings: Settings, *, clock: Clock, author: str) -> Registry:
         clock=clock,
         author=author,
     )
+    opened.identity = Identity(author=author, host=socket.gethostname(), token=settings.own_token())
     return opened
 
 

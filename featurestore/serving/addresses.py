@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import socket
 from dataclasses import dataclass
 
@@ -40,6 +41,17 @@ def parse_address(text: str, *, key: str) -> Address | None:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
         raise InvalidSettings(f"[serving] {key} = {text!r}: write host:port, e.g. 127.0.0.1:6566")
     return Address(host, int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`: every address that it stands for is a loopback. A
+    name that stands for none is not known to be."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    addresses = [ipaddress.ip_address(str(where[0]).partition("%")[0]) for *_, where in found]
+    return bool(addresses) and all(address.is_loopback for address in addresses)
 
 
 def reserve(address: Address) -> tuple[socket.socket, Address]:

@@ -18,6 +18,7 @@ from google.rpc.status_pb2 import Status as RpcStatus
 
 from featurestore import errors
 from featurestore.errors import FeatureStoreError
+from featurestore.masking import mask
 
 DETAILS_KEY = "grpc-status-details-bin"
 ERROR_DOMAIN = "featurestore"
@@ -41,6 +42,7 @@ _TABLE: dict[type[FeatureStoreError], Codes] = {
     errors.UnknownView: Codes(grpc.StatusCode.NOT_FOUND, 404),
     errors.UnknownFeature: Codes(grpc.StatusCode.NOT_FOUND, 404),
     errors.RequestTimeout: Codes(grpc.StatusCode.DEADLINE_EXCEEDED, 408),
+    errors.Unauthenticated: Codes(grpc.StatusCode.UNAUTHENTICATED, 401),
     errors.PermissionDenied: Codes(grpc.StatusCode.PERMISSION_DENIED, 403),
     errors.StoreUnavailable: Codes(grpc.StatusCode.UNAVAILABLE, 503),
     errors.StoreTimeout: Codes(grpc.StatusCode.DEADLINE_EXCEEDED, 504),
@@ -85,7 +87,9 @@ def restore(code: grpc.StatusCode, text: str, details: bytes | None) -> FeatureS
             return errors.ServerTimeout("The server did not answer within the time-out.")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return FeatureStoreError.restore(errors.LimitExceeded.code, text, {})
-        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return errors.Unauthenticated(text)
+        case grpc.StatusCode.PERMISSION_DENIED:
             return errors.PermissionDenied(text)
         case grpc.StatusCode.UNIMPLEMENTED:
             return errors.ServerError(f"What answers is no feature server: {text}")
@@ -106,7 +110,7 @@ def _error_info(details: bytes) -> ErrorInfo | None:
 
 
 def _message(error: FeatureStoreError) -> str:
-    text = error.message
+    text = mask(error.message)
     return text if len(text) <= MESSAGE_CHARS_MAX else f"{text[:MESSAGE_CHARS_MAX]}…"
 
 

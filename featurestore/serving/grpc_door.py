@@ -20,18 +20,25 @@ Door = Literal["grpcio", "native"]
 def chosen_door(serving: ServingSettings) -> Door:
     """The door that `grpc_door` names or, for `auto`, the faster one that is here.
 
-    Raises `InvalidSettings` for another name, and for `native` where it is not installed.
+    Raises `InvalidSettings` for another name, and for `native` where it is not installed or TLS is
+    asked for.
     """
     match serving.grpc_door:
         case "grpcio":
             return "grpcio"
         case "auto":
-            return "native" if native_server.is_installed() else "grpcio"
+            fast = native_server.is_installed() and not serving.tls_cert
+            return "native" if fast else "grpcio"
         case "native":
             if not native_server.is_installed():
                 raise InvalidSettings(
                     "[serving] grpc_door = \"native\" needs the package 'pygrpc-native': "
                     "pip install 'featurestore[native]'"
+                )
+            if serving.tls_cert:
+                raise InvalidSettings(
+                    '[serving] grpc_door = "native" has no TLS; leave it at auto, or let a proxy '
+                    "in front do TLS"
                 )
             return "native"
         case other:

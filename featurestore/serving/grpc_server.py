@@ -7,13 +7,13 @@ store, reflection describes the contract, and errors carry our code (`serving/ed
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from featurestore.errors import (
     AddressUnavailable,
@@ -32,6 +32,7 @@ from featurestore.wire.entities import from_message
 
 if TYPE_CHECKING:
     from featurestore.config import ServingSettings
+    from featurestore.serving.gate import Caller, Gate
     from featurestore.serving.metrics import Metrics
     from featurestore.serving.reload import What
     from featurestore.serving.traffic import Traffic
@@ -43,6 +44,7 @@ _KEEPALIVE_PING_INTERVAL_MS_MIN = 5_000
 """Who pings more often is cut off."""
 KEEPALIVE_MS = 60_000
 """After how long without a sign of life a peer is asked for one."""
+AUTHORIZATION = "authorization"
 PUSHBACK = ("grpc-retry-pushback-ms", "50")
 """Tells standard clients when to try again (by then on another connection)."""
 GOING_AWAY = "The server is going away; ask again."
@@ -86,19 +88,26 @@ class GrpcDoor:
     async def get_online_features(self, data: bytes, context: Context) -> bytes:
         """`GetOnlineFeatures`, bytes to bytes."""
         self._check_size(len(data), "Send fewer keys per request.")
+        caller = self._admit("GetOnlineFeatures", context)
         what, full_feature_names, request = _read(data)
         response = await self._service.answer(
             what,
             request,
+            caller=caller,
             full_feature_names=full_feature_names,
             remaining_s=context.time_remaining(),
         )
         self._check_size(len(response), "Ask for fewer keys or features per request.")
         return response
 
-    async def get_serving_info(self, _: bytes, __: Context) -> bytes:
+    async def get_serving_info(self, _: bytes, context: Context) -> bytes:
         """`GetServingInfo`, bytes to bytes."""
+        self._admit("GetServingInfo", context)
         return self._service.info().SerializeToString()
+
+    def _admit(self, method: str, context: Context) -> Caller | None:
+        gate = self._service.gate
+        return admit(gate, method, context) if gate.on else None
 
     def guarded(self, method: Handler) -> Handler:
         """`method` with its errors as statuses, its metrics, and a log line where it matters."""
@@ -168,11 +177,16 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflected = _Reflection(parts.gate, names)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, self._server)
         parts.readiness.subscribe(self._set_health)
         self._readiness = parts.readiness
         try:
-            self.port = self._server.add_insecure_port(address)
+            self.port = (
+                self._server.add_insecure_port(address)
+                if parts.tls is None
+                else self._server.add_secure_port(address, parts.tls.grpc_credentials())
+            )
         except RuntimeError as error:
             raise AddressUnavailable(f"cannot listen on {address}: {error}") from error
 
@@ -218,6 +232,35 @@ def _options(serving: ServingSettings) -> list[tuple[str, Any]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_PING_INTERVAL_MS_MIN),
     ]
+
+
+class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
+    """Reflection for those whom the gate lets ask what is served."""
+
+    def __init__(self, gate: Gate, names: Iterable[str]) -> None:
+        super().__init__(names)
+        self._gate = gate
+
+    async def ServerReflectionInfo(  # noqa: N802 # gRPC's name
+        self, request_iterator: AsyncIterable[Any], context: Context
+    ) -> AsyncIterator[Any]:
+        try:
+            if self._gate.on:
+                admit(self._gate, "ServerReflectionInfo", context)
+        except FeatureStoreError as error:
+            status, text, details = to_grpc(error)
+            await context.abort(status, text, trailing_metadata=((DETAILS_KEY, details),))
+        async for answer in super().ServerReflectionInfo(request_iterator, context):
+            yield answer
+
+
+def admit(gate: Gate, method: str, context: Context) -> Caller | None:
+    """Whom a call comes from. Raises `Unauthenticated`, `PermissionDenied`."""
+    given = None
+    for key, value in context.invocation_metadata() or ():
+        if key == AUTHORIZATION:
+            given = str(value)
+    return gate.admit(method, given, peer=context.peer())
 
 
 def _read(data: bytes) -> tuple[What, bool, Request]:

@@ -39,6 +39,7 @@ from featurestore.errors import (
 from featurestore.serving.assemble import Request
 from featurestore.serving.edge import codes_of, to_json
 from featurestore.serving.http_connections import HEADER_BYTES_MAX, Connection, Connections
+from featurestore.serving.http_guard import CALLER, HttpGuard, challenge
 from featurestore.serving.logs import REQUEST_ID, SLOW_REQUEST_S, log_failure, log_slow
 from featurestore.serving.service import Collaborators, OnlineService
 from featurestore.timeline import format_instant
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
     import socket
 
     from featurestore.serving.assemble import CompiledPlan
+    from featurestore.serving.gate import Caller
     from featurestore.serving.reload import What
+    from featurestore.serving.tls import ServerTls
 
 
 SMALL_BODY_BYTES, LARGE_BODIES_MAX = 64 * 1024, 16
@@ -99,7 +102,7 @@ class Problem(BaseModel):
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 404, 408, 429, 500, 503, 504)
+    status: {"model": Problem} for status in (400, 401, 403, 404, 408, 429, 500, 503, 504)
 }
 _BODY = {
     "requestBody": {
@@ -115,7 +118,10 @@ def build_app(parts: Collaborators) -> FastAPI:
         title="featurestore",
         version=featurestore.__version__,
         description="Online features over HTTP. " + (__doc__ or "").partition("\n\n")[2],
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
+    app.add_middleware(HttpGuard, gate=parts.gate, metrics=parts.metrics)
     door = _HttpDoor(parts)
 
     @app.exception_handler(HTTPException)
@@ -147,7 +153,9 @@ def build_app(parts: Collaborators) -> FastAPI:
     async def readyz() -> Response:
         """200 while requests should be sent here, 503 while the store is away or on draining."""
         ready = parts.readiness.ready
-        return _json({"ready": ready, "reason": parts.readiness.reason}, 200 if ready else 503)
+        # It names the store's address, which is nobody's business where tokens are needed.
+        reason = "" if ready or parts.gate.on else parts.readiness.reason
+        return _json({"ready": ready, "reason": reason}, 200 if ready else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -183,7 +191,7 @@ class _HttpDoor:
         except FeatureStoreError as error:
             status = codes_of(error).http
             log_failure(error, "http", str(status), request.headers.get(REQUEST_ID))
-            response = _json(to_json(error), status)
+            response = _json(to_json(error), status, challenge(error))
             if isinstance(error, _UNREAD):
                 response.headers["Connection"] = "close"
             if isinstance(error, ServerOverloaded):
@@ -200,9 +208,11 @@ class _HttpDoor:
         """`POST /v1/online-features`."""
         body = await self._body(request)
         with self._parts.traffic.admission:
-            return await self._online_features(_parse(body))
+            return await self._online_features(_parse(body), request.scope.get(CALLER))
 
-    async def _online_features(self, asked: OnlineFeaturesRequest) -> dict[str, Any]:
+    async def _online_features(
+        self, asked: OnlineFeaturesRequest, caller: Caller | None
+    ) -> dict[str, Any]:
         what: What
         if (asked.feature_service is None) == (asked.features is None):
             raise InvalidRequest("name either feature_service or features")
@@ -211,11 +221,13 @@ class _HttpDoor:
             if asked.feature_service is None
             else (asked.feature_service)
         )
+        self._service.check_read(caller, what)
         plan = self._parts.book.compiled(what, full_feature_names=asked.full_feature_names)
         entities = _decode_bytes(read_entities(asked.entities), plan)
         data = await self._service.answer(
             what,
             Request(count=entities.count, columns=entities.columns, event_times=True),
+            caller=caller,
             full_feature_names=asked.full_feature_names,
             remaining_s=None,
         )
@@ -273,6 +285,19 @@ class _HttpDoor:
         return bytes(body)
 
 
+class _Config(uvicorn.Config):
+    """uvicorn's settings, with TLS that can renew its certificate."""
+
+    def __init__(self, app: FastAPI, tls: ServerTls | None, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._tls = tls
+
+    def load(self) -> None:
+        super().load()
+        if self._tls is not None:
+            self.ssl = self._tls.context
+
+
 class HttpServer(uvicorn.Server):
     """uvicorn within a loop and signal handling that are not its own, on connections of ours."""
 
@@ -282,8 +307,9 @@ class HttpServer(uvicorn.Server):
         # uvicorn calls whatever makes a protocol; it asks for a class only in its types.
         protocol: Any = partial(Connection, self._connections)
         super().__init__(
-            uvicorn.Config(
+            _Config(
                 build_app(parts),
+                parts.tls,
                 http=protocol,
                 ws="none",
                 log_config=None,
@@ -376,6 +402,8 @@ def _value(value: Any) -> Any:
     return value
 
 
-def _json(body: Mapping[str, Any], status: int = 200) -> Response:
+def _json(
+    body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return Response(text, status_code=status, media_type="application/json")
+    return Response(text, status_code=status, headers=headers, media_type="application/json")

@@ -10,6 +10,7 @@ from featurestore.definitions.service import FeatureService
 from featurestore.definitions.view import FeatureSelection, FeatureView
 from featurestore.errors import InvalidRequest, UnknownService, UnknownView
 from featurestore.serving.assemble import Limits, Request, finish, prepare
+from featurestore.serving.gate import LocalGate
 from featurestore.serving.reload import PlanBook, What
 from featurestore.wire.entities import read_entities
 from featurestore.wire.response import OnlineResponse, read_response
@@ -40,6 +41,7 @@ class LocalServer:
             settings.project.environment,
             features_max=serving.features_per_request_max,
         )
+        self._gate = LocalGate(registry, settings.project.name, clock)
         self._interval_s = serving.reload_interval_ms / 1_000
         self._fresh_until = float("-inf")
 
@@ -61,6 +63,7 @@ class LocalServer:
     def refresh(self) -> None:
         """Look at the serving aliases now."""
         self._book.refresh()
+        self._gate.refresh()
         self._fresh_until = time.monotonic() + self._interval_s
 
     def close(self) -> None:
@@ -70,6 +73,7 @@ class LocalServer:
         entities = read_entities(rows)
         if time.monotonic() >= self._fresh_until:
             self.refresh()
+        self._gate.check_read(what)
         try:
             plan = self._book.compiled(what, full_feature_names=full)
         except (UnknownService, UnknownView):

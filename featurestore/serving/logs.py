@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import uuid
 from typing import Any
@@ -12,9 +11,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from featurestore.errors import FeatureStoreError, InvalidSettings, RequestError
-
-_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*://)[^\s/]*@", re.IGNORECASE)
-_SECRET_PARAMETER = re.compile(r"(?P<name>\b\w*(?:password|token|secret)=)[^&\s]+", re.IGNORECASE)
+from featurestore.masking import mask
 
 REQUEST_ID = "x-request-id"
 """Metadata key and HTTP header by which a caller names its request in our logs."""
@@ -74,11 +71,6 @@ def log_slow(door: str, code: str, seconds: float, request_id: str | None) -> No
         code=code,
         seconds=round(seconds, 4),
     )
-
-
-def mask(text: str) -> str:
-    """The text with the user and password, and secret parameters, of every URL replaced."""
-    return _SECRET_PARAMETER.sub(r"\g<name>***", _CREDENTIALS.sub(r"\g<scheme>***@", text))
 
 
 def _mask_all(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -25,6 +25,7 @@ from featurestore.serving.addresses import parse_address, reserve
 from featurestore.serving.grpc_door import chosen_door
 from featurestore.serving.logs import configure, logger
 from featurestore.serving.metrics import MULTIPROCESS_DIR, forget_process
+from featurestore.serving.tls import check_exposure
 from featurestore.serving.worker import (
     end_with_parent,
     run_worker,
@@ -57,6 +58,7 @@ def run(settings: Settings, *, ready: Callable[[Listening], None] | None = None)
     store raises; `ServerError` where workers cannot start.
     """
     configure(settings.serving.log_format)
+    check_exposure(settings)
     door = chosen_door(settings.serving)
     with _reserved(settings) as (real, listening):
 
@@ -205,10 +207,13 @@ class ServerProcess:
     call `stop`.
     """
 
-    def __init__(self, process: subprocess.Popen[str], listening: Listening) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], listening: Listening, *, tls: bool = False
+    ) -> None:
         self.process = process
         self.grpc_target = listening.grpc
-        self.http_url = f"http://{listening.http}" if listening.http else ""
+        scheme = "https" if tls else "http"
+        self.http_url = f"{scheme}://{listening.http}" if listening.http else ""
 
     @classmethod
     def start(cls, settings: Settings) -> Self:
@@ -231,7 +236,8 @@ class ServerProcess:
             stdout.close()
             code = process.wait()
             raise ServerUnavailable(f"The server ended with status {code}; its log says why.")
-        return cls(process, Listening(**json.loads(line)))
+        tls = bool(settings.serving.tls_cert)
+        return cls(process, Listening(**json.loads(line)), tls=tls)
 
     def stop(self, *, timeout_s: float = 30.0) -> int:
         """Drain and end it; returns the exit status. A second call does nothing more."""

@@ -13,9 +13,11 @@ from featurestore.wire import serving_pb2 as pb
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
+    from featurestore.serving.gate import Caller, Gate
     from featurestore.serving.metrics import Metrics
     from featurestore.serving.readiness import Readiness
     from featurestore.serving.reload import PlanBook, What
+    from featurestore.serving.tls import ServerTls
     from featurestore.serving.traffic import Traffic
     from featurestore.stores.online.base import OnlineStore
     from featurestore.timeline import Clock
@@ -28,11 +30,13 @@ class Collaborators:
 
     settings: Settings
     book: PlanBook
+    gate: Gate
     store: OnlineStore
     clock: Clock
     metrics: Metrics
     readiness: Readiness
     traffic: Traffic
+    tls: ServerTls | None = None
 
 
 class OnlineService:
@@ -41,6 +45,7 @@ class OnlineService:
     def __init__(self, parts: Collaborators) -> None:
         self._settings = parts.settings
         self._book = parts.book
+        self.gate = parts.gate
         self._store = parts.store
         self._clock = parts.clock
         self._metrics = parts.metrics
@@ -50,15 +55,24 @@ class OnlineService:
         self._longest_ms = min(serving.request_timeout_ms, online.timeout_ms)
 
     async def answer(
-        self, what: What, request: Request, *, full_feature_names: bool, remaining_s: float | None
+        self,
+        what: What,
+        request: Request,
+        *,
+        caller: Caller | None,
+        full_feature_names: bool,
+        remaining_s: float | None,
     ) -> bytes:
         """The response's bytes.
 
-        The request's time is read once, here. `remaining_s` is what is left of the caller's
-        deadline. Raises every `RequestError`, `StoreTimeout`, `StoreUnavailable`, `CorruptRow`,
-        and `ServerTimeout` for a deadline that has passed already.
+        The request's time is read once, here. `caller` is whom the gate admitted; `remaining_s` is
+        what is left of their deadline. Raises `Unauthenticated`, `PermissionDenied`, every other
+        `RequestError`, `StoreTimeout`, `StoreUnavailable`, `CorruptRow`, and `ServerTimeout` for a
+        deadline that has passed already.
         """
         now_us = self._clock.now_us()
+        if self.gate.on:
+            self.gate.check_read(caller, what, now_us=now_us, count=request.count)
         plan = self._book.compiled(what, full_feature_names=full_feature_names)
         prepared = prepare(plan, request, self._limits)
         timeout_ms = self._longest_ms
@@ -78,6 +92,12 @@ class OnlineService:
         data, statuses = finish(plan, request, prepared, found, now_us)
         self._metrics.lookup(plan.use_names, statuses, request.count, store_s)
         return data
+
+    def check_read(self, caller: Caller | None, what: What) -> None:
+        """For a door that looks at the plan before it asks: nobody learns what there is from the
+        error of a request that they may not make. Raises `Unauthenticated`, `PermissionDenied`."""
+        if self.gate.on:
+            self.gate.check_read(caller, what, now_us=self._clock.now_us())
 
     def info(self) -> pb.GetServingInfoResponse:
         """What is served, and the limits."""

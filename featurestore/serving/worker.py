@@ -19,17 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurestore.config import (
-    OfflineSettings,
-    OnlineSettings,
-    ProjectSettings,
-    RegistrySettings,
-    ServingSettings,
-    Settings,
-)
+from featurestore.config import Settings, settings_of
 from featurestore.errors import FeatureStoreError
 from featurestore.jobs.project import open_online_store, open_registry
 from featurestore.serving.addresses import listen, parse_address
+from featurestore.serving.gate import Gate, follow_gate
 from featurestore.serving.grpc_door import GrpcDoorServer, open_grpc
 from featurestore.serving.http_server import HttpServer
 from featurestore.serving.logs import configure, logger
@@ -37,6 +31,7 @@ from featurestore.serving.metrics import Metrics
 from featurestore.serving.readiness import Readiness
 from featurestore.serving.reload import PlanBook, follow, report
 from featurestore.serving.service import Collaborators
+from featurestore.serving.tls import ServerTls, TlsFiles
 from featurestore.serving.traffic import Traffic
 from featurestore.timeline import SystemClock
 
@@ -89,14 +84,19 @@ async def _serve(
     )
     metrics = Metrics()
     report(book.refresh(), book, metrics)
+    gate = Gate(settings, registry, SystemClock())
+    gate.refresh()
+    files = TlsFiles.of(settings)
     parts = Collaborators(
         settings=settings,
         book=book,
+        gate=gate,
         store=store,
         clock=SystemClock(),
         metrics=metrics,
         readiness=Readiness(store, metrics),
         traffic=Traffic(concurrent_requests_max=settings.serving.concurrent_requests_max),
+        tls=None if files is None else ServerTls(files),
     )
     await _Worker(parts).run(ready)
 
@@ -121,6 +121,7 @@ class _Worker:
         watching = [
             loop.create_task(parts.readiness.watch()),
             loop.create_task(follow(parts.book, interval_s, parts.metrics)),
+            loop.create_task(follow_gate(parts.gate, interval_s, parts.tls)),
         ]
         answering = await self._open_doors()
         ready()
@@ -170,14 +171,7 @@ def settings_to_json(settings: Settings) -> str:
 def settings_from_json(text: str) -> Settings:
     """What `settings_to_json` wrote."""
     values = json.loads(text)
-    return Settings(
-        root=Path(values["root"]),
-        project=ProjectSettings(**values["project"]),
-        registry=RegistrySettings(**values["registry"]),
-        offline=OfflineSettings(**values["offline"]),
-        online=OnlineSettings(**values["online"]),
-        serving=ServingSettings(**values["serving"]),
-    )
+    return settings_of(Path(values.pop("root")), values)
 
 
 def end_with_parent() -> None:

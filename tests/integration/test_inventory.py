@@ -8,7 +8,7 @@ import pytest
 
 from featurestore import FeatureStore
 from featurestore.errors import UnknownReference
-from featurestore.jobs.inventory import mask
+from featurestore.masking import mask_url
 from featurestore.timeline import ManualClock, to_us
 from tests.conftest import MakeRepo, utc
 
@@ -117,4 +117,4 @@ def test_info_works_where_the_repository_does_not(folder: Path) -> None:
     ],
 )
 def test_mask(url: str, shown: str) -> None:
-    assert mask(url) == shown
+    assert mask_url(url) == shown

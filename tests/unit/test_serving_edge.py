@@ -20,9 +20,10 @@ from featurestore.errors import (
     StoreUnavailable,
     UnknownFeature,
 )
+from featurestore.masking import mask
 from featurestore.serving.addresses import Address, listen, parse_address, reserve
 from featurestore.serving.edge import codes_of, restore, to_grpc, to_json
-from featurestore.serving.logs import configure, logger, mask
+from featurestore.serving.logs import configure, logger
 from featurestore.serving.metrics import Metrics
 from featurestore.serving.worker import settings_from_json, settings_to_json
 from featurestore.testing.served import served_settings

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
+from featurestore.permissions import Identity
 from featurestore.records import Alias, AliasEvent, AliasIs, LedgerRow, Record, StoredRecord
 
 if TYPE_CHECKING:
@@ -20,8 +21,11 @@ class Registry(ABC):
     """The records of one project. Use as a context manager, or call `close`.
 
     Reads raise `RecordNotFound` for ids that are not there; every method raises
-    `StoreUnavailable` while the database is away.
+    `StoreUnavailable` while the database is away. `identity` is who we are: the author of what is
+    committed, and the token that is needed where access control is on.
     """
+
+    identity: Identity = Identity(author="unknown")
 
     @classmethod
     @abstractmethod
@@ -47,7 +51,8 @@ class Registry(ABC):
         `requires` is what the caller believes; `aliases` maps names to record ids (None removes
         one); a record that exists already is a no-op. Blobs are stored by their SHA-256.
         Raises `CommitConflict` where a belief is wrong, `InvalidRecord` for unknown parents,
-        `RecordNotFound` for an alias to a record that neither exists nor is in this commit.
+        `RecordNotFound` for an alias to a record that neither exists nor is in this commit;
+        where access control is on, `Unauthenticated` and `PermissionDenied`.
         """
 
     @abstractmethod

@@ -31,6 +31,7 @@ from featurestore.errors import (
     StoreTimeout,
     StoreUnavailable,
 )
+from featurestore.masking import mask_url
 from featurestore.stores.registry.schema import SCHEMA_REVISION, VERSION_TABLE
 
 LOCK_TIMEOUT_S = 30
@@ -56,7 +57,7 @@ class Database:
         `StoreUnavailable`, `StoreAccessDenied`, `StoreReadOnly`.
         """
         parsed = _parse(url, root)
-        database = cls(_engine(parsed), parsed.render_as_string(hide_password=True))
+        database = cls(_engine(parsed), mask_url(parsed.render_as_string(hide_password=True)))
         try:
             if parsed.get_backend_name() == "sqlite":
                 database._prepare_file(Path(parsed.database or ""))

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from featurestore.errors import AmbiguousRecord, CorruptRow, RecordNotFound
+from featurestore.errors import (
+    AmbiguousRecord,
+    CorruptRow,
+    PermissionDenied,
+    RecordNotFound,
+    Unauthenticated,
+)
 from featurestore.fingerprint import fingerprint_bytes
+from featurestore.permissions import Identity, Need, needs_of_commit
 from featurestore.records import (
     Alias,
     AliasEvent,
@@ -24,6 +31,12 @@ from featurestore.records import (
     show_id,
 )
 from featurestore.stores.registry import schema, writes
+from featurestore.stores.registry.access import (
+    POLICY_ALIAS,
+    TOKEN_PREFIX,
+    audit_record,
+    policy_of,
+)
 from featurestore.stores.registry.base import WALK_DEPTH_MAX, Registry
 from featurestore.stores.registry.database import Database
 
@@ -42,7 +55,7 @@ class SqlRegistry(Registry):
         self._database = database
         self._project = project
         self._clock = clock
-        self._author = author
+        self.identity = Identity(author=author)
 
     @classmethod
     def open(cls, url: str, *, project: str, root: Path, clock: Clock, author: str) -> Self:
@@ -64,13 +77,49 @@ class SqlRegistry(Registry):
         ledger: Sequence[LedgerRow] = (),
         reason: str = "",
     ) -> None:
-        by = writes.Author(self._project, self._author, self._clock.now_us(), reason)
-        with self._database.writing(f"featurestore project {self._project}") as connection:
-            writes.check_beliefs(connection, self._project, requires)
-            writes.insert_blobs(connection, self._project, blobs)
-            writes.insert_records(connection, by, records)
-            writes.move_aliases(connection, by, aliases or {})
-            writes.insert_ledger(connection, self._project, ledger)
+        now_us, aliases = self._clock.now_us(), aliases or {}
+        kinds = {record.kind for record in records}
+        needs = needs_of_commit(aliases, kinds, ledger=bool(ledger))
+        try:
+            with self._database.writing(f"featurestore project {self._project}") as connection:
+                who = self._check_access(connection, needs, now_us)
+                by = writes.Author(self._project, who, now_us, reason)
+                writes.check_beliefs(connection, self._project, requires)
+                writes.insert_blobs(connection, self._project, blobs)
+                writes.insert_records(connection, by, records)
+                writes.move_aliases(connection, by, aliases)
+                writes.insert_ledger(connection, self._project, ledger)
+        except (Unauthenticated, PermissionDenied) as error:
+            self._note_denied(error, reason or "commit")
+            raise
+
+    def _check_access(self, connection: Connection, needs: Sequence[Need], now_us: int) -> str:
+        """Who commits, by the access control that stands in this very transaction."""
+        if not needs or writes.pointer(connection, self._project, POLICY_ALIAS) is None:
+            return self.identity.author
+        aliases = self._aliases(connection, POLICY_ALIAS)
+        aliases |= self._aliases(connection, TOKEN_PREFIX)
+        ids = [alias.target for alias in aliases.values()]
+        seqs = writes.sequences(connection, self._project, ids).values()
+        stored = [
+            found
+            for chunk in writes.chunks(sorted(seqs))
+            for found in self._select(connection, schema.record.c.seq.in_(chunk))
+        ]
+        policy = policy_of(aliases, stored)
+        if not policy.enforced:
+            return self.identity.author
+        principal = policy.principal(self.identity.token, now_us=now_us)
+        principal.check_any(needs, self._project)
+        return principal.name
+
+    def _note_denied(self, error: Unauthenticated | PermissionDenied, action: str) -> None:
+        who = getattr(error, "principal", "") or "unknown"
+        resource = getattr(error, "grant", "") or None
+        entry = audit_record(
+            self.identity, who, action, resource=resource, outcome="denied", detail=error.code
+        )
+        self.commit(records=[entry])
 
     def record(self, ref: str) -> StoredRecord:
         table = schema.record

@@ -1,0 +1,38 @@
+"""Text without secrets: what logs, errors, reports and tracebacks pass through.
+
+Masks too much rather than too little: in a URL all that stands before its last `@`.
+"""
+
+from __future__ import annotations
+
+import re
+
+_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*://)(?P<who>[^\s\"]*)@", re.IGNORECASE)
+_PARAMETER = re.compile(
+    r"(?P<name>\b[a-z0-9_.\-]*(?:password|passwd|token|secret|access_key|key_id|signature)"
+    r"[a-z0-9_\-]*=)[^&\s\"';]+",
+    re.IGNORECASE,
+)
+_BEARER = re.compile(r"(?P<scheme>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/\-]{8,}=*", re.IGNORECASE)
+_TOKEN = re.compile(r"\bfs_[A-Za-z0-9_\-]{20,}|\beyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+\.[\w\-]*")
+_HIDDEN = "***"
+
+
+def mask(text: str) -> str:
+    """The text with the user and password of every URL, secret parameters and tokens replaced."""
+    return _rest(_CREDENTIALS.sub(rf"\g<scheme>{_HIDDEN}@", text))
+
+
+def mask_url(url: str) -> str:
+    """The URL as people are shown it: with its user, without its password."""
+    return _rest(_CREDENTIALS.sub(_keep_user, url))
+
+
+def _keep_user(found: re.Match[str]) -> str:
+    user, colon, _ = found["who"].partition(":")
+    return f"{found['scheme']}{user}{':' + _HIDDEN if colon else ''}@"
+
+
+def _rest(text: str) -> str:
+    text = _PARAMETER.sub(rf"\g<name>{_HIDDEN}", text)
+    return _TOKEN.sub(_HIDDEN, _BEARER.sub(rf"\g<scheme>{_HIDDEN}", text))
