@@ -8,7 +8,9 @@ import hmac
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -59,9 +61,23 @@ class Locked:
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
+    """On grpcio."""
+    with serve_locked(tmp_path_factory.mktemp("locked"), "grpcio") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
+    """The same on the native door."""
+    with serve_locked(tmp_path_factory.mktemp("native"), "native") as served:
+        yield served
+
+
+@contextmanager
+def serve_locked(folder: Path, door: str) -> Iterator[Locked]:
     provider = Provider()
     with provider.listening() as keys:
-        settings = prepare(tmp_path_factory.mktemp("locked"))
+        settings = prepare(folder, grpc_door=door)
         root = lock(settings)
         tokens = {
             "reader": make_token(settings, root, "reader", f"read:{PROJECT}/model"),
@@ -185,16 +201,19 @@ def call(channel: grpc.Channel, method: Any, header: str | None, request: bytes 
     return grpc.StatusCode.OK, ""
 
 
-def test_every_method_is_known_and_guarded(locked: Locked) -> None:
-    assert sorted(services_of(locked)) == sorted((*SERVICES, *OPEN_SERVICES))
+def test_every_method_is_known_and_guarded() -> None:
     assert {method.name for method in methods()} <= ACTION_OF.keys()
     assert all(ACTION_OF[method.name] for method in methods())
 
 
-def test_no_wrong_key_opens_a_method(locked: Locked) -> None:
+@pytest.mark.parametrize("door", ["locked", "native"])
+def test_no_wrong_key_opens_a_method(door: str, request: pytest.FixtureRequest) -> None:
+    locked: Locked = request.getfixturevalue(door)
+    assert sorted(services_of(locked)) == sorted((*SERVICES, *OPEN_SERVICES))
+    bad = bad_headers(locked)
     with grpc.insecure_channel(locked.server.grpc_target) as channel:
         for method in methods():
-            for what, header in bad_headers(locked).items():
+            for what, header in bad.items():
                 code, text = call(channel, method, header)
                 assert code is grpc.StatusCode.UNAUTHENTICATED, (method.name, what, code, text)
                 if header and len(header) > 20:
@@ -212,11 +231,12 @@ def paths_of(locked: Locked) -> dict[str, list[str]]:
 def test_no_wrong_key_opens_a_path(locked: Locked) -> None:
     paths = paths_of(locked)
     assert set(paths) == {path for path in ACTION_OF if path.startswith("/")}
+    bad = bad_headers(locked)
     unknown = {"/redoc": ["GET"], "/nowhere": ["GET", "POST"], "/metrics/": ["GET"]}
     with httpx.Client(base_url=locked.server.http_url) as http:
         for path, verbs in (paths | unknown).items():
             for verb in verbs:
-                for what, header in bad_headers(locked).items():
+                for what, header in bad.items():
                     headers = {} if header is None else {"authorization": header}
                     answer = http.request(verb, path, headers=headers)
                     if path in OPEN_PATHS:
@@ -256,7 +276,11 @@ def test_a_token_of_another_project_does_nothing(locked: Locked) -> None:
                 assert answer.status_code == 403, (verb, path)
 
 
-def test_a_token_reads_its_own_service_and_no_other(locked: Locked) -> None:
+@pytest.mark.parametrize("door", ["locked", "native"])
+def test_a_token_reads_its_own_service_and_no_other(
+    door: str, request: pytest.FixtureRequest
+) -> None:
+    locked: Locked = request.getfixturevalue(door)
     with locked.client(locked.tokens["reader"]) as client:
         found = client.get_online_features("model", {"airport": ["EWR"]})
         assert found.to_dict()["temp"] == [1.5]
@@ -358,7 +382,7 @@ def test_creating_and_revoking_are_known_without_a_restart(locked: Locked) -> No
 
 def test_a_token_ends_by_itself(locked: Locked) -> None:
     token = make_token(
-        locked.settings, locked.root, "ends", f"read:{PROJECT}/model", expires_in_us=4_000_000
+        locked.settings, locked.root, "ends", f"read:{PROJECT}/model", expires_in_us=2_500_000
     )
     with locked.client(token) as client:
         eventually(lambda: _status(client) == "ok")
