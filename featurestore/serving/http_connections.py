@@ -154,7 +154,7 @@ class Connection(H11Protocol):
     def _close_with(self, last_words: bytes) -> None:
         self._all.forget(self)
         # Behind half an answer they would be taken for a part of it.
-        if not self._answers:
+        if not (self._answers and self.cycle.response_started):
             self.transport.write(last_words)
         self.transport.close()
 

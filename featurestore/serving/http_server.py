@@ -24,7 +24,9 @@ import uvicorn
 from fastapi import FastAPI, Response
 from fastapi import Request as HttpRequest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import featurestore
 from featurestore.dtypes import Kind
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
 SMALL_BODY_BYTES, LARGE_BODIES_MAX = 64 * 1024, 16
 """Bodies up to the first size are free; of the bytes of larger ones, no more are held while they
 arrive than the second number of greatest bodies has."""
+CALLER_GONE = 499
+"""What metrics call a request whose caller hung up before it had arrived (nobody reads it)."""
 _UNREAD = (LimitExceeded, RequestTimeout, ServerOverloaded)
 """Errors that may leave a part of the request unread, so that the connection ends with them."""
 
@@ -188,6 +192,9 @@ class _HttpDoor:
         try:
             response = _json(await method(request))
             status = 200
+        except ClientDisconnect:
+            status = CALLER_GONE
+            response = Response(status_code=status)
         except FeatureStoreError as error:
             status = codes_of(error).http
             log_failure(error, "http", str(status), request.headers.get(REQUEST_ID))
@@ -260,6 +267,11 @@ class _HttpDoor:
         Large bodies that are still arriving share `LARGE_BODIES_MAX` times the limit of one, so
         that callers who send slowly cannot fill our memory together.
         """
+        length = request.headers.get("content-length", "0")
+        if length.isascii() and length.isdigit() and int(length[:20]) > self._bytes_max:
+            raise LimitExceeded(
+                "message_bytes_max", asked=int(length[:20]), allowed=self._bytes_max
+            )
         body, charged = bytearray(), 0
         try:
             async with asyncio.timeout(self._arrival_s):
@@ -337,7 +349,8 @@ class HttpServer(uvicorn.Server):
 
 def _parse(body: bytes) -> OnlineFeaturesRequest:
     try:
-        return OnlineFeaturesRequest.model_validate_json(body)
+        # Pydantic's own reading of JSON takes NaN and Infinity, which JSON does not have.
+        return OnlineFeaturesRequest.model_validate(from_json(body, allow_inf_nan=False))
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         shown = "; ".join(
@@ -345,6 +358,8 @@ def _parse(body: bytes) -> OnlineFeaturesRequest:
             for problem in found[:5]
         )
         raise InvalidRequest(f"the body is not a request: {shown}") from error
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
 
 
 def _decode_bytes(entities: Entities, plan: CompiledPlan) -> Entities:
