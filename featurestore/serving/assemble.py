@@ -188,7 +188,7 @@ def prepare(plan: CompiledPlan, request: Request, limits: Limits) -> Prepared:
             asked=plan.feature_count,
             allowed=limits.features_per_request_max,
         )
-    if not request.count:
+    if not request.count and not any(len(column.values) for column in request.columns.values()):
         return Prepared([], [()] * len(plan.groups))
     columns = [_column(request, *key) for key in plan.keys]
     prepared = Prepared()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from featurestore.errors import InvalidSettings
 from featurestore.serving import native_server
+from featurestore.serving.addresses import is_loopback, parse_address
 from featurestore.serving.grpc_server import GrpcServer
 from featurestore.serving.native_server import NativeServer
 
@@ -18,7 +19,8 @@ Door = Literal["grpcio", "native"]
 
 
 def chosen_door(serving: ServingSettings) -> Door:
-    """The door that `grpc_door` names or, for `auto`, the faster one that is here.
+    """The door that `grpc_door` names or, for `auto`, the faster one where it is here and nobody
+    but this machine can call: it bounds neither connections nor the size of what arrives.
 
     Raises `InvalidSettings` for another name, and for `native` where it is not installed or TLS is
     asked for.
@@ -27,8 +29,10 @@ def chosen_door(serving: ServingSettings) -> Door:
         case "grpcio":
             return "grpcio"
         case "auto":
+            address = parse_address(serving.grpc, key="grpc")
+            among_us = address is None or is_loopback(address.host)
             fast = native_server.is_installed() and not serving.tls_cert
-            return "native" if fast else "grpcio"
+            return "native" if fast and among_us else "grpcio"
         case "native":
             if not native_server.is_installed():
                 raise InvalidSettings(
