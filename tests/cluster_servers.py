@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Self
 
-from redis_servers import RedisServer, free_port, valkey_binary
+from redis_servers import RedisServer, valkey_binary
 
 MASTERS = 3
 FORMS_WITHIN_S = 40.0
@@ -25,7 +25,6 @@ class RedisCluster:
                 binary or valkey_binary(),
                 *("--cluster-enabled", "yes"),
                 *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
-                *("--cluster-port", str(free_port())),
                 *("--repl-diskless-sync-delay", "0"),
                 *options,
             )
@@ -91,7 +90,7 @@ class RedisCluster:
             assert node.command("CLUSTER", "ADDSLOTSRANGE", str(begin), str(end)) == b"+OK\r\n"
             node.command("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
         for node in others:
-            bus = node.option("--cluster-port")
+            bus = str(node.bus_port)
             assert first.command("CLUSTER", "MEET", node.host, str(node.port), bus) == b"+OK\r\n"
         count = len(self.nodes)
         known = b"cluster_known_nodes:%d" % count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -10,11 +11,13 @@ import ssl
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import pytest
 
+PORTS = (12_000, 32_000)
 STARTS_WITHIN_S = 20.0
 DEBIAN_PACKAGE = "there is no redis-server; install Debian's: apt-get install redis-server"
 
@@ -67,16 +70,14 @@ class RedisServer:
             settings.write_text(f"bind {self.host}\n")
             self._command = [binary, str(settings), "--sentinel", *options]
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_node = "--cluster-enabled" in options
         self.port = 0
+        self.bus_port = 0
 
     @property
     def is_alive(self) -> bool:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
-
-    def option(self, name: str) -> str:
-        """The value of one of its options."""
-        return self._command[self._command.index(name) + 1]
 
     @property
     def url(self) -> str:
@@ -96,12 +97,16 @@ class RedisServer:
             if self._answers(port):
                 self.port = port
                 return
+            self.bus_port = self.bus_port if self.port else 0
         raise RuntimeError((self._folder / "log").read_text())
 
     def _listen(self, port: int) -> list[str]:
-        if self._tls is None:
-            return ["--port", str(port)]
-        return ["--port", "0", "--tls-port", str(port)]
+        words = [] if self._tls is None else ["--port", "0"]
+        words += ["--port" if self._tls is None else "--tls-port", str(port)]
+        if self._is_node:
+            self.bus_port = self.bus_port or free_port()
+            words += ["--cluster-port", str(self.bus_port)]
+        return words
 
     def _connect(self, port: int, timeout_s: float) -> socket.socket:
         plain = socket.create_connection((self.host, port), timeout_s)
@@ -168,8 +173,10 @@ def _bulk(word: str) -> bytes:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on now, and that the kernel gives to no outgoing connection: a
+    server that is killed comes back to it."""
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
