@@ -396,6 +396,13 @@ class StoreUnavailable(StoreError):
     retryable = True
 
 
+class StoreFull(StoreUnavailable):
+    """The store has no room for what is written; it still answers reads."""
+
+    code = "store-full"
+    retryable = False
+
+
 class StoreTimeout(StoreError):
     code = "store-timeout"
     retryable = True

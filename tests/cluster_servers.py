@@ -37,6 +37,11 @@ class RedisCluster:
         """All nodes as seeds."""
         return "redis+cluster://" + ",".join(f"{node.host}:{node.port}" for node in self.nodes)
 
+    @property
+    def first_pair(self) -> tuple[RedisServer, RedisServer]:
+        """A master, as it was at first, and its replica."""
+        return self.nodes[0], self.nodes[MASTERS]
+
     def masters(self) -> list[RedisServer]:
         """The nodes that are masters now, of those that are alive."""
         return [node for node in self.nodes if node.is_alive and is_master(node)]

@@ -32,6 +32,11 @@ class SentinelServers:
         return f"redis+sentinel://{hosts}/{NAME}/0"
 
     @property
+    def first_pair(self) -> tuple[RedisServer, RedisServer]:
+        """A master, as it was at first, and its replica."""
+        return self.servers[0], self.servers[1]
+
+    @property
     def master(self) -> RedisServer:
         """The server that is the master now."""
         (found,) = (each for each in self.servers if each.is_alive and is_master(each))

@@ -20,6 +20,7 @@ from featurestore.config import OnlineSettings
 from featurestore.errors import (
     StoreAccessDenied,
     StoreError,
+    StoreFull,
     StoreReadOnly,
     StoreTimeout,
     StoreUnavailable,
@@ -167,7 +168,7 @@ class TestServerStates:
             keys = numbered(100)
             put(store, keys[0], row(1))
             big = [row(1, text="x" * 100_000)] * len(keys)
-            with pytest.raises(StoreUnavailable, match="OOM"):
+            with pytest.raises(StoreFull, match="OOM"):
                 store.write(RowBatch(field=OTHER_FIELD, keys=keys, rows=big))
             assert get(store, keys[0]) == row(1)
 

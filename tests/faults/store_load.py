@@ -43,6 +43,7 @@ class Load:
     """What was written and acknowledged of each key, and all calls in the order they ended."""
 
     kinds: set[str] = field(default_factory=set)
+    broken: BaseException | None = None
     calls: list[Call] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     acknowledged: list[int] = field(default_factory=lambda: [0] * KEYS)
@@ -71,6 +72,8 @@ class Load:
                     ended.setdefault(call.kind, call.ended)
             if ended.keys() == self.kinds:
                 return max(ended.values()) - since
+            if self.broken is not None:
+                raise self.broken
             missing = self.kinds - ended.keys()
             assert time.monotonic() < until, (missing, self.errors()[-3:])
             time.sleep(0.01)
@@ -126,19 +129,19 @@ def reads_of(numbers: Sequence[int]) -> list[KeyFields]:
 class _Worker(threading.Thread):
     """Does one thing until it is told to stop; what it should not raise ends the test."""
 
-    def __init__(self, work: Callable[[random.Random], None], seed: int) -> None:
+    def __init__(self, load: Load, work: Callable[[random.Random], None], seed: int) -> None:
         super().__init__()
+        self._load = load
         self._work = work
         self._chance = random.Random(seed)
         self.stop = threading.Event()
-        self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
             while not self.stop.wait(PAUSE_S):
                 self._work(self._chance)
         except BaseException as error:  # noqa: BLE001 (raised again by `under_load`)
-            self.error = error
+            self._load.broken = error
 
 
 @contextmanager
@@ -164,7 +167,7 @@ def under_load(
             readers["async"] = stack.enter_context(_async_reads(store))
         load.kinds = {"write", *readers}
         works += [_reader(load, kind, read) for kind, read in readers.items()]
-        workers = [_Worker(work, seed) for seed, work in enumerate(works)]
+        workers = [_Worker(load, work, seed) for seed, work in enumerate(works)]
         for worker in workers:
             worker.start()
         try:
@@ -175,9 +178,8 @@ def under_load(
                 worker.stop.set()
             for worker in workers:
                 worker.join()
-        for worker in workers:
-            if worker.error is not None:
-                raise worker.error
+    if load.broken is not None:
+        raise load.broken
     assert load.wrong == []
 
 

@@ -26,7 +26,7 @@ def cluster() -> Iterator[RedisCluster]:
 
 @pytest.mark.parametrize("fault", ["kill", "hang"])
 def test_a_failover_under_load(cluster: RedisCluster, fault: str) -> None:
-    victim, successor = cluster.nodes[0], cluster.nodes[3]
+    victim, successor = cluster.first_pair
     with under_load(lambda: RedisClusterStore(cluster.url, timeout_ms=TIMEOUT_MS)) as load:
         load.settle(0.5)
         if fault == "kill":

@@ -24,6 +24,7 @@ from featurestore.errors import (
     FeatureStoreError,
     StoreAccessDenied,
     StoreError,
+    StoreFull,
     StoreReadOnly,
     StoreTimeout,
     StoreUnavailable,
@@ -141,7 +142,7 @@ class SharedEnvironment:
         if code in _DENIED:
             return StoreAccessDenied(f"{where} is not ours to open: {error}. Check its permissions")
         if code in _GONE:
-            return StoreUnavailable(f"{where} cannot be written: {error}. Free some disk space")
+            return StoreFull(f"{where} cannot be written: {error}. Free some disk space")
         if isinstance(error, lmdb.ReadersFullError):
             return StoreUnavailable(f"{where} has more than {READERS_MAX:,} readers at once")
         if isinstance(error, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError)):

@@ -163,6 +163,8 @@ class RedisSentinelStore(OnlineStore):
             except StoreReadOnly as refused:
                 error = StoreUnavailable(refused.message)
             except StoreUnavailable as failed:
+                if not failed.retryable:
+                    raise
                 error = failed
             except StoreTimeout:
                 self._master.doubt()

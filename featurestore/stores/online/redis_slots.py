@@ -130,7 +130,7 @@ class Routing:
     def failed(self, indexes: Sequence[int], error: StoreError) -> None:
         """A node did not answer these."""
         self.error = error
-        if isinstance(error, StoreUnavailable):
+        if isinstance(error, StoreUnavailable) and error.retryable:
             self.todo = [*self.todo, *indexes]
             self.outdated, self.at_once = True, False
         else:

@@ -18,6 +18,7 @@ from featurestore.errors import (
     InvalidSettings,
     StoreAccessDenied,
     StoreError,
+    StoreFull,
     StoreReadOnly,
     StoreTimeout,
     StoreUnavailable,
@@ -32,7 +33,7 @@ BROKEN = (OSError, EOFError, HiredisError)
 _OPTIONS = ("db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_keyfile")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPTS = ("ACL failure in script", "The user executing the script")
-_AWAY = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS")
+_AWAY = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
 _CLUSTER = ("MOVED", "ASK", "CROSSSLOT")
 _EXAMPLE = "redis://user:password@host:6379/0"
 
@@ -168,6 +169,8 @@ def refusal(target: Target, reply: ReplyError) -> StoreError:
         )
     if word == "READONLY":
         return StoreReadOnly(f"{message}. Name the master in [online] url")
+    if word == "OOM":
+        return StoreFull(f"{message}. Give it more memory, or sweep; reads go on")
     if word in _AWAY or "max number of clients" in text:
         return StoreUnavailable(message)
     return StoreError(message)

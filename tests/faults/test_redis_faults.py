@@ -1,0 +1,41 @@
+"""A Redis-protocol server goes away, hangs, pauses, fills up or refuses writes, under mixed load:
+no wrong answer, typed errors within the deadline, and all is well within a second of its return."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from redis_faults import FAULTS, LASTS_S, Fault
+from redis_servers import RedisServer, redis_binary, valkey_binary
+from store_load import under_load
+
+from featurestore.stores.online.redis import RedisStore
+
+pytestmark = pytest.mark.slow
+
+TIMEOUT_MS = 400
+
+
+@pytest.fixture(params=[valkey_binary, redis_binary], ids=["valkey", "redis"])
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with RedisServer(request.param(), "--appendonly", "yes") as running:
+        yield running
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_fault_under_load(server: RedisServer, fault: Fault) -> None:
+    with under_load(lambda: RedisStore(server.url, timeout_ms=TIMEOUT_MS)) as load:
+        load.settle(0.3)
+        fault.begin(server)
+        began = time.monotonic()
+        time.sleep(LASTS_S)
+        fault.end(server)
+        assert load.wait_for_success(time.monotonic(), within_s=10) < 1.0
+        load.settle(0.3)
+    raised = {kind: {type(e) for e in load.errors(kind)} for kind in ("write", "read", "async")}
+    assert raised["write"] <= fault.writes
+    assert raised["read"] | raised["async"] <= fault.reads
+    assert load.errors("write", since=began)
+    assert load.slowest_s() < TIMEOUT_MS / 1_000 + 1.0
