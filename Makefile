@@ -6,6 +6,9 @@ ONLINE ?= lmdb
 QUICK ?=
 JSON ?= benchmarks/results/latest.json
 AGAINST ?=
+MINUTES ?= 10
+FAULT_ROUNDS ?= 1
+SOAK_MINUTES ?= 12
 
 # Both major versions of DuckDB are supported; the older one lives beside the environment.
 DUCKDB_OLD := $(VENV)/duckdb-1.5
@@ -16,7 +19,7 @@ DUCKDB_TESTS := tests/contracts/test_duckdb_engine.py tests/golden \
   tests/integration/test_retrieval.py tests/integration/test_materialize*.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test debian-packages test-full check bench protos clean
+.PHONY: help demo test debian-packages test-full check faults fuzz bench protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +62,12 @@ check: $(VENV)/.dev ## format, lint, types, layers and the fast tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n 2 -m "not slow and not full"
+
+faults: debian-packages $(VENV)/.test ## the fault tests at length (FAULT_ROUNDS=1, SOAK_MINUTES=12)
+	FAULT_ROUNDS=$(FAULT_ROUNDS) SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/pytest -v tests/faults
+
+fuzz: $(VENV)/.test $(DUCKDB_OLD) ## the property tests with ever new examples, for MINUTES=10
+	@$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
 bench: $(VENV)/.test ## benchmarks beside the bare back ends (QUICK=1 for a smoke run; JSON=, AGAINST= files)
 	@$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick) --json $(JSON) $(if $(AGAINST),--against $(AGAINST))

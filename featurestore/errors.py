@@ -450,6 +450,13 @@ class InvalidValue(StoreError):
     code = "invalid-value"
 
 
+class FileNotWritten(StoreError):
+    """A result or a temporary file can't be written: a full disk, missing permission. What stood
+    there before is untouched."""
+
+    code = "file-not-written"
+
+
 class MemoryExceeded(StoreError):
     """A query does not fit into the memory limit, nor does what it spills fit onto the disk."""
 

@@ -59,6 +59,8 @@ def load(root: Path) -> Definitions:
     with gather(root) as errors, _Importer(root) as importer:
         modules = [importer.load(name) for name in importer.names()]
     found = [value for module in modules if module for value in vars(module).values()]
+    # What a file defined before it failed is checked as well, so that all errors come at once.
+    found += importer.unfinished
     definitions = collect(found)
     every = (*importer.errors, *errors, *definitions.errors)
     return Definitions(
@@ -120,6 +122,7 @@ class _Importer(MetaPathFinder, Loader):
     def __init__(self, root: Path) -> None:
         self.root = root
         self.errors: list[DefinitionError] = []
+        self.unfinished: list[object] = []
         self._package = f"_feature_repository_{next(_serial)}"
         self._failed: set[str] = set()
         self._files = {_name(root, path): path for path in _python_files(root, DATA_FOLDER)}
@@ -186,6 +189,7 @@ class _Importer(MetaPathFinder, Loader):
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 — user code may raise anything
             self._failed.add(name)
+            self.unfinished += vars(module).values()
             self.errors.append(self._explain(error, file))
             raise _Failed(f"{name} has errors of its own", name=name) from None
 

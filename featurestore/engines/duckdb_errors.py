@@ -23,7 +23,7 @@ from featurestore.errors import (
 
 _UNREADABLE = ("IO", "HTTP", "Permission", "Serialization", "Invalid")
 _DAMAGED = ("magic bytes", "parquet", "snappy", "zstd", "gzip", "thrift", "corrupt", "truncated")
-_SPILL = ("temp_directory", "duckdb_temp_storage", "No space left")
+_SPILL = ("temp_directory", "duckdb_temp_", "No space left")
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from featurestore.compiler.scans import Files, source_rel
 from featurestore.engines.base import BATCH_ROWS
 from featurestore.errors import (
     FeatureStoreError,
+    FileNotWritten,
     InvalidEntityFrame,
     InvalidExpression,
     InvalidRequest,
@@ -216,20 +217,35 @@ def _of_parquet(path: Path) -> EntityFrame:
 
 
 class _Spool:
-    """Batches put down in a temporary Arrow file, which is deleted with this object."""
+    """Batches put down in a temporary Arrow file, which is deleted with this object. Raises
+    `FileNotWritten`."""
 
     def __init__(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-        import pyarrow as pa
 
         self._file = tempfile.NamedTemporaryFile(prefix="entity-frame-", suffix=".arrow")  # noqa: SIM115 - lives as long as this object
         self.rows = 0
+        try:
+            self._write(schema, batches)
+        except OSError as error:
+            self.close()
+            raise FileNotWritten(
+                f"The entity frame can't be put down in {tempfile.gettempdir()}: "
+                f"{error.strerror or error}. Free some disk space there, or set TMPDIR to a folder "
+                "with more"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _write(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+        import pyarrow as pa
+
         # The stream format, because dictionaries may change from batch to batch.
-        with pa.ipc.new_stream(self._file, schema) as writer:
+        with pa.OSFile(self._file.name, "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for batch in batches:
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     writer.write_batch(batch.slice(start, BATCH_ROWS))
                 self.rows += batch.num_rows
-        self._file.flush()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa

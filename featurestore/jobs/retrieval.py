@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore.compiler.training import FRAME, TIME, TrainingSet
 from featurestore.dtypes import to_arrow
 from featurestore.engines.base import BATCH_ROWS, Engine
-from featurestore.errors import InternalError
+from featurestore.errors import FileNotWritten, InternalError
 from featurestore.jobs.entity_frame import EntityFrame, Rows
 from featurestore.jobs.entity_values import key_values, null_times, plain_values, times_us
 from featurestore.statuses import Status
@@ -181,12 +182,13 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
 
 
 def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Write a file beside `path`, then put it in its place: whole, or not at all."""
+    """Write a file beside `path`, then put it in its place: whole, or not at all. Raises
+    `FileNotWritten`."""
     from pyarrow import parquet
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             with parquet.ParquetWriter(file, schema) as writer:
                 for batch in batches:
@@ -194,5 +196,11 @@ def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        raise FileNotWritten(
+            f"{path} can't be written: {error.strerror or error}. Free some disk space, or check "
+            "the folder's permissions; what was there before is untouched."
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

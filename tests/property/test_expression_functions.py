@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from effort import examples
 from expression_reference import TRIALS, VALUES, Trial, naive
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,7 +109,7 @@ def test_function_on_every_pair_of_edges(con: duckdb.DuckDBPyConnection, trial: 
 def test_function_on_random_values(con: duckdb.DuckDBPyConnection, trial: Trial) -> None:
     columns = st.tuples(*(st.none() | STRATEGIES[dtype] for dtype in trial.types))
 
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=examples(8), deadline=None)
     @given(st.lists(columns, min_size=1, max_size=30))
     def run(rows: list[tuple[Any, ...]]) -> None:
         check(con, trial, rows)

@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from effort import examples
 from expression_reference import VALUES, naive, remainder, settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,7 +98,7 @@ def test_cast(con: duckdb.DuckDBPyConnection, source: str, target: str, referenc
 
     check(VALUES[dtype])
 
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=examples(10), deadline=None)
     @given(st.lists(STRATEGIES[dtype], min_size=1, max_size=30))
     def run(values: list[Any]) -> None:
         check(values)
@@ -283,7 +284,7 @@ def _call(node: Call, row: Mapping[str, Any]) -> Any:
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     TREES.filter(lambda tree: inferred(tree, SCHEMA) is not None),
     st.lists(
@@ -315,7 +316,7 @@ def test_text_grows_linearly_with_nesting() -> None:
     assert max(steps) == min(steps)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     st.datetimes(naive(1, 1, 2), naive(9999, 12, 30)),
     st.integers(-14 * 60, 14 * 60).map(lambda m: timedelta(minutes=m)),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,7 +158,7 @@ def test_a_subset_is_the_row_of_fewer_features(batch: Any, data: st.DataObject) 
         assert row_pb2.Row.FromString(smaller).SerializeToString() == smaller
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(batches(), st.data())
 def test_damaged_rows_are_errors_or_other_values_never_crashes(
     batch: Any, data: st.DataObject

@@ -8,7 +8,6 @@ another, and all keys are asked for in both ways.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from case_repository import (
     uses_of,
     write_definitions,
 )
+from effort import FUZZ, examples, seeds
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -54,7 +54,6 @@ from featurestore.testing.oracle import (
 from featurestore.timeline import ManualClock
 
 T = TypeVar("T")
-FUZZ_SECONDS = int(os.environ.get("FEATURESTORE_FUZZ_SECONDS", "0"))
 MODES = ("incremental", "incremental", "replace", "interval")
 
 
@@ -269,9 +268,9 @@ pytestmark = [
 
 
 @settings(
-    max_examples=FUZZ_SECONDS or 6,
+    max_examples=examples(6),
     # A life takes a second: shrinking one takes many, which only who fuzzes waits for.
-    phases=tuple(Phase) if FUZZ_SECONDS else (Phase.generate,),
+    phases=tuple(Phase) if FUZZ else (Phase.generate,),
 )
 @given(data=st.data())
 def test_online_is_offline_is_the_oracle(data: st.DataObject) -> None:
@@ -282,7 +281,7 @@ def test_online_is_offline_is_the_oracle(data: st.DataObject) -> None:
         live(begin(choose, Path(folder), views=2, rows_max=8))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", seeds(8))
 def test_larger_repositories(tmp_path: Path, seed: int) -> None:
     live(begin(seeded(seed), tmp_path, views=3, rows_max=30))
 

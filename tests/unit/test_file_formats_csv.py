@@ -139,6 +139,8 @@ def test_only_a_header(tmp_path: Path) -> None:
     [
         ("a.csv", b"", "it is empty"),
         ("a.csv", b"\n\n", "it is empty"),
+        ("a.csv", b"\n\nx,y\n1,2\n", "its first line is blank; it must be the header"),
+        ("a.csv", b"\xef\xbb\xbf\r\nx,y\r\n", "its first line is blank; it must be the header"),
         ("a.csv", b"a,b\n1,2\n3\n", "can't be read"),
         ("a.csv", b"a,a\n1,2\n", "names a column twice"),
         ("a.csv.gz", b"not gzip", "can't be read"),

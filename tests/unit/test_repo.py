@@ -266,6 +266,25 @@ class TestErrors:
         (error,) = load(root).errors
         assert isinstance(error, InvalidName)
 
+    def test_what_a_file_defined_before_it_failed_is_checked_as_well(self, write: Write) -> None:
+        root = write(
+            a="""
+                from featurestore import Entity, FileSource
+
+                plane = Entity("pl__ane")
+                weather = FileSource("weather", "w.parquet", "at")
+                1 / 0
+                late = Entity("la__te")
+            """,
+            b="from featurestore import FileSource\nx = FileSource('weather', 'v.parquet', 'at')",
+        )
+        assert sorted(line.partition(" [")[0] for line in shown(load(root))) == [
+            "a.py:4: entity 'pl__ane': 'pl__ane' contains '__', which is reserved for full names "
+            "(view__feature)",
+            "a.py:6: ZeroDivisionError: division by zero",
+            "b.py:2: source 'weather' is already defined at a.py:5; rename one of them",
+        ]
+
     def test_errors_are_definition_errors(self, write: Write) -> None:
         (error,) = load(write(a="1 / 0")).errors
         assert type(error) is DefinitionError

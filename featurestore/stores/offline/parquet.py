@@ -14,6 +14,7 @@ doubled inside quoted fields.
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 from dataclasses import dataclass
@@ -198,6 +199,9 @@ def _read_csv(source: FileSource, path: Path) -> pa.Table:
     data, whole = _head(source, path)
     if not data.strip():
         raise unreadable(source, path, "it is empty")
+    if source.header and data.removeprefix(codecs.BOM_UTF8)[:1] in (b"\n", b"\r"):
+        # Arrow would skip it, DuckDB take it for the header.
+        raise unreadable(source, path, "its first line is blank; it must be the header")
     try:
         return pa_csv.read_csv(
             io.BytesIO(data),

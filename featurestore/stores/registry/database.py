@@ -152,6 +152,8 @@ def _translate_sqlite(cause: sqlite3.Error, where: str, text: str) -> FeatureSto
         return StoreReadOnly(f"{where} can't be written: {text}; check the file's permissions")
     if name.startswith(("SQLITE_PERM", "SQLITE_AUTH")):
         return StoreAccessDenied(f"{where} can't be opened: {text}; check the file's permissions")
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        return StoreUnavailable(f"{where} can't be written: {text}; free some disk space")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return StoreError(f"{where} is damaged or no SQLite database ({text}); restore a backup")
     if isinstance(cause, sqlite3.OperationalError) and not name.startswith("SQLITE_ERROR"):
