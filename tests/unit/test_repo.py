@@ -279,8 +279,10 @@ class TestErrors:
             b="from featurestore import FileSource\nx = FileSource('weather', 'v.parquet', 'at')",
         )
         assert sorted(line.partition(" [")[0] for line in shown(load(root))) == [
-            "a.py:4: entity 'pl__ane': 'pl__ane' contains '__', which is reserved for full names "
-            "(view__feature)",
+            (
+                "a.py:4: entity 'pl__ane': 'pl__ane' contains '__', which is reserved for full "
+                "names (view__feature)"
+            ),
             "a.py:6: ZeroDivisionError: division by zero",
             "b.py:2: source 'weather' is already defined at a.py:5; rename one of them",
         ]
