@@ -43,13 +43,16 @@ class OfflineSettings:
     """The engine of training sets and materialization.
 
     `threads` 0 means all cores; `memory_limit` is DuckDB's (what does not fit spills to
-    `temp_directory`, by default below `path`)."""
+    `temp_directory`, by default below `path`). `s3_endpoint` and `s3_region` say where sources on
+    S3 are, by default where AWS's own variables say."""
 
     engine: str = "duckdb"
     path: str = ".featurestore/offline"
     memory_limit: str = "4GB"
     threads: int = 0
     temp_directory: str = ""
+    s3_endpoint: str = ""
+    s3_region: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,6 +143,7 @@ class FeatureStore:
             features,
             repo=self.repo,
             root=self.settings.root,
+            s3=project.s3_options(self.settings.offline),
             engine=self.engine,
             as_of=as_of,
             known_until_us=None if known_until is None else to_us(known_until),
@@ -357,4 +358,5 @@ class FeatureStore:
             registry=self.registry,
             environment=self.settings.project.environment,
             clock=self.clock,
+            s3=project.s3_options(self.settings.offline),
         )

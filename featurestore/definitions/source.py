@@ -68,9 +68,10 @@ class FileSource(_Source):
     """Rows in Parquet files, CSV files or a Delta table.
 
     `path` is a file, a glob or a directory (hive partitions become columns) of this machine,
-    relative to the repository's folder. `field_mapping` renames columns: name in the files → our
-    name; all other arguments use our names. `format` is inferred where it is left out
-    (`file_format`). `delimiter`, `header`, `null_text` and `column_types` are for CSV only.
+    relative to the repository's folder, or on S3 (`s3://bucket/key`). `field_mapping` renames
+    columns: name in the files → our name; all other arguments use our names. `format` is inferred
+    where it is left out (`file_format`). `delimiter`, `header`, `null_text` and `column_types` are
+    for CSV only.
 
     Raises `InvalidName`, `DuplicateName`, `TypeMismatch` and plain `DefinitionError`; while a
     repository is loaded these are gathered.

@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from featurestore.buckets import S3Options, duckdb_filesystem, is_s3
 from featurestore.compiler.passes import run_passes
-from featurestore.compiler.rel import Input, Rel, walk
+from featurestore.compiler.rel import Input, Rel, Scan, walk
 from featurestore.dtypes import DType, to_arrow
 from featurestore.engines.base import BATCH_ROWS, Capabilities, Engine
 from featurestore.engines.duckdb_errors import invalid_query, translated
@@ -46,9 +48,12 @@ class DuckDBEngine(Engine):
 
     capabilities: ClassVar[Capabilities] = Capabilities(spills_to_disk=True, streams=True)
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, spill: Path) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, spill: Path, s3: S3Options) -> None:
         self._connection = connection
         self._spill = spill
+        self._s3 = s3
+        self._lock = threading.Lock()
+        self._knows_s3 = False
 
     @classmethod
     def open(cls, settings: OfflineSettings, *, temp_directory: str) -> Self:
@@ -78,7 +83,8 @@ class DuckDBEngine(Engine):
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         # A query must not see the variables of the Python code around it as tables.
         connection.execute("SET GLOBAL python_enable_replacements = false")
-        return cls(connection, spill)
+        s3 = S3Options(endpoint=settings.s3_endpoint, region=settings.s3_region)
+        return cls(connection, spill, s3)
 
     def schema(self, query: str, inputs: Mapping[str, Mapping[str, DType]]) -> dict[str, DType]:
         """See `Engine`."""
@@ -119,6 +125,7 @@ class DuckDBEngine(Engine):
         fields = [(name, to_arrow(dtype)) for name, dtype in rel.schema.items()]
         schema = pa.schema(fields)
         rel = run_passes(rel)
+        self._reach(rel)
         cursor = self._connection.cursor()
         with _closed_on_error(cursor), translated(rel):
             create_inputs(cursor, _inputs(rel), inputs or {})
@@ -131,6 +138,7 @@ class DuckDBEngine(Engine):
     def explain(self, rel: Rel, *, inputs: Mapping[str, pa.Table] | None = None) -> str:
         """See `Engine`. An input that is not given counts as empty."""
         rel = run_passes(rel)
+        self._reach(rel)
         with self._connection.cursor() as cursor, translated(rel):
             nodes = _inputs(rel)
             empty = {name: _empty(node) for name, node in nodes.items()}
@@ -138,6 +146,16 @@ class DuckDBEngine(Engine):
             text = _text(cursor, rel)
             plan = cursor.sql(f"EXPLAIN {text}").fetchall()
         return "\n\n".join([text, *(row[-1] for row in plan)])
+
+    def _reach(self, rel: Rel) -> None:
+        """Give DuckDB a way to S3 when a file is there."""
+        scans = (node for node in walk(rel) if isinstance(node, Scan))
+        if not any(is_s3(path) for scan in scans for path in scan.files.paths):
+            return
+        with self._lock:
+            if not self._knows_s3:
+                self._connection.register_filesystem(duckdb_filesystem(self._s3))
+                self._knows_s3 = True
 
     def close(self) -> None:
         """See `Engine`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from featurestore.buckets import storage_error
 from featurestore.compiler.rel import Rel, Scan, Sql, walk
 from featurestore.engines.duckdb_values import LOSSY
 from featurestore.errors import (
@@ -44,8 +45,10 @@ def invalid_query(error: Exception) -> InvalidExpression:
     return InvalidExpression(f"the query is not valid: {words.strip()}")
 
 
-def unreadable(scans: Sequence[Scan], words: str) -> SourceMissing:
-    """The error for files that are gone or damaged."""
+def unreadable(scans: Sequence[Scan], words: str) -> FeatureStoreError:
+    """The error for files that are gone or damaged, or on an S3 that says no."""
+    if "AWS Error" in words:
+        return storage_error(_sources(scans), words)
     named = [scan for scan in scans if any(path in words for path in scan.files.paths)]
     names = ", ".join(sorted({repr(scan.source) for scan in named or scans}))
     return SourceMissing(
@@ -55,6 +58,8 @@ def unreadable(scans: Sequence[Scan], words: str) -> SourceMissing:
 
 
 def _translate(rel: Rel, words: str) -> FeatureStoreError:
+    if "AWS Error" in words:
+        return storage_error(_sources([n for n in walk(rel) if isinstance(n, Scan)]), words)
     kind, _, rest = words.partition(" Error: ")
     text = _first_line(rest or words)
     scans = [node for node in walk(rel) if isinstance(node, Scan)]
@@ -80,6 +85,11 @@ def _translate(rel: Rel, words: str) -> FeatureStoreError:
     return InternalError(f"DuckDB failed unexpectedly: {words}")
 
 
+def _sources(scans: Sequence[Scan]) -> str:
+    names = sorted({scan.source for scan in scans})
+    return f"Source {', '.join(map(repr, names))}"
+
+
 def _csv(scans: Sequence[Scan], words: str) -> str:
     lines = [line for line in words.splitlines() if line.strip()]
     shown = "; ".join(lines[:3])
@@ -92,7 +102,9 @@ def _among(scans: Sequence[Scan]) -> str:
 
 
 def _first_line(words: str) -> str:
-    return words.strip().splitlines()[0].rstrip(".") if words.strip() else words
+    lines = words.strip().splitlines() or [words]
+    # A traceback of Python code that DuckDB called says what happened at its end.
+    return lines[-1 if lines[0].startswith("Traceback") else 0].rstrip(".")
 
 
 def _capital(text: str) -> str:

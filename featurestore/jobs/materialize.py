@@ -9,11 +9,12 @@ from __future__ import annotations
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from featurestore.buckets import S3Options
 from featurestore.compiler.changes import online_alias
 from featurestore.compiler.materialization import RunPlan, plan_run, table_state
 from featurestore.compiler.online import row_tag
@@ -68,6 +69,7 @@ class Context:
     registry: Registry
     environment: str
     clock: Clock
+    s3: S3Options = field(default_factory=S3Options)
 
 
 @dataclass(slots=True)
@@ -115,7 +117,8 @@ def materialize(
         )
         for view in chosen
     }
-    files = current_files(context.repo, [view.source for view in chosen], context.root)
+    sources = [view.source for view in chosen]
+    files = current_files(context.repo, sources, context.root, context.s3)
     done = []
     for view in chosen:
         run = _Run(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurestore import plugins
+from featurestore.buckets import S3Options, bucket_path, is_folder, is_s3, translated
 from featurestore.compiler.resolve import resolve, source_order
 from featurestore.definitions.repo import load
 from featurestore.definitions.source import FileSource, SqlSource, file_format, our_names
@@ -35,7 +36,7 @@ def load_repo(settings: Settings, engine: Engine) -> TypedRepo:
     schemas: dict[str, Mapping[str, DType] | FeatureStoreError] = {}
     for source in source_order(definitions):
         try:
-            schemas[source.name] = _schema(source, schemas, settings.root, engine)
+            schemas[source.name] = _schema(source, schemas, settings, engine)
         except FeatureStoreError as error:
             schemas[source.name] = error
     return resolve(definitions, schemas, project=settings.project.name)
@@ -44,11 +45,12 @@ def load_repo(settings: Settings, engine: Engine) -> TypedRepo:
 def _schema(
     source: FileSource | SqlSource,
     known: Mapping[str, Mapping[str, DType] | FeatureStoreError],
-    root: Path,
+    settings: Settings,
     engine: Engine,
 ) -> Mapping[str, DType]:
     if isinstance(source, FileSource):
-        return our_names(source, files_of(source, root).schema)
+        files = files_of(source, settings.root, s3_options(settings.offline))
+        return our_names(source, files.schema)
     inputs = {name: schema for name, schema in known.items() if not _failed(schema)}
     return engine.schema(source.query, inputs)  # type: ignore[arg-type]  # failures are left out
 
@@ -57,15 +59,31 @@ def _failed(schema: Mapping[str, DType] | FeatureStoreError) -> bool:
     return isinstance(schema, FeatureStoreError)
 
 
-def files_of(source: FileSource, root: Path) -> DataFiles:
-    """The files of a source as they are now. Raises `SourceMissing`, `SourceSchemaChanged`."""
-    file_format_class = plugins.load("featurestore.file_formats", file_format(source, root))
-    files: DataFiles = file_format_class().resolve(source, root=root)
+def s3_options(settings: OfflineSettings) -> S3Options:
+    """Where the settings say S3 is. Raises `InvalidSettings`."""
+    return S3Options(endpoint=settings.s3_endpoint, region=settings.s3_region)
+
+
+def files_of(source: FileSource, root: Path, s3: S3Options | None = None) -> DataFiles:
+    """The files of a source as they are now. Raises `SourceMissing`, `SourceSchemaChanged`, and on
+    S3 `StoreAccessDenied`, `StoreUnavailable`, `StoreTimeout`."""
+    name = file_format(source, root)
+    if source.format is None and is_s3(source.path) and _is_delta(source, s3 or S3Options()):
+        name = "delta"
+    file_format_class = plugins.load("featurestore.file_formats", name)
+    files: DataFiles = file_format_class().resolve(source, root=root, s3=s3)
     return files
 
 
+def _is_delta(source: FileSource, s3: S3Options) -> bool:
+    if "/" not in bucket_path(str(source.path)):
+        return False
+    with translated(f"Source {source.name!r}"):
+        return is_folder(s3, f"{str(source.path).rstrip('/')}/_delta_log")
+
+
 def current_files(
-    repo: TypedRepo, sources: Iterable[TypedSource], root: Path
+    repo: TypedRepo, sources: Iterable[TypedSource], root: Path, s3: S3Options | None = None
 ) -> dict[str, DataFiles]:
     """The files, as they are now, of `sources` and of all that they read, by source name.
 
@@ -78,7 +96,7 @@ def current_files(
         if source.name in found:
             continue
         if isinstance(source.definition, FileSource):
-            found[source.name] = files_of(source.definition, root)
+            found[source.name] = files_of(source.definition, root, s3)
         todo.extend(repo.sources[name] for name in source.inputs)
     return found
 

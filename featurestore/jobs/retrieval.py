@@ -4,6 +4,8 @@ which they leave."""
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featurestore.buckets import S3Options, bucket_path, translated
 from featurestore.compiler.training import FRAME, TIME, TrainingSet
 from featurestore.dtypes import to_arrow
 from featurestore.engines.base import BATCH_ROWS, Engine
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+UPLOAD_BYTES = 8 * 1024 * 1024
+"""What is sent to S3 at a time."""
 _STATUS_NAMES = [status.name for status in Status]
 
 
@@ -204,3 +209,22 @@ def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def upload_parquet(
+    url: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, s3: S3Options
+) -> None:
+    """Write a file on this machine's disk, then put it to `url`, where it appears when it is whole.
+
+    Raises what S3 does: `SourceMissing` (no such bucket), `StoreAccessDenied`, `StoreUnavailable`,
+    `StoreTimeout`.
+    """
+    with tempfile.TemporaryDirectory(prefix="features-") as folder:
+        part = Path(folder) / "part.parquet"
+        write_parquet(part, schema, batches)
+        with (
+            translated(f"Writing {url}"),
+            part.open("rb") as file,
+            s3.client().open_output_stream(bucket_path(url)) as out,
+        ):
+            shutil.copyfileobj(file, out, UPLOAD_BYTES)

@@ -6,16 +6,18 @@ not of the list; files that were rewritten in place are reported, never silently
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from featurestore.buckets import REMOTE_THREADS, S3Options, bucket_path, etag_of, is_s3, translated
 from featurestore.compiler.rel import DataFiles
 from featurestore.errors import SnapshotMissing
 
-State = tuple[int, int]
-"""Size in bytes and modification time in ns."""
+State = tuple[int, int | str]
+"""Size in bytes, and modification time in ns or, on S3, ETag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +25,45 @@ class Snapshot:
     """The state of each file, by source and path."""
 
     states: Mapping[str, Mapping[str, State | None]]
+    s3: S3Options
 
     @classmethod
-    def of(cls, files: Mapping[str, DataFiles]) -> Self:
-        """As the files are now."""
-        return cls(
-            {name: {path: _state(path) for path in data.paths} for name, data in files.items()}
-        )
+    def of(cls, files: Mapping[str, DataFiles], s3: S3Options | None = None) -> Self:
+        """As the files are now. Raises what S3 does."""
+        s3 = s3 or S3Options()
+        return cls({name: _states(name, data.paths, s3) for name, data in files.items()}, s3)
 
     def check(self) -> None:
         """Raises `SnapshotMissing` for the first file that is not as it was."""
         for source, states in self.states.items():
-            for path, state in states.items():
-                if _state(path) != state:
-                    raise SnapshotMissing(
-                        f"Source {source!r}: {path} was rewritten or removed after this job was "
-                        "made, so its rows are not those that its pins name. Make a new job."
-                    )
+            for path, state in _states(source, tuple(states), self.s3).items():
+                if state != states[path]:
+                    raise rewritten(source, path)
+
+
+def rewritten(source: str, path: str) -> SnapshotMissing:
+    """The error for a file that is not the one it was."""
+    return SnapshotMissing(
+        f"Source {source!r}: {path} was rewritten or removed after this job was "
+        "made, so its rows are not those that its pins name. Make a new job."
+    )
+
+
+def _states(source: str, paths: Sequence[str], s3: S3Options) -> dict[str, State | None]:
+    remote = [path for path in paths if is_s3(path)]
+    if not remote:
+        return {path: _state(path) for path in paths}
+    client = s3.client()
+
+    def look(path: str) -> State | None:
+        with translated(f"Source {source!r}"):
+            try:
+                return etag_of(client, bucket_path(path))
+            except FileNotFoundError:
+                return None
+
+    with ThreadPoolExecutor(REMOTE_THREADS, thread_name_prefix="s3") as threads:
+        return dict(zip(remote, threads.map(look, remote), strict=True))
 
 
 def _state(path: str) -> State | None:

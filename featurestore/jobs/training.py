@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurestore.buckets import S3Options, is_s3
 from featurestore.compiler.rel import DataFiles
 from featurestore.compiler.selection import Features, select
 from featurestore.compiler.spans import Span, compile_changes
@@ -60,6 +61,7 @@ def retrieve(
     repo: TypedRepo,
     root: Path,
     engine: Engine,
+    s3: S3Options | None = None,
     as_of: AsOf = "known",
     known_until_us: int | None = None,
     full_feature_names: bool = False,
@@ -76,8 +78,9 @@ def retrieve(
         entity_df,
         features,
         repo=repo,
-        files=current_files(repo, sources, root),
+        files=current_files(repo, sources, root, s3),
         engine=engine,
+        s3=s3,
         as_of=as_of,
         known_until_us=known_until_us,
         full_feature_names=full_feature_names,
@@ -94,6 +97,7 @@ def get_historical_features(
     repo: TypedRepo,
     files: Mapping[str, DataFiles],
     engine: Engine,
+    s3: S3Options | None = None,
     as_of: AsOf = "known",
     known_until_us: int | None = None,
     full_feature_names: bool = False,
@@ -146,7 +150,8 @@ def get_historical_features(
         run=run,
         check=check,
         pins=_pins(uses, repo, files),
-        _snapshot=Snapshot.of(files),
+        _snapshot=Snapshot.of(files, s3),
+        _s3=s3 or S3Options(),
         report=lambda: report_sources(uses, repo=repo, files=files, engine=engine),
     )
 
@@ -214,6 +219,7 @@ class RetrievalJob:
     check: KnownTimeCheck | None
     pins: Mapping[str, Mapping[str, object]]
     _snapshot: Snapshot
+    _s3: S3Options
     report: Callable[[], tuple[SourceReport, ...]]
 
     @property
@@ -258,9 +264,13 @@ class RetrievalJob:
         return frame
 
     def to_parquet(self, path: str | Path) -> None:
-        """Write the rows to one Parquet file, in bounded memory. A file of that name is replaced
-        when all rows are written, not before."""
-        retrieval.write_parquet(Path(path), self.schema, self.to_batches(ROW_GROUP_ROWS))
+        """Write the rows to one Parquet file, on this machine or on S3 (`s3://bucket/key`), in
+        bounded memory. A file of that name is replaced when all rows are written, not before."""
+        batches = self.to_batches(ROW_GROUP_ROWS)
+        if is_s3(path):
+            retrieval.upload_parquet(str(path), self.schema, batches, s3=self._s3)
+        else:
+            retrieval.write_parquet(Path(path), self.schema, batches)
 
     def explain(self) -> str:
         """The query and the engine's plan for it, for people. Nothing runs."""

@@ -133,7 +133,8 @@ def verify(
     if service is not None:
         names = sorted({use.view.name for use in select(context.repo, service)})
     views = [context.repo.views[name] for name in names]
-    files = current_files(context.repo, [view.source for view in views], context.root)
+    sources = [view.source for view in views]
+    files = current_files(context.repo, sources, context.root, context.s3)
     tables = online_tables(context.registry, views)
     compared = []
     for view in views:
@@ -235,6 +236,7 @@ class _Check:
             self._refs,
             repo=self._context.repo,
             root=self._context.root,
+            s3=self._context.s3,
             engine=self._context.engine,
             as_of="known",
             known_until_us=known_until_us,

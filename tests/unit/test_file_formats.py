@@ -129,8 +129,8 @@ def test_no_file(tmp_path: Path, path: str) -> None:
 
 
 def test_another_machine(tmp_path: Path) -> None:
-    with pytest.raises(SourceMissing, match="s3://bucket/x can't be read"):
-        resolve(tmp_path, "s3://bucket/x")
+    with pytest.raises(SourceMissing, match="gs://bucket/x can't be read"):
+        resolve(tmp_path, "gs://bucket/x")
 
 
 # --- files that are not what they should be -------------------------------------------------------

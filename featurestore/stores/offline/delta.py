@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import ClassVar
@@ -9,18 +10,25 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from featurestore.buckets import S3Options, is_s3
 from featurestore.compiler.rel import DataFiles
 from featurestore.definitions.source import FileSource
-from featurestore.errors import SourceMissing, UnsupportedByEngine
+from featurestore.errors import (
+    FeatureStoreError,
+    SourceMissing,
+    StoreAccessDenied,
+    StoreUnavailable,
+    UnsupportedByEngine,
+)
 from featurestore.stores.offline.base import FileFormat
 from featurestore.stores.offline.files import unreadable
 from featurestore.stores.offline.parquet import feature_columns
 
 
 class DeltaFiles(FileFormat):
-    """A local Delta table at its latest version, which is the pin.
+    """A Delta table, on this machine or on S3, at its latest version, which is the pin.
 
     Raises, besides what `FileFormat.resolve` does, `UnsupportedByEngine` for tables whose files
     can't be read as they are: with deletion vectors, or with column mapping.
@@ -28,21 +36,19 @@ class DeltaFiles(FileFormat):
 
     name: ClassVar[str] = "delta"
 
-    def resolve(self, source: FileSource, *, root: Path) -> DataFiles:
+    def resolve(self, source: FileSource, *, root: Path, s3: S3Options | None = None) -> DataFiles:
         """See `FileFormat.resolve`."""
-        folder = root.absolute() / str(source.path)
-        if not (folder / "_delta_log").is_dir():
-            raise SourceMissing(
-                f"Source {source.name!r}: {folder} is no Delta table (it has no _delta_log). "
-                "Correct `path` or `format`"
-            )
+        if is_s3(source.path):
+            folder, options = str(source.path).rstrip("/"), (s3 or S3Options()).delta_options()
+        else:
+            folder, options = _local_folder(source, root), None
         try:
-            table = DeltaTable(str(folder))
+            table = DeltaTable(folder, storage_options=options)
             _check_features(source, table)
             actions = pa.table(table.get_add_actions(flatten=False))
             schema = feature_columns(pa.schema(table.schema().to_arrow()))
         except (DeltaError, OSError) as error:
-            raise unreadable(source, folder, str(error)) from error
+            raise _failure(source, folder, error) from error
         rows = sorted(_files(source, folder, actions, table.metadata().partition_columns))
         return DataFiles(
             format="parquet",
@@ -53,24 +59,60 @@ class DeltaFiles(FileFormat):
         )
 
 
+def _local_folder(source: FileSource, root: Path) -> str:
+    folder = root.absolute() / str(source.path)
+    if not (folder / "_delta_log").is_dir():
+        raise SourceMissing(
+            f"Source {source.name!r}: {folder} is no Delta table (it has no _delta_log). "
+            "Correct `path` or `format`"
+        )
+    return str(folder)
+
+
+def _failure(source: FileSource, folder: str, error: Exception) -> FeatureStoreError:
+    """deltalake's words as one of our errors."""
+    about = f"Source {source.name!r}"
+    words = " ".join(_COLOURS.sub("", str(error)).split())
+    if isinstance(error, TableNotFoundError):
+        return SourceMissing(f"{about}: {folder} is no Delta table. Correct `path` or `format`")
+    if not is_s3(folder):
+        return unreadable(source, folder, str(error))
+    if any(mark in words for mark in ("403", "401", "privileges", "credential")):
+        return StoreAccessDenied(
+            f"{about}: S3 refuses our credentials for {folder}. Set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY to those of someone who may read it"
+        )
+    if any(mark in words for mark in ("NoSuchBucket", "404")):
+        return SourceMissing(f"{about}: there is no bucket for {folder}. Correct the path")
+    return StoreUnavailable(f"{about}: S3 can't be used now: {words}")
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _Partition = tuple[tuple[str, str | None], ...]
 
 
 def _files(
-    source: FileSource, folder: Path, actions: pa.Table, keys: list[str]
+    source: FileSource, folder: str, actions: pa.Table, keys: list[str]
 ) -> list[tuple[str, _Partition]]:
     """Absolute path and partition values of each live file. The log percent-encodes paths."""
     partitions = actions["partition"].to_pylist() if keys else [{}] * len(actions)
     rows: list[tuple[str, _Partition]] = []
     for raw, values in zip(actions["path"].to_pylist(), partitions, strict=True):
-        path = folder / unquote(raw).removeprefix("file://")
-        if not path.is_file():
-            raise SourceMissing(
-                f"Source {source.name!r}: the Delta log of {folder} names {path.name}, which is "
-                "gone (vacuumed?). Restore it, or write a new version of the table"
-            )
-        rows.append((str(path), tuple((key, partition_text(values[key])) for key in keys)))
+        path = _file(source, folder, unquote(raw))
+        rows.append((path, tuple((key, partition_text(values[key])) for key in keys)))
     return rows
+
+
+def _file(source: FileSource, folder: str, below: str) -> str:
+    if is_s3(folder):  # whether it is there shows when it is read
+        return below if is_s3(below) else f"{folder}/{below}"
+    path = Path(folder) / below.removeprefix("file://")
+    if not path.is_file():
+        raise SourceMissing(
+            f"Source {source.name!r}: the Delta log of {folder} names {path.name}, which is "
+            "gone (vacuumed?). Restore it, or write a new version of the table"
+        )
+    return str(path)
 
 
 def partition_text(value: object) -> str | None:

@@ -18,13 +18,14 @@ import codecs
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from featurestore.buckets import S3Options, is_storage_error, storage_error
 from featurestore.compiler.rel import DataFiles
 from featurestore.definitions.source import FileSource
 from featurestore.dtypes import (
@@ -43,15 +44,19 @@ from featurestore.stores.offline.base import FileFormat
 from featurestore.stores.offline.files import (
     edge_mark,
     footer_mark,
-    list_files,
     partitions_of,
     pin_files,
     unite,
     unreadable,
 )
+from featurestore.stores.offline.listing import FoundFile, list_files
 
 CSV_SAMPLE_BYTES_MAX = 64 * 1024 * 1024
 """How much of each CSV file is read to find its types."""
+
+
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""How a file is packed, by the end of its name."""
 
 
 class ParquetFiles(FileFormat):
@@ -59,34 +64,39 @@ class ParquetFiles(FileFormat):
 
     name: ClassVar[str] = "parquet"
 
-    def resolve(self, source: FileSource, *, root: Path) -> DataFiles:
+    def resolve(self, source: FileSource, *, root: Path, s3: S3Options | None = None) -> DataFiles:
         """See `FileFormat.resolve`."""
-        listing = list_files(source, root, (".parquet",))
-        schemas = [(path, _parquet_schema(source, path)) for path in listing.paths]
+        listing = list_files(source, root, (".parquet",), s3)
+        found = listing.each(lambda file: _parquet_footer(source, file))
         partitions, partition_types = partitions_of(source, listing)
-        schema = unite(source, schemas) | partition_types
+        schemas = zip(listing.urls, (schema for schema, _ in found), strict=True)
         return DataFiles(
             format="parquet",
-            paths=tuple(map(str, listing.paths)),
-            schema=schema,
+            paths=listing.urls,
+            schema=unite(source, schemas) | partition_types,
             partitions=partitions,
-            pin=pin_files(root, listing.paths, [footer_mark(path) for path in listing.paths]),
+            pin=pin_files(root, listing, [mark for _, mark in found]),
         )
 
 
-def _parquet_schema(source: FileSource, path: Path) -> dict[str, DType]:
-    if path.stat().st_size == 0:
-        raise unreadable(source, path, "it is empty (0 bytes)")
+def _parquet_footer(source: FileSource, found: FoundFile) -> tuple[dict[str, DType], str]:
+    """The columns of a file, and the mark of its footer."""
+    if found.size == 0:
+        raise unreadable(source, found.url, "it is empty (0 bytes)")
     try:
-        arrow = pq.read_schema(path)
+        with found.open() as file:
+            arrow = pq.read_schema(file)
+            mark = footer_mark(file)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise unreadable(source, path, f"it is not a Parquet file ({error})") from error
+        if is_storage_error(error):
+            raise storage_error(f"Source {source.name!r}", str(error)) from error
+        raise unreadable(source, found.url, f"it is not a Parquet file ({error})") from error
     repeated = sorted({name for name in arrow.names if arrow.names.count(name) > 1})
     if repeated:
         raise SourceSchemaChanged(
-            f"Source {source.name!r}: {path} has more than one column {repeated[0]!r}"
+            f"Source {source.name!r}: {found.url} has more than one column {repeated[0]!r}"
         )
-    return feature_columns(arrow)
+    return feature_columns(arrow), mark
 
 
 def feature_columns(arrow: pa.Schema) -> dict[str, DType]:
@@ -115,12 +125,12 @@ class CsvFiles(FileFormat):
 
     name: ClassVar[str] = "csv"
 
-    def resolve(self, source: FileSource, *, root: Path) -> DataFiles:
+    def resolve(self, source: FileSource, *, root: Path, s3: S3Options | None = None) -> DataFiles:
         """See `FileFormat.resolve`."""
-        listing = list_files(source, root, (".csv", ".csv.gz"))
-        samples = [_csv_sample(source, path) for path in listing.paths]
+        listing = list_files(source, root, (".csv", ".csv.gz"), s3)
+        samples = listing.each(lambda file: _csv_sample(source, file))
         partitions, partition_types = partitions_of(source, listing)
-        pairs = zip(listing.paths, (s.types for s in samples), strict=True)
+        pairs = zip(listing.urls, (s.types for s in samples), strict=True)
         schema = unite(source, pairs, _text_join)
         names = {name for sample in samples for name in sample.names}
         for column, dtype in source.csv_dtypes.items():
@@ -133,11 +143,11 @@ class CsvFiles(FileFormat):
         zoned = set().union(*(sample.zoned for sample in samples))
         return DataFiles(
             format="csv",
-            paths=tuple(map(str, listing.paths)),
+            paths=listing.urls,
             # a column of which no file has a value can be of any type
             schema={n: schema.get(n, STRING) for s in samples for n in s.names} | partition_types,
             partitions=partitions,
-            pin=pin_files(root, listing.paths, [edge_mark(path) for path in listing.paths]),
+            pin=pin_files(root, listing, [sample.mark for sample in samples]),
             csv_options={
                 "delimiter": source.delimiter,
                 "header": "true" if source.header else "false",
@@ -151,11 +161,12 @@ class CsvFiles(FileFormat):
 @dataclass(frozen=True, slots=True)
 class _Sample:
     """A CSV file's column names in order, the types of those that have values, and which of them
-    are timestamps with a zone in the text."""
+    are timestamps with a zone in the text. `mark` is of its bytes."""
 
     names: list[str]
     types: dict[str, DType]
     zoned: set[str]
+    mark: str
 
 
 def _null_texts(source: FileSource) -> list[str]:
@@ -167,15 +178,16 @@ def _text_join(left: DType, right: DType) -> DType | None:
     return common(left, right) or STRING
 
 
-def _csv_sample(source: FileSource, path: Path) -> _Sample:
-    table = _read_csv(source, path)
+def _csv_sample(source: FileSource, file: FoundFile) -> _Sample:
+    data, whole, mark = _head(source, file)
+    table = _read_csv(source, file.url, data, whole=whole)
     declared = source.csv_dtypes
     names = list(table.column_names)
     if not source.header:
         fits = len(declared) == len(names)
         names = list(declared) if fits else [f"column{i}" for i in range(len(names))]
     if len(set(names)) < len(names):
-        raise unreadable(source, path, "its header names a column twice")
+        raise unreadable(source, file.url, "its header names a column twice")
     types: dict[str, DType] = {}
     zoned: set[str] = set()
     for name, arrow in zip(names, table.schema.types, strict=True):
@@ -183,7 +195,7 @@ def _csv_sample(source: FileSource, path: Path) -> _Sample:
             zoned.add(name)
         if name not in declared and not pa.types.is_null(arrow):
             types[name] = _text_type(arrow)
-    return _Sample(names, types, zoned)
+    return _Sample(names, types, zoned, mark)
 
 
 def _text_type(arrow: pa.DataType) -> DType:
@@ -195,8 +207,7 @@ def _text_type(arrow: pa.DataType) -> DType:
     return dtype if dtype in (INT64, FLOAT64, BOOL, DATE, TIMESTAMP) else STRING
 
 
-def _read_csv(source: FileSource, path: Path) -> pa.Table:
-    data, whole = _head(source, path)
+def _read_csv(source: FileSource, path: str, data: bytes, *, whole: bool) -> pa.Table:
     if not data.strip():
         raise unreadable(source, path, "it is empty")
     if source.header and data.removeprefix(codecs.BOM_UTF8)[:1] in (b"\n", b"\r"):
@@ -223,13 +234,19 @@ def _read_csv(source: FileSource, path: Path) -> pa.Table:
         raise unreadable(source, path, str(error)) from error
 
 
-def _head(source: FileSource, path: Path) -> tuple[bytes, bool]:
-    """The first whole lines of a file, unpacked, and whether that is all."""
+def _head(source: FileSource, found: FoundFile) -> tuple[bytes, bool, str]:
+    """The first whole lines of a file, unpacked, whether that is all, and the file's mark."""
+    packed = PACKED.get(PurePosixPath(found.url.lower()).suffix)
     try:
-        with pa.input_stream(str(path), compression="detect") as stream:
+        with found.open() as file:
+            mark = edge_mark(file)
+            file.seek(0)
+            stream = pa.CompressedInputStream(file, packed) if packed else file
             data = stream.read(CSV_SAMPLE_BYTES_MAX + 1)
     except (pa.ArrowException, OSError) as error:
-        raise unreadable(source, path, str(error)) from error
+        if is_storage_error(error):
+            raise storage_error(f"Source {source.name!r}", str(error)) from error
+        raise unreadable(source, found.url, str(error)) from error
     if len(data) <= CSV_SAMPLE_BYTES_MAX:
-        return data, True
-    return data[: data.rfind(b"\n") + 1], False
+        return data, True, mark
+    return data[: data.rfind(b"\n") + 1], False, mark
