@@ -298,6 +298,24 @@ class OnlineStoreContract:
         assert get(store, key) == b
         assert get(store, key, OTHER_FIELD) is None
 
+    @pytest.mark.parametrize("key", ["empty", "not-utf8", "493-bytes", "600-bytes", "1-MB"])
+    def test_delete_is_compare_and_delete(self, store: OnlineStore, key: str) -> None:
+        """Only the row that was seen goes, and nothing beside it; a key may come back."""
+        place, seen, newer = PREFIX + HOSTILE_KEYS[key], row(5, text="seen"), row(6, text="newer")
+        assert not store.delete(FIELD, place, expected=seen), "nothing is there"
+        put(store, place, seen)
+        put(store, place, seen, field=OTHER_FIELD)
+        put(store, place + b"?", seen)
+        assert not store.delete(FIELD, place, expected=newer)
+        assert get(store, place) == seen
+        assert store.delete(FIELD, place, expected=seen)
+        assert get(store, place) is None
+        assert not store.delete(FIELD, place, expected=seen), "it is gone"
+        assert get(store, place, OTHER_FIELD) == seen
+        assert get(store, place + b"?") == seen
+        assert put(store, place, row(1, text="older")).written == 1
+        assert store.delete(OTHER_FIELD, place, expected=seen)
+
     def test_one_replacer_wins(self, opener: OnlineStoreOpener, store: OnlineStore) -> None:
         (key,) = numbered(1)
         put(store, key, row(1, text="old"))

@@ -110,7 +110,12 @@ class OnlineStore(ABC):
     def replace(
         self, field: bytes, key: bytes, *, expected: bytes, row: bytes, expire_at_us: int | None
     ) -> bool:
-        """Compare-and-set: write `row` if the stored bytes are still `expected`. False if not."""
+        """Compare-and-set: write `row` if the stored bytes are still `expected`. False if not. An
+        empty `row` removes what is stored."""
+
+    def delete(self, field: bytes, key: bytes, *, expected: bytes) -> bool:
+        """Remove the row if the stored bytes are still `expected`. False if not."""
+        return self.replace(field, key, expected=expected, row=b"", expire_at_us=None)
 
     @abstractmethod
     def sweep(

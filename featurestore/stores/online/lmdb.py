@@ -128,6 +128,8 @@ class LmdbStore(OnlineStore):
             stored = txn.get(place)
             if stored is None or stored[8:] != lead + expected:
                 return False
+            if not row:
+                return txn.delete(place)
             return txn.put(place, _EXPIRY.pack(expiry) + lead + row)
 
         return self._shared.write(work, bytes_more=len(row) + len(key))

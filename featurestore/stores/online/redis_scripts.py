@@ -91,6 +91,7 @@ _REPLACE = (
     _PUT
     + """
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[3] then return 0 end
+if ARGV[4] == '' then return redis.call('HDEL', KEYS[1], ARGV[1]) end
 put(KEYS[1], ARGV[1], ARGV[4], ARGV[5], ARGV[2])
 return 1
 """
@@ -116,4 +117,5 @@ WRITE = _script(_WRITE)
 each key (written, same, older, tie), then the stored rows of the ties."""
 
 REPLACE = _script(_REPLACE)
-"""KEYS: one store key. ARGV: field, mode, expected row, new row, expiry. Returns 1 if replaced."""
+"""KEYS: one store key. ARGV: field, mode, expected row, new row (empty: none), expiry.
+Returns 1 if replaced."""
