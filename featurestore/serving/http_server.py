@@ -18,12 +18,13 @@ from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi import Request as HttpRequest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from fastapi.responses import PlainTextResponse
+from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -42,6 +43,14 @@ from featurestore.serving.assemble import Request
 from featurestore.serving.edge import codes_of, to_json
 from featurestore.serving.http_connections import HEADER_BYTES_MAX, Connection, Connections
 from featurestore.serving.http_guard import CALLER, HttpGuard, challenge
+from featurestore.serving.http_models import (
+    Liveness,
+    OnlineFeaturesRequest,
+    OnlineFeaturesResponse,
+    Problem,
+    ReadinessAnswer,
+    ServicesResponse,
+)
 from featurestore.serving.logs import REQUEST_ID, SLOW_REQUEST_S, log_failure, log_slow
 from featurestore.serving.service import Collaborators, OnlineService
 from featurestore.timeline import format_instant
@@ -66,47 +75,11 @@ _UNREAD = (LimitExceeded, RequestTimeout, ServerOverloaded)
 """Errors that may leave a part of the request unread, so that the connection ends with them."""
 
 
-class OnlineFeaturesRequest(BaseModel):
-    """Exactly one of `feature_service` and `features`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    feature_service: Annotated[str | None, Field(description="name or name@version")] = None
-    features: Annotated[list[str] | None, Field(description='"view:feature" or "view"')] = None
-    entities: Annotated[
-        list[dict[str, Any]] | dict[str, list[Any]],
-        Field(description="one object per entity, or one list per join key"),
-    ]
-    full_feature_names: bool = False
-
-
-class FeatureValues(BaseModel):
-    """One feature: a value and a status per entity."""
-
-    values: list[Any]
-    statuses: list[str]
-
-
-class OnlineFeaturesResponse(BaseModel):
-    """Columns in the order of the entities asked for."""
-
-    plan_version: str
-    request_time: str
-    entities: dict[str, list[Any]]
-    features: dict[str, FeatureValues]
-    event_times: dict[str, list[str | None]]
-
-
-class Problem(BaseModel):
-    """Any error: a stable code, what to tell a person, and typed details."""
-
-    code: str
-    message: str
-    details: dict[str, Any]
-
-
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem} for status in (400, 401, 403, 404, 408, 429, 500, 503, 504)
+}
+_METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "the metrics"}
 }
 _BODY = {
     "requestBody": {
@@ -131,7 +104,7 @@ def build_app(parts: Collaborators) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def problem(_: HttpRequest, error: HTTPException) -> Response:
         body = {"code": "http-error", "message": str(error.detail), "details": {}}
-        return _json(body, error.status_code)
+        return _json(body, error.status_code, error.headers)
 
     @app.post(
         "/v1/online-features",
@@ -143,17 +116,17 @@ def build_app(parts: Collaborators) -> FastAPI:
         """The newest features of each entity at the time of the request."""
         return await door.guarded(request, door.online_features)
 
-    @app.get("/v1/services")
+    @app.get("/v1/services", response_model=ServicesResponse, responses=_PROBLEMS)
     async def services(request: HttpRequest) -> Response:
         """What is served, with versions and limits."""
         return await door.guarded(request, door.services)
 
-    @app.get("/healthz")
+    @app.get("/healthz", response_model=Liveness)
     async def healthz() -> Response:
         """200 as long as the process answers."""
         return _json({"status": "ok"})
 
-    @app.get("/readyz")
+    @app.get("/readyz", response_model=ReadinessAnswer, responses={503: {"model": ReadinessAnswer}})
     async def readyz() -> Response:
         """200 while requests should be sent here, 503 while the store is away or on draining."""
         ready = parts.readiness.ready
@@ -161,7 +134,7 @@ def build_app(parts: Collaborators) -> FastAPI:
         reason = "" if ready or parts.gate.on else parts.readiness.reason
         return _json({"ready": ready, "reason": reason}, 200 if ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_METRICS)
     async def metrics() -> Response:
         """Prometheus' text format; all workers together."""
         text, content_type = parts.metrics.exposition()
