@@ -9,21 +9,21 @@ rows go out as the very bytes that the store holds.
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurestore.dtypes import DType
 from featurestore.errors import InvalidJoinKey, InvalidRequest, LimitExceeded, MissingJoinKey
 from featurestore.serving.columns import pack_columns
+from featurestore.serving.judge import HEAD, AllPresent, Judge, all_present_of, judge_of
 from featurestore.statuses import Status
 from featurestore.stores.online.base import KeyFields
 from featurestore.wire import serving_pb2 as pb
 from featurestore.wire.entities import KeyColumn
-from featurestore.wire.layout import TOMBSTONE_BYTES, RowLayout
+from featurestore.wire.layout import RowLayout
 from featurestore.wire.plans import Lookup, ServingPlan, output_columns
 from featurestore.wire.response import ResponseSchema
 from featurestore.wire.rows import key_encoder, key_prefix, subset_encoder
@@ -32,13 +32,10 @@ from featurestore.wire.serving_raw_pb2 import RawOnlineFeaturesResponse
 if TYPE_CHECKING:
     from featurestore.config import ServingSettings
 
-_HEAD = struct.Struct("<xqxqxI")
-"""Event time, created time and view tag of a row, each behind its tag byte."""
 _PRESENT, _NOT_FOUND = int(Status.PRESENT), int(Status.NOT_FOUND)
-_STALE = int(Status.OUTSIDE_MAX_AGE)
 _NO_READ = -1
-
-Judge = Callable[[bytes, int], tuple[int, int]]
+_MANY = 4
+"""From so many entities on it pays to look at the rows of a view together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +54,12 @@ class Limits:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Request:
-    """A request, free of the door that it came through. `count` entities, key `columns` by name."""
+    """A request, free of the door that it came through. `count` entities, key `columns` by name.
+
+    (Nobody changes one; frozen, it would cost each request 1 µs.)
+    """
 
     count: int
     columns: Mapping[str, KeyColumn]
@@ -90,6 +90,7 @@ class Use:
     group: int
     position: int
     judge: Judge
+    all_present: AllPresent
     cut: Callable[[bytes], bytes] | None
     selected: RowLayout
 
@@ -112,18 +113,23 @@ class CompiledPlan:
         """The schema as a reader within this process uses it."""
         return ResponseSchema(self.schema)
 
-    @property
+    @cached_property
     def use_names(self) -> tuple[str, ...]:
+        """The views' names, in order."""
         return tuple(use.name for use in self.uses)
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """What to read: `reads` for the store, and for each group the index of each entity's read
     (-1 where a key is NULL, so that there is nothing to read)."""
 
-    reads: list[KeyFields] = field(default_factory=list)
-    slots: list[Sequence[int]] = field(default_factory=list)
+    reads: list[KeyFields]
+    slots: list[Sequence[int]]
+
+
+Looked = tuple[bytes, Sequence[bytes], Sequence[int]]
+"""Statuses and event times (0 where there is no row) per entity × view, entity by entity, and what
+is sent of the rows that are PRESENT."""
 
 
 def compile_plan(
@@ -191,7 +197,7 @@ def prepare(plan: CompiledPlan, request: Request, limits: Limits) -> Prepared:
     if not request.count and not any(len(column.values) for column in request.columns.values()):
         return Prepared([], [()] * len(plan.groups))
     columns = [_column(request, *key) for key in plan.keys]
-    prepared = Prepared()
+    prepared = Prepared([], [])
     for group in plan.groups:
         _add_reads(prepared, group, columns, request)
     return prepared
@@ -209,34 +215,84 @@ def finish(
     `found` is what the store answered to `prepared.reads`, `now_us` the request's time. Raises
     `CorruptRow` for a row that is not of its view's version.
     """
-    statuses, rows, event_times = bytearray(), list[bytes](), list[int]()
-    uses = [
-        (prepared.slots[use.group], use.position, use.judge, use.cut or _whole) for use in plan.uses
-    ]
-    for entity in range(request.count):
-        for slots, position, judge, cut in uses:
-            read = slots[entity]
-            row = None if read == _NO_READ else found[read][position]
-            status, event_us = (_NOT_FOUND, 0) if row is None else judge(row, now_us)
-            statuses.append(status)
-            event_times.append(event_us)
-            if row is not None and status == _PRESENT:
-                rows.append(cut(row))
-    present = bytes(statuses)
+    look = _view_by_view if request.count >= _MANY else _entity_by_entity
+    statuses, rows, event_times = look(plan, request, prepared, found, now_us)
     response = RawOnlineFeaturesResponse(
         plan_version=plan.plan_version,
         request_time_us=now_us,
         schema_id=plan.schema_id,
         schema=plan.schema if request.schema_id != plan.schema_id else None,
-        statuses=present,
+        statuses=statuses,
         event_times_us=event_times if request.event_times else None,
     )
     if request.as_columns:
         layouts = [use.selected for use in plan.uses]
-        response.columns.extend(pack_columns(layouts, present, rows))
+        response.columns.extend(pack_columns(layouts, statuses, list(rows)))
     else:
         response.rows.extend(rows)
-    return response.SerializeToString(), present
+    return response.SerializeToString(), statuses
+
+
+def _entity_by_entity(
+    plan: CompiledPlan,
+    request: Request,
+    prepared: Prepared,
+    found: Sequence[Sequence[bytes | None]],
+    now_us: int,
+) -> Looked:
+    statuses, rows, event_times = bytearray(), list[bytes](), list[int]()
+    for entity in range(request.count):
+        for use in plan.uses:
+            read = prepared.slots[use.group][entity]
+            row = None if read == _NO_READ else found[read][use.position]
+            status, event_us = (_NOT_FOUND, 0) if row is None else use.judge(row, now_us)
+            statuses.append(status)
+            event_times.append(event_us)
+            if row is not None and status == _PRESENT:
+                rows.append(row if use.cut is None else use.cut(row))
+    return bytes(statuses), rows, event_times
+
+
+def _view_by_view(
+    plan: CompiledPlan,
+    request: Request,
+    prepared: Prepared,
+    found: Sequence[Sequence[bytes | None]],
+    now_us: int,
+) -> Looked:
+    count, views = request.count, len(plan.uses)
+    statuses = bytearray((_PRESENT,)) * (count * views)
+    event_times = [0] * len(statuses)
+    sent: list[Sequence[bytes | None]] = []
+    for index, use in enumerate(plan.uses):
+        column = _rows_of(prepared.slots[use.group], found, use.position)
+        there = [row for row in column if row is not None]
+        if len(there) == count and use.all_present(there, now_us):
+            sent.append(there if use.cut is None else list(map(use.cut, there)))
+            if request.event_times:
+                event_times[index::views] = [HEAD.unpack_from(row)[0] for row in there]
+            continue
+        judged = [(_NOT_FOUND, 0) if row is None else use.judge(row, now_us) for row in column]
+        statuses[index::views] = bytes([status for status, _ in judged])
+        event_times[index::views] = [event_us for _, event_us in judged]
+        cut = use.cut or _whole
+        sent.append(
+            [
+                None if row is None or status != _PRESENT else cut(row)
+                for row, (status, _) in zip(column, judged, strict=True)
+            ]
+        )
+    rows = [row for row in chain.from_iterable(zip(*sent, strict=True)) if row is not None]
+    return bytes(statuses), rows, event_times
+
+
+def _rows_of(
+    slots: Sequence[int], found: Sequence[Sequence[bytes | None]], position: int
+) -> list[bytes | None]:
+    """Per entity the row of one view."""
+    if slots.__class__ is range:
+        return [rows[position] for rows in found[slots[0] : slots[-1] + 1]]
+    return [None if slot == _NO_READ else found[slot][position] for slot in slots]
 
 
 def _whole(row: bytes) -> bytes:
@@ -266,7 +322,7 @@ def _add_reads(
         prepared.slots.append([first] * request.count)
         return
     keys = list(zip(*(columns[index] for index in group.key_columns), strict=True))
-    if not any(None in key for key in keys):
+    if not any(None in columns[index] for index in group.key_columns):
         reads.extend(map(KeyFields, map(encode, keys), repeat(fields)))
         prepared.slots.append(range(first, len(reads)))
         return
@@ -295,40 +351,16 @@ def _group(
 def _use(use: Lookup, group: int, position: int) -> Use:
     layout = RowLayout(tuple((f.name, f.dtype) for f in use.stored), use.tag, use.name)
     whole = use.selected == tuple(range(len(use.stored)))
+    cut = None if whole else subset_encoder(layout, use.selected)
     return Use(
         name=use.name,
         group=group,
         position=position,
-        judge=_judge(layout, use.ttl_us, use.grace_us or 0),
-        cut=None if whole else subset_encoder(layout, use.selected),
+        judge=judge_of(layout, use.ttl_us, use.grace_us or 0),
+        all_present=all_present_of(layout, use.ttl_us),
+        cut=cut,
         selected=layout.subset(use.selected),
     )
-
-
-def _judge(layout: RowLayout, ttl_us: int | None, grace_us: int) -> Judge:
-    """A function of a row and the request's time that returns (status, event time or 0).
-
-    A row counts from the instant at which it is known, `max(event time, created time)`: one that is
-    ahead of the request is not there yet.
-    """
-    unpack, tag, corrupt = _HEAD.unpack_from, layout.tag, layout.corrupt
-    shortest = _HEAD.size
-
-    def judge(row: bytes, now_us: int) -> tuple[int, int]:
-        if len(row) < shortest:
-            raise corrupt(row)
-        event_us, created_us, found = unpack(row)
-        if found != tag:
-            raise corrupt(row)
-        if event_us > now_us or created_us > now_us or len(row) == TOMBSTONE_BYTES:
-            return _NOT_FOUND, 0
-        if ttl_us is None or now_us - event_us <= ttl_us:
-            return _PRESENT, event_us
-        if now_us - event_us <= ttl_us + grace_us:
-            return _STALE, event_us
-        return _NOT_FOUND, 0
-
-    return judge
 
 
 def _schema(plan: ServingPlan, names: Sequence[Sequence[str]]) -> pb.Schema:

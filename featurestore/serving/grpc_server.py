@@ -11,30 +11,26 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from featurestore.errors import (
     AddressUnavailable,
     FeatureStoreError,
-    InvalidRequest,
     LimitExceeded,
     ServerOverloaded,
     ServerUnavailable,
 )
-from featurestore.serving.assemble import Request
 from featurestore.serving.edge import DETAILS_KEY, to_grpc
 from featurestore.serving.logs import REQUEST_ID, SLOW_REQUEST_S, log_failure, log_slow
+from featurestore.serving.requests import read_request
 from featurestore.serving.service import Collaborators, OnlineService
 from featurestore.wire import serving_pb2 as pb
-from featurestore.wire.entities import from_message
 
 if TYPE_CHECKING:
     from featurestore.config import ServingSettings
     from featurestore.serving.gate import Caller, Gate
     from featurestore.serving.metrics import Metrics
-    from featurestore.serving.reload import What
     from featurestore.serving.traffic import Traffic
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
@@ -67,6 +63,7 @@ class Context(Protocol):
 
 
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class GrpcDoor:
@@ -89,7 +86,7 @@ class GrpcDoor:
         """`GetOnlineFeatures`, bytes to bytes."""
         self._check_size(len(data), "Send fewer keys per request.")
         caller = self._admit("GetOnlineFeatures", context)
-        what, full_feature_names, request = _read(data)
+        what, full_feature_names, request = read_request(data)
         response = await self._service.answer(
             what,
             request,
@@ -113,37 +110,38 @@ class GrpcDoor:
         """`method` with its errors as statuses, its metrics, and a log line where it matters."""
 
         async def call(data: bytes, context: Context) -> bytes:
-            with self._traffic.request():
-                return await answer(data, context)
-
-        async def answer(data: bytes, context: Context) -> bytes:
             started, code = time.perf_counter(), "UNKNOWN"
-            try:
-                if self._traffic.refusing:
-                    raise ServerUnavailable(GOING_AWAY)
-                with self._traffic.admission:
-                    response = await method(data, context)
-                code = "OK"
-            except FeatureStoreError as error:
-                status, text, details = to_grpc(error)
-                code = status.name
-                busy = isinstance(error, ServerOverloaded)
-                if busy:
-                    self._metrics.shed("grpc")
-                log_failure(error, "grpc", code, _request_id(context))
-                trailers = (
-                    (DETAILS_KEY, details),
-                    *((PUSHBACK,) if busy or self._traffic.refusing else ()),
-                )
-                await context.abort(status, text, trailing_metadata=trailers)
-            finally:
-                seconds = time.perf_counter() - started
-                self._metrics.request("grpc", code, seconds)
-                if seconds >= SLOW_REQUEST_S:
-                    log_slow("grpc", code, seconds, _request_id(context))
+            with self._traffic.request():
+                try:
+                    if self._traffic.refusing:
+                        raise ServerUnavailable(GOING_AWAY)
+                    with self._traffic.admission:
+                        response = await method(data, context)
+                    code = "OK"
+                except FeatureStoreError as error:
+                    status, text, trailers = self._refusal(error, context)
+                    code = status.name
+                    await context.abort(status, text, trailing_metadata=trailers)
+                finally:
+                    seconds = time.perf_counter() - started
+                    self._metrics.request("grpc", code, seconds)
+                    if seconds >= SLOW_REQUEST_S:
+                        log_slow("grpc", code, seconds, _request_id(context))
             return response
 
         return call
+
+    def _refusal(
+        self, error: FeatureStoreError, context: Context
+    ) -> tuple[grpc.StatusCode, str, Metadata]:
+        """How a call ends with this error: status, text and trailers. Logs and counts it."""
+        status, text, details = to_grpc(error)
+        busy = isinstance(error, ServerOverloaded)
+        if busy:
+            self._metrics.shed("grpc")
+        log_failure(error, "grpc", status.name, _request_id(context))
+        trailers: Metadata = ((DETAILS_KEY, details),)
+        return status, text, (*trailers, PUSHBACK) if busy or self._traffic.refusing else trailers
 
     def _check_size(self, size: int, hint: str) -> None:
         if size > self._message_bytes_max:
@@ -261,37 +259,6 @@ def admit(gate: Gate, method: str, context: Context) -> Caller | None:
         if key == AUTHORIZATION:
             given = str(value)
     return gate.admit(method, given, peer=context.peer())
-
-
-def _read(data: bytes) -> tuple[What, bool, Request]:
-    try:
-        message = pb.GetOnlineFeaturesRequest.FromString(data)
-    except DecodeError as error:
-        raise InvalidRequest(f"{len(data):,} bytes are not a request: {error}") from error
-    what: What
-    match message.WhichOneof("what"):
-        case "feature_service":
-            what = message.feature_service
-        case "features":
-            what = tuple(message.features.refs)
-        case _:
-            raise InvalidRequest("no feature is asked for; name a feature service or features")
-    columns = {column.name: from_message(column) for column in message.keys}
-    options = message.options
-    request = Request(
-        count=_count(message, [len(c.values) for c in columns.values() if c.kind != "other"]),
-        columns=columns,
-        event_times=options.event_times,
-        as_columns=options.columns,
-        schema_id=message.schema_id,
-    )
-    return what, options.full_feature_names, request
-
-
-def _count(message: pb.GetOnlineFeaturesRequest, lengths: list[int]) -> int:
-    if message.HasField("entity_count"):
-        return message.entity_count
-    return max(lengths, default=1)
 
 
 def _request_id(context: Context) -> str | None:

@@ -14,7 +14,6 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from functools import partial
@@ -349,7 +348,7 @@ def _decode_bytes(entities: Entities, plan: CompiledPlan) -> Entities:
                 ]
             except binascii.Error as error:
                 raise InvalidJoinKey(name, f"must be base64: {error}") from error
-            columns[name] = replace(column, kind="bytes", values=values)
+            columns[name] = column._replace(kind="bytes", values=values)
     return Entities(entities.count, columns, entities.given)
 
 

@@ -7,24 +7,27 @@ for `/metrics` adds them all up.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterable
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     generate_latest,
     multiprocess,
 )
 
+from featurestore.serving.tallies import BatchedHistogram, HistogramTally
 from featurestore.statuses import Status
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _LATENCY_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 _KEYS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+_FLUSH_S = 0.2
+_PATTERN_BYTES_MAX, _PATTERNS_MAX = 64, 1_000
+"""Answers of few statuses are counted by their statuses as a whole, of so many kinds at a time."""
 
 
 class Metrics:
@@ -38,7 +41,7 @@ class Metrics:
             ["door", "code"],
             registry=registry,
         )
-        self._seconds = Histogram(
+        self._seconds = BatchedHistogram(
             "featurestore_request_seconds",
             "Time from a request's arrival to its answer",
             ["door"],
@@ -51,13 +54,13 @@ class Metrics:
             ["door"],
             registry=registry,
         )
-        self._store_seconds = Histogram(
+        self._store_seconds = BatchedHistogram(
             "featurestore_store_seconds",
             "Time that the online store took per request",
             buckets=_LATENCY_S,
             registry=registry,
         )
-        self._keys = Histogram(
+        self._keys = BatchedHistogram(
             "featurestore_request_keys",
             "Entity keys per request",
             buckets=_KEYS,
@@ -87,33 +90,69 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
-        self._latency_of = {door: self._seconds.labels(door) for door in ("grpc", "http")}
         self._request_of: dict[tuple[str, str], Counter] = {}
         self._status_of: dict[str, list[tuple[int, Counter]]] = {}
+        self._latency = {
+            door: HistogramTally(self._seconds.labels(door), _LATENCY_S)
+            for door in ("grpc", "http")
+        }
+        self._store_latency = HistogramTally(self._store_seconds, _LATENCY_S)
+        self._key_counts = HistogramTally(self._keys, _KEYS)
+        self._answered: dict[tuple[str, str], int] = {}
+        self._patterns: dict[tuple[tuple[str, ...], bytes], int] = {}
 
     def request(self, door: str, code: str, seconds: float) -> None:
         """One request was answered with `code` after `seconds`."""
-        child = self._request_of.get((door, code))
-        if child is None:
-            child = self._request_of[door, code] = self._requests.labels(door, code)
-        child.inc()
-        self._latency_of[door].observe(seconds)
+        answered = self._answered
+        answered[door, code] = answered.get((door, code), 0) + 1
+        self._latency[door].observe(seconds)
 
     def shed(self, door: str) -> None:
         """A request was turned away because the server was busy."""
         self._shed.labels(door).inc()
 
-    def lookup(self, views: Iterable[str], statuses: bytes, count: int, seconds: float) -> None:
+    def lookup(self, views: tuple[str, ...], statuses: bytes, count: int, seconds: float) -> None:
         """`count` entities were looked up, in `seconds` of the store's time; `statuses` has a byte
         per entity × view, entity by entity."""
-        self._store_seconds.observe(seconds)
-        self._keys.observe(count)
-        views = tuple(views)
+        self._store_latency.observe(seconds)
+        self._key_counts.observe(count)
+        if len(statuses) > _PATTERN_BYTES_MAX:
+            self._add_statuses(views, statuses, 1)
+            return
+        patterns = self._patterns
+        patterns[views, statuses] = patterns.get((views, statuses), 0) + 1
+        if len(patterns) >= _PATTERNS_MAX:
+            self._flush_patterns()
+
+    def flush(self) -> None:
+        """Add to the metrics what was counted since the last time."""
+        for tally in (*self._latency.values(), self._store_latency, self._key_counts):
+            tally.flush()
+        answered, self._answered = self._answered, {}
+        for (door, code), count in answered.items():
+            child = self._request_of.get((door, code))
+            if child is None:
+                child = self._request_of[door, code] = self._requests.labels(door, code)
+            child.inc(count)
+        self._flush_patterns()
+
+    async def keep_flushing(self) -> None:
+        """Flush for ever, for the other workers' expositions; cancel to stop."""
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            self.flush()
+
+    def _flush_patterns(self) -> None:
+        patterns, self._patterns = self._patterns, {}
+        for (views, statuses), times in patterns.items():
+            self._add_statuses(views, statuses, times)
+
+    def _add_statuses(self, views: tuple[str, ...], statuses: bytes, times: int) -> None:
         for index, view in enumerate(views):
             own = statuses[index :: len(views)]
             for status, child in self._children(view):
                 if found := own.count(status):
-                    child.inc(found)
+                    child.inc(found * times)
 
     def reloaded(self, changed: int, failed: int, served: int) -> None:
         """A look at the serving aliases found `changed` plans and could not load `failed`."""
@@ -129,6 +168,7 @@ class Metrics:
 
     def exposition(self) -> tuple[bytes, str]:
         """The text for Prometheus, of all workers together, and its content type."""
+        self.flush()
         registry = self._registry
         if os.environ.get(MULTIPROCESS_DIR):
             registry = CollectorRegistry()

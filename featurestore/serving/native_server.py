@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from featurestore.serving.service import Collaborators
 
 PACKAGE = "pygrpc_native"
+_IO_THREADS = 1
+"""One Rust thread keeps up with Python's one; a second only waits more often."""
 _EVENTS_PER_TURN = 64
 """Calls that one turn of the event loop begins at most."""
 
@@ -113,6 +115,7 @@ class NativeServer:
                 keepalive_time_ms=KEEPALIVE_MS,
                 keepalive_timeout_ms=parts.settings.serving.request_timeout_ms,
                 max_concurrent_streams=STREAMS_PER_CONNECTION_MAX,
+                io_threads=_IO_THREADS,
             )
         except OSError as error:
             self._folder.cleanup()

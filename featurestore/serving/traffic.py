@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from featurestore.errors import ServerOverloaded
 
@@ -44,24 +43,35 @@ class Admission:
         self._admitted -= 1
 
 
+class _Requests:
+    """Counts what came and what is under way; `with requests:` is one. (One object for all of
+    them: a generator for each would cost more than the rest of the counting.)"""
+
+    __slots__ = ("received", "under_way")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.under_way = 0
+
+    def __enter__(self) -> None:
+        self.received += 1
+        self.under_way += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.under_way -= 1
+
+
 class Traffic:
     """Counts requests. Lives in one loop."""
 
     def __init__(self, *, concurrent_requests_max: int) -> None:
-        self._received = 0
-        self._under_way = 0
+        self._requests = _Requests()
         self.admission = Admission(concurrent_requests_max)
         self.refusing = False
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
+    def request(self) -> AbstractContextManager[None]:
         """One request, from its arrival to its answer."""
-        self._received += 1
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
+        return self._requests
 
     async def drain(self) -> None:
         """Wait until the queues are empty. If they never are, have the doors refuse what comes
@@ -71,8 +81,9 @@ class Traffic:
         await self._quiet(REFUSE_S_MAX)
 
     async def _quiet(self, longest_s: float) -> None:
-        deadline, turns, received = time.monotonic() + longest_s, 0, self._received
+        requests = self._requests
+        deadline, turns, received = time.monotonic() + longest_s, 0, requests.received
         while turns < QUIET_TURNS and time.monotonic() < deadline:
             await asyncio.sleep(TURN_S)
-            quiet = not self._under_way and received == self._received
-            turns, received = turns + 1 if quiet else 0, self._received
+            quiet = not requests.under_way and received == requests.received
+            turns, received = turns + 1 if quiet else 0, requests.received

@@ -11,7 +11,7 @@ import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from featurestore.dtypes import DType
 from featurestore.errors import InvalidJoinKey, InvalidRequest, MissingJoinKey
@@ -25,8 +25,7 @@ KeyKind = Literal["string", "int64", "bytes", "null", "other"]
 _KINDS: dict[type, KeyKind] = {str: "string", int: "int64", bytes: "bytes"}
 
 
-@dataclass(frozen=True, slots=True)
-class KeyColumn:
+class KeyColumn(NamedTuple):
     """One column of the caller: `values` hold str, int (of 64 bits), bytes or None, as `kind` says.
 
     `null` has only None; `other` holds no keys (`found` names the type that it holds) and may stand
@@ -41,7 +40,7 @@ class KeyColumn:
 
     def as_dtype(self, dtype: DType) -> Sequence[Any]:
         """The values, if they are keys of type `dtype`. Raises `InvalidJoinKey`."""
-        if self.kind in ("null", str(dtype)):
+        if self.kind in ("null", dtype.kind.value):
             return self.values
         found = self.found or f"{self.kind} values"
         raise InvalidJoinKey(self.name, f"must be {dtype}, the caller sent {found}")

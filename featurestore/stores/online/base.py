@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +32,7 @@ class Capabilities:
     key_bytes_max: int = KEY_BYTES_MAX
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFields:
+class KeyFields(NamedTuple):
     """One read: the whole store key, and the fields wanted below it."""
 
     key: bytes

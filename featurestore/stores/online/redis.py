@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -31,7 +32,7 @@ from featurestore.stores.online.redis_blocking import Connection, Pool, deadline
 from featurestore.stores.online.redis_replication import await_replica
 from featurestore.stores.online.redis_scripts import KEY_MODE
 from featurestore.stores.online.redis_writes import ROWS_PER_CALL, Writer, expiry_argument
-from featurestore.stores.online.resp import Command, Target, pack_one, parse_target, refusal
+from featurestore.stores.online.resp import Command, Target, parse_target, refusal
 
 SCAN_KEYS = 500
 """Keys that one step of a sweep looks at, about."""
@@ -207,5 +208,21 @@ def pattern_of(prefix: bytes) -> bytes:
 
 def _read_commands(reads: Sequence[KeyFields]) -> tuple[bytes, int]:
     """The packed commands of a read, and how many they are (a read of no fields is none)."""
-    commands = [pack_one((b"HMGET", r.key, *r.fields)) for r in reads if r.fields]
-    return b"".join(commands), len(commands)
+    pieces, count = list[bytes](), 0
+    for key, fields in reads:
+        if fields:
+            pieces += (_before_key(len(fields), len(key)), key, _after_key(fields))
+            count += 1
+    return b"".join(pieces), count
+
+
+@lru_cache(maxsize=4096)
+def _before_key(fields: int, key_bytes: int) -> bytes:
+    """`HMGET` up to its key. What surrounds keys is the same in nearly all reads: putting it there
+    takes a third of the time that packing the command does."""
+    return b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n" % (2 + fields, key_bytes)
+
+
+@lru_cache(maxsize=4096)
+def _after_key(fields: tuple[bytes, ...]) -> bytes:
+    return b"".join((b"\r\n", *(b"$%d\r\n%s\r\n" % (len(field), field) for field in fields)))

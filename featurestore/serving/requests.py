@@ -1,0 +1,45 @@
+"""A serialized `GetOnlineFeaturesRequest` → what is asked for, and the entities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from featurestore.errors import InvalidRequest
+from featurestore.serving.assemble import Request
+from featurestore.wire import serving_pb2 as pb
+from featurestore.wire.entities import from_message
+
+if TYPE_CHECKING:
+    from featurestore.serving.reload import What
+
+
+def read_request(data: bytes) -> tuple[What, bool, Request]:
+    """The features asked for, whether by their full names, and the rest.
+
+    Raises `InvalidRequest` for bytes that are no request, and for one that asks for nothing.
+    """
+    try:
+        message = pb.GetOnlineFeaturesRequest.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(f"{len(data):,} bytes are not a request: {error}") from error
+    what: What = message.feature_service
+    if not what and message.WhichOneof("what") != "feature_service":
+        if not message.HasField("features"):
+            raise InvalidRequest("no feature is asked for; name a feature service or features")
+        what = tuple(message.features.refs)
+    columns = {column.name: from_message(column) for column in message.keys}
+    options = message.options
+    request = Request(
+        count=(
+            message.entity_count
+            if message.HasField("entity_count")
+            else max((len(c.values) for c in columns.values() if c.kind != "other"), default=1)
+        ),
+        columns=columns,
+        event_times=options.event_times,
+        as_columns=options.columns,
+        schema_id=message.schema_id,
+    )
+    return what, options.full_feature_names, request
