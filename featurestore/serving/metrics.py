@@ -25,7 +25,8 @@ from featurestore.statuses import Status
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _LATENCY_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 _KEYS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
-_FLUSH_S = 0.2
+FLUSH_S = 0.2
+"""By how much the counts of the other workers may lag behind."""
 _PATTERN_BYTES_MAX, _PATTERNS_MAX = 64, 1_000
 """Answers of few statuses are counted by their statuses as a whole, of so many kinds at a time."""
 
@@ -139,7 +140,7 @@ class Metrics:
     async def keep_flushing(self) -> None:
         """Flush for ever, for the other workers' expositions; cancel to stop."""
         while True:
-            await asyncio.sleep(_FLUSH_S)
+            await asyncio.sleep(FLUSH_S)
             self.flush()
 
     def _flush_patterns(self) -> None:

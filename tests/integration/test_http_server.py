@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from featurestore.jobs.project import open_online_store, open_registry
+from featurestore.serving.metrics import FLUSH_S
 from featurestore.serving.serve import ServerProcess
 from featurestore.testing.served import ServedView, publish_plans, served_settings, serving_plan
 from featurestore.timeline import SystemClock
@@ -150,11 +152,15 @@ def test_metrics_are_those_of_all_workers(client: httpx.Client) -> None:
         found = [line for line in lines if line.startswith(wanted)]
         return float(found[0].removeprefix(wanted)) if found else 0.0
 
+    time.sleep(2 * FLUSH_S)
     before = answered()
     for _ in range(20):
         # A connection each, so that both workers get some.
         with httpx.Client(base_url=client.base_url) as other:
             assert other.get("/v1/services").status_code == 200
+    deadline = time.monotonic() + 10
+    while answered() < before + 20 and time.monotonic() < deadline:
+        time.sleep(FLUSH_S)
     assert answered() == before + 20
     text = client.get("/metrics").text
     assert 'featurestore_view_statuses_total{status="PRESENT",view="things"}' in text
