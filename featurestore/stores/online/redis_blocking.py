@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -89,8 +90,12 @@ class Connection:
         return found
 
     def _receive(self, deadline: float) -> None:
-        self._socket.settimeout(_left(deadline))
-        data = self._socket.recv(_RECEIVE_BYTES)
+        # What came in time counts, even if we look at it later.
+        self._socket.settimeout(max(0.0, deadline - time.monotonic()))
+        try:
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError) as error:
+            raise TimeoutError from error
         if not data:
             raise EOFError("the server closed the connection")
         self._reader.feed(data)
