@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from redis_servers import RedisServer
 
 from featurestore.errors import StoreAccessDenied
+from featurestore.stores.online.base import OnlineStore
 from featurestore.stores.online.redis import RedisStore
 from featurestore.testing.online_store import FIELD, PREFIX, get, put, row
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "operations.md"
 PASSWORD = "opensesame"
+KEY = PREFIX + b"access"
 FAR_US = 4_000_000_000_000_000
+
+StoreType = Callable[[str], OnlineStore]
 
 
 def documented_rules(user: str, *, knows: str = "") -> list[str]:
@@ -37,12 +42,21 @@ def add_user(server: RedisServer, name: str, rules: list[str]) -> None:
     assert answer == b"+OK\r\n", answer
 
 
-def denied_to(server: RedisServer, url: str) -> bytes:
+def documented_extras(where: str) -> tuple[list[str], list[str]]:
+    """The rules that the guide adds `where` (in a cluster, behind Sentinel): for both users, and
+    for the writer besides."""
+    pattern = rf"^- {where}, for both users: `(.*)`; for the writer also `(.*)`"
+    (found,) = re.findall(pattern, GUIDE.read_text(), re.MULTILINE)
+    return found[0].split(), found[1].split()
+
+
+def denied_to(
+    server: RedisServer, url: str, *, store_type: StoreType = RedisStore, key: bytes = KEY
+) -> bytes:
     """Do with the store at `url` everything that a store does; returns the server's record of what
     it refused."""
     server.command("ACL", "LOG", "RESET")
-    key = PREFIX + b"access"
-    with RedisStore(url) as store:
+    with store_type(url) as store:
         calls = (
             store.ping,
             lambda: put(store, key, row(1), until=FAR_US),

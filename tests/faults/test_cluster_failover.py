@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 from cluster_servers import RedisCluster, is_master, wait_for
-from store_load import under_load
+from redis_servers import RedisServer
+from store_load import KEYS, store_key, under_load
 
 from featurestore.errors import StoreTimeout, StoreUnavailable
 from featurestore.stores.online.redis_cluster import RedisClusterStore
+from featurestore.stores.online.redis_slots import key_slot
 
 pytestmark = pytest.mark.slow
 
@@ -46,3 +48,42 @@ def test_a_failover_under_load(cluster: RedisCluster, fault: str) -> None:
     assert {type(error) for error in load.errors()} <= {StoreUnavailable, StoreTimeout}
     assert load.errors() != []
     assert load.slowest_s() < TIMEOUT_MS / 1_000 + 1.5
+
+
+def test_slots_that_move_under_load() -> None:
+    """Slots of the load move from their masters to others, in the three steps that a
+    resharding takes, and nobody notices."""
+    with (
+        RedisCluster(replicas=False) as cluster,
+        under_load(lambda: RedisClusterStore(cluster.url, timeout_ms=30_000)) as load,
+    ):
+        for slot in {key_slot(store_key(number)) for number in range(0, KEYS, 4)}:
+            source = cluster.owner_of(slot)
+            receiver = cluster.nodes[(cluster.nodes.index(source) + 1) % len(cluster.nodes)]
+            move_slot(slot, source, receiver, pause_s=0.02)
+        load.settle(0.3)
+        told = b"".join(node.command("INFO", "errorstats") for node in cluster.nodes)
+    assert load.errors() == []
+    assert b"errorstat_ASK:" in told
+    assert b"errorstat_MOVED:" in told
+
+
+def move_slot(slot: int, source: RedisServer, receiver: RedisServer, *, pause_s: float) -> None:
+    """As redis-cli does it, with a pause in which some keys are here and some are there."""
+    source_id, receiver_id = (
+        node.command("CLUSTER", "MYID").split(b"\r\n")[1].decode() for node in (source, receiver)
+    )
+    set_slot(receiver, slot, "IMPORTING", source_id)
+    set_slot(source, slot, "MIGRATING", receiver_id)
+    time.sleep(pause_s)
+    found = source.command("CLUSTER", "GETKEYSINSLOT", str(slot), "100").decode().split("\r\n")
+    for key in (word for word in found if word.startswith("fs/")):
+        answer = source.command("MIGRATE", receiver.host, str(receiver.port), key, "0", "5000")
+        assert answer in (b"+OK\r\n", b"+NOKEY\r\n")
+    time.sleep(pause_s)
+    for node in (receiver, source):
+        set_slot(node, slot, "NODE", receiver_id)
+
+
+def set_slot(node: RedisServer, slot: int, *words: str) -> None:
+    assert node.command("CLUSTER", "SETSLOT", str(slot), *words) == b"+OK\r\n"

@@ -12,7 +12,7 @@ from featurestore.stores.online.redis_async import AsyncClient
 from featurestore.stores.online.redis_lanes import ASKING, PAUSES_S
 from featurestore.stores.online.redis_nodes import Nodes
 from featurestore.stores.online.redis_shared import SharedWork
-from featurestore.stores.online.redis_slots import Address, Group, Routing, SlotMap
+from featurestore.stores.online.redis_slots import Address, Group, Routing, SlotMap, after_asking
 
 
 class AsyncNodes:
@@ -87,7 +87,7 @@ class AsyncNodes:
             return
         self._nodes.note(address)
         target = self._nodes.target(address)
-        routing.settle(target, indexes, replies[1::2] if asking else replies, slot_map)
+        routing.settle(target, indexes, after_asking(replies) if asking else replies, slot_map)
 
     def _client(self, address: Address) -> AsyncClient:
         client = self._clients.get(address)

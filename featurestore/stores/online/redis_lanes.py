@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from featurestore.errors import StoreError
 from featurestore.stores.online.redis_blocking import Connection
 from featurestore.stores.online.redis_nodes import Nodes
-from featurestore.stores.online.redis_slots import Group, Routing, SlotMap
+from featurestore.stores.online.redis_slots import Group, Routing, SlotMap, after_asking
 from featurestore.stores.online.resp import pack_one
 
 CHUNKS_IN_FLIGHT = 4
@@ -158,7 +158,7 @@ class _Lane:
         chunk = self._under_way.popleft()
         count = len(chunk.indexes)
         if self._asking:
-            replies = connection.replies(2 * count, chunk.deadline)[1::2]
+            replies = after_asking(connection.replies(2 * count, chunk.deadline))
         else:
             replies = connection.replies(count, chunk.deadline)
         routing.settle(connection.target, chunk.indexes, replies, self._map)

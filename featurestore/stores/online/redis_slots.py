@@ -65,6 +65,12 @@ def _host(text: bytes, asked: Address) -> str:
     return asked[0] if host in ("", "?") else host
 
 
+def after_asking(replies: Sequence[Any]) -> list[Any]:
+    """The replies to commands each of which came after ASKING; where that was refused, its own."""
+    pairs = zip(replies[::2], replies[1::2], strict=True)
+    return [asking if asking.__class__ is ReplyError else reply for asking, reply in pairs]
+
+
 class Routing:
     """Commands of one key each, in the order of `slots`; `answers` are their replies.
 
