@@ -1,4 +1,5 @@
-"""Text without secrets: what logs, errors, reports and tracebacks pass through.
+"""Text without secrets, and without commands to a terminal: what logs, errors, reports and
+tracebacks pass through.
 
 Masks too much rather than too little: in a URL all that stands before its last `@`.
 """
@@ -16,6 +17,8 @@ _PARAMETER = re.compile(
 _BEARER = re.compile(r"(?P<scheme>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/\-]{8,}=*", re.IGNORECASE)
 _TOKEN = re.compile(r"\bfs_[A-Za-z0-9_\-]{20,}|\beyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+\.[\w\-]*")
 _HIDDEN = "***"
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and newline, and what turns the direction of text round."""
 
 
 def mask(text: str) -> str:
@@ -26,6 +29,12 @@ def mask(text: str) -> str:
 def mask_url(url: str) -> str:
     """The URL as people are shown it: with its user, without its password."""
     return _rest(_CREDENTIALS.sub(_keep_user, url))
+
+
+def visible(text: str) -> str:
+    """The text with every character that a terminal would obey written out (`\\u001b`), as JSON
+    does: names and values come from anywhere, and may want to rewrite what people see."""
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _keep_user(found: re.Match[str]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import FeatureStoreError
-from featurestore.masking import mask
+from featurestore.masking import mask, visible
 from featurestore.timeline import format_instant, to_us
 
 CELL_CHARS_MAX = 60
@@ -29,13 +29,13 @@ def on_terminal() -> bool:
 
 def say(text: str = "") -> None:
     """A line of the result."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(visible(text) + "\n")
 
 
 def note(text: str) -> None:
     """A line beside the result (stderr): hints, warnings, what is being done."""
     sys.stdout.flush()
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(visible(text) + "\n")
     sys.stderr.flush()
 
 
@@ -96,7 +96,7 @@ def line(value: Any) -> str:
             text = value.hex()
         case _:
             text = str(value)
-    return " ".join(text.split())
+    return visible(" ".join(text.split()))
 
 
 def cell(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
@@ -136,7 +137,8 @@ def file_format(source: FileSource, root: Path) -> FileFormatName:
     if source.format is not None:
         return source.format
     path = str(source.path)
-    if (root / path / "_delta_log").is_dir():
+    # os.path's answer for a path that can't be (too long) is no, pathlib's an OSError.
+    if os.path.isdir(root / path / "_delta_log"):  # noqa: PTH112
         return "delta"
     return "csv" if path.lower().endswith((".csv", ".csv.gz")) else "parquet"
 

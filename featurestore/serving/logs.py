@@ -11,7 +11,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from featurestore.errors import FeatureStoreError, InvalidSettings, RequestError
-from featurestore.masking import mask
+from featurestore.masking import mask, visible
 
 REQUEST_ID = "x-request-id"
 """Metadata key and HTTP header by which a caller names its request in our logs."""
@@ -74,4 +74,7 @@ def log_slow(door: str, code: str, seconds: float, request_id: str | None) -> No
 
 
 def _mask_all(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    return {key: mask(value) if isinstance(value, str) else value for key, value in event.items()}
+    return {
+        key: visible(mask(value)) if isinstance(value, str) else value
+        for key, value in event.items()
+    }
