@@ -27,10 +27,10 @@ Action = Literal[
 """`info` (what is served, docs, reflection) comes with any other grant of the project; `admin` is
 tokens, roles, access control, the audit log."""
 ACTIONS: tuple[Action, ...] = get_args(Action)
-WRITES: frozenset[Action] = frozenset({"apply", "materialize", "delete"})
-"""Any of them may do the registry's bookkeeping that belongs to no single one."""
+WRITES: tuple[Action, ...] = ("apply", "materialize", "delete", "push", "approve", "admin")
+"""Whoever may do any of these may add records, which mean nothing before an alias names them."""
 
-Need = tuple[frozenset[Action], str | None]
+Need = tuple[tuple[Action, ...], str | None]
 """Any of these actions on this resource (None: on any)."""
 
 VIEWS = "views/"
@@ -133,7 +133,7 @@ class Principal:
         """For each need, any of its actions. Raises `PermissionDenied`."""
         for actions, resource in needs:
             if not any(self.may(action, project, resource) for action in actions):
-                self.check(min(actions), project, resource)
+                self.check(actions[0], project, resource)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,9 +219,10 @@ class Policy:
 
 
 def needs_of_commit(
-    aliases: Iterable[str], kinds: Iterable[str], *, ledger: bool
+    aliases: Iterable[str], kinds: Iterable[str], *, blobs: bool, ledger: bool
 ) -> tuple[Need, ...]:
-    """What somebody must be allowed to do to commit these alias moves, records and ledger rows.
+    """What somebody must be allowed to do to commit these alias moves, records, blobs and ledger
+    rows.
 
     What is not known here takes `admin`, so that a new kind of alias is closed until it is listed.
     """
@@ -229,13 +230,15 @@ def needs_of_commit(
     for alias in aliases:
         needs[_need_of_alias(alias)] = None
     if ledger:
-        needs[frozenset[Action]({"materialize"}), None] = None
+        needs[("materialize",), None] = None
+    if blobs:
+        needs[WRITES, None] = None
     for kind in kinds:
         match kind:
             case "audit":
                 continue
             case "token" | "policy":
-                needs[frozenset[Action]({"admin"}), None] = None
+                needs[("admin",), None] = None
             case _:
                 needs[WRITES, None] = None
     return tuple(needs)
@@ -245,14 +248,14 @@ def _need_of_alias(alias: str) -> Need:
     kind, _, rest = alias.partition("/")
     match kind:
         case "env":
-            return frozenset({"apply"}), f"env/{rest}"
+            return ("apply",), f"env/{rest}"
         case "serving":
-            return frozenset({"apply", "materialize"}), f"env/{rest.partition('/')[0]}"
+            return ("apply", "materialize"), f"env/{rest.partition('/')[0]}"
         case "store":
-            return frozenset({"materialize"}), f"env/{rest}"
+            return ("materialize",), f"env/{rest}"
         case "online":
-            return WRITES, None
+            return ("materialize", "apply"), None
         case "approval":
-            return frozenset({"approve"}), None
+            return ("approve",), None
         case _:
-            return frozenset({"admin"}), None
+            return ("admin",), None

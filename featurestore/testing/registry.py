@@ -38,6 +38,7 @@ from featurestore.records import (
     show_id,
 )
 from featurestore.stores.registry.base import Registry
+from featurestore.testing.registry_access import RegistryAccessRules
 from featurestore.timeline import ManualClock
 
 NOW_US = 1_700_000_000_000_000
@@ -128,7 +129,7 @@ def _claim(registry: Registry, claim: tuple[str, str | None, Record]) -> bool:
     return True
 
 
-class RegistryContract:
+class RegistryContract(RegistryAccessRules):
     """What every registry does. All tests but those on projects use one project, `shop`."""
 
     @pytest.fixture
