@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
-_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.\-]*://)(?P<who>[^\s\"]*)@", re.IGNORECASE)
+_CREDENTIALS = re.compile(
+    r"(?P<scheme>(?:[a-z][a-z0-9+.\-]*:)?//)(?P<who>[^\s\"]*)@", re.IGNORECASE
+)
 _PARAMETER = re.compile(
     r"(?P<name>\b[a-z0-9_.\-]*(?:password|passwd|token|secret|access_key|key_id|signature)"
     r"[a-z0-9_\-]*=)[^&\s\"';]+",
@@ -28,18 +30,19 @@ def mask(text: str) -> str:
 
 def mask_url(url: str) -> str:
     """The URL as people are shown it: with its user, without its password."""
-    return _rest(_CREDENTIALS.sub(_keep_user, url))
+    head, at, rest = url.rpartition("@")
+    scheme, slashes, who = head.partition("//")
+    if not at or not slashes:
+        # Whatever this is, what stands before an @ may be a password.
+        return _rest(f"{_HIDDEN}@{rest}" if at else url)
+    user, colon, _ = who.partition(":")
+    return _rest(f"{scheme}//{user}{':' + _HIDDEN if colon else ''}@{rest}")
 
 
 def visible(text: str) -> str:
     """The text with every character that a terminal would obey written out (`\\u001b`), as JSON
     does: names and values come from anywhere, and may want to rewrite what people see."""
     return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def _keep_user(found: re.Match[str]) -> str:
-    user, colon, _ = found["who"].partition(":")
-    return f"{found['scheme']}{user}{':' + _HIDDEN if colon else ''}@"
 
 
 def _rest(text: str) -> str:

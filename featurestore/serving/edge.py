@@ -118,7 +118,8 @@ def _plain(error: FeatureStoreError) -> dict[str, Any]:
     """The attributes that JSON can hold and that are small enough to travel."""
     found: dict[str, Any] = {}
     room = DETAILS_BYTES_MAX
-    for key, value in error.details.items():
+    for key, given in error.details.items():
+        value = mask(given) if isinstance(given, str) else given
         try:
             room -= len(json.dumps(value))
         except (TypeError, ValueError):
