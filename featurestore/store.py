@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featurestore.engines.base import Engine
     from featurestore.jobs.access import Asker
     from featurestore.jobs.apply import ApplyResult
+    from featurestore.jobs.deletions import Deletion
     from featurestore.jobs.inventory import Kind
     from featurestore.jobs.materialize import Context, Progress
     from featurestore.jobs.training import RetrievalJob
@@ -143,7 +144,7 @@ class FeatureStore:
             features,
             repo=self.repo,
             root=self.settings.root,
-            s3=project.s3_options(self.settings.offline),
+            offline=project.offline_folder(self.settings),
             engine=self.engine,
             as_of=as_of,
             known_until_us=None if known_until is None else to_us(known_until),
@@ -183,6 +184,22 @@ class FeatureStore:
         )
         self._refresh()
         return rows
+
+    def delete_entity(self, entity: str, keys: Any) -> Deletion:
+        """Delete keys of an entity: `{"tailnum": "N1"}`, a list of such dicts, or a table.
+
+        Their rows are removed online (of every view that has the entity, or has its join keys in a
+        composite key), and what was known by now counts no more offline: training sets, also about
+        the past, and later materializations leave it out. What becomes known later counts.
+
+        Raises `InvalidRequest` (no such entity, no keys), `MissingJoinKey`, `InvalidJoinKey`,
+        `LimitExceeded`, `FileNotWritten`, `StoreUnavailable`; it can be run again after any of
+        them.
+        """
+        from featurestore.jobs import access, deletions
+
+        access.authorize(self._asker(), "delete", None, detail=str(entity))
+        return deletions.delete_entity(self._context(), entity, keys, now_us=self.clock.now_us())
 
     def sweep(self) -> int:
         """Free the bytes of online tables that nothing serves any more; returns rows freed."""
@@ -358,5 +375,5 @@ class FeatureStore:
             registry=self.registry,
             environment=self.settings.project.environment,
             clock=self.clock,
-            s3=project.s3_options(self.settings.offline),
+            offline=project.offline_folder(self.settings),
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featurestore.cli.options import Json, Repo, ask, complete_service, open_store
-from featurestore.cli.output import note, say, show_json, show_table
+from featurestore.cli.output import note, say, show_json, show_table, working
 from featurestore.errors import InvalidJoinKey, InvalidRequest
 from featurestore.timeline import format_instant
 
@@ -126,6 +126,50 @@ def get_online(
         show_json(_as_data(response, rows))
     else:
         _show(response, rows)
+
+
+def delete_entity(
+    name: Annotated[str, typer.Argument(metavar="ENTITY", help="The entity, as it is defined.")],
+    *,
+    entity: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--entity",
+            "-e",
+            metavar="KEY=VALUE",
+            help="A join key of what to delete (KEY:=VALUE for a number). Repeat; a key that comes "
+            "again begins the next one.",
+        ),
+    ] = None,
+    entities: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help='JSON: [{"key": value}, …] or {"key": [values]}; - is stdin.'
+        ),
+    ] = None,
+    repo: Repo = Path(),
+    as_json: Json = False,
+) -> None:
+    """Delete keys of an entity, online and offline.
+
+    What is known of them by now is never read again; what becomes known later counts.
+    """
+    with open_store(repo) as store, working("deleting"):
+        deletion = store.delete_entity(name, entity_rows(entity or [], entities))
+    if as_json:
+        show_json(
+            {
+                "entity": deletion.entity,
+                "keys": deletion.keys,
+                "at": format_instant(deletion.at_us),
+                "rows_removed": deletion.rows_removed,
+            }
+        )
+    else:
+        say(
+            f"{deletion.keys:,} of {deletion.entity} deleted as of "
+            f"{format_instant(deletion.at_us)}; {deletion.rows_removed:,} online rows removed"
+        )
 
 
 def _look_up(

@@ -116,12 +116,23 @@ class Derive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """Keys that were deleted: `rows` have the columns `keys`, named as those that they delete, and
+    an int64 column `known_until_us`."""
+
+    rows: Rel
+    keys: tuple[str, ...]
+    known_until_us: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stamped:
     """A source's rows with their times settled, the form that `Latest` and `AsOfJoin` read.
 
     Adds the int64 columns `event_us` (from `event_time`, by `event_time_is` for a DATE) and
     `created_us` (NULL created time counts as the event time), and `deleted` (bool, from `op`).
-    Rows with a NULL event time or a NULL among `keys` are left out.
+    Rows with a NULL event time or a NULL among `keys` are left out, and so are those whose key is
+    `erased` with an instant by which they were known (max(event_us, created_us) ≤ it).
     """
 
     input: Rel
@@ -131,6 +142,7 @@ class Stamped:
     event_time_is: str | None
     op: str | None
     tiebreak: tuple[str, ...]
+    erased: tuple[Erased, ...] = ()
 
     @property
     def schema(self) -> dict[str, DType]:
@@ -233,7 +245,9 @@ def children(rel: Rel) -> tuple[Rel, ...]:
             return (rel.left, rel.right)
         case Union():
             return rel.inputs
-        case Filter() | Project() | Derive() | Stamped() | Latest() | Limit():
+        case Stamped():
+            return (rel.input, *(one.rows for one in rel.erased))
+        case Filter() | Project() | Derive() | Latest() | Limit():
             return (rel.input,)
         case _:
             assert_never(rel)

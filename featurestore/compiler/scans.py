@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from featurestore.compiler.deletions import erased
 from featurestore.compiler.rel import DataFiles, Derive, Rel, Scan, Sql, Stamped
 from featurestore.compiler.typed import TypedFeature, TypedRepo, TypedSource, TypedView
 from featurestore.definitions.expression import Column, Expression
@@ -45,9 +46,11 @@ def view_rel(
     files: Files,
     *,
     features: Sequence[TypedFeature] | None = None,
+    with_deleted: bool = False,
 ) -> Stamped:
     """The rows of `view`, their times settled: keys under their names and in the view's types,
-    features (all by default) as `feature_column`s, and the source's columns."""
+    features (all by default) as `feature_column`s, and the source's columns. What was deleted is
+    left out, or not (`with_deleted`)."""
     source = view.source
     derived: dict[str, tuple[Expression, DType]] = {
         key.name: (Column(key.name), key.dtype)
@@ -67,4 +70,5 @@ def view_rel(
         event_time_is=source.event_time_is,
         op=source.op,
         tiebreak=(*source.tiebreak, *rest),
+        erased=() if with_deleted else erased(view, repo, files),
     )

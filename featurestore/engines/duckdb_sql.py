@@ -16,6 +16,7 @@ from featurestore.compiler.rel import (
     EVENT_US,
     AsOfJoin,
     Derive,
+    Erased,
     Filter,
     Input,
     Latest,
@@ -297,7 +298,22 @@ def _stamped(query: Query, rel: Stamped) -> Table:
     columns = {name: inner.of("r", name) for name in inner.columns}
     columns |= {EVENT_US: event, CREATED_US: created, DELETED: deleted}
     skipped = [f"{inner.of('r', name)} IS NOT NULL" for name in (*rel.keys, rel.event_time)]
-    return query.rows("stamped", inner, columns, f"WHERE {' AND '.join(skipped)}")
+    known = f"greatest({event}, {created})"
+    gone = [_anti_join(query, one, inner, known, n) for n, one in enumerate(rel.erased)]
+    return query.rows("stamped", inner, columns, *gone, f"WHERE {' AND '.join(skipped)}")
+
+
+def _anti_join(query: Query, erased: Erased, inner: Table, known: str, number: int) -> str:
+    """Leaves the rows `r` of `inner` that nobody deleted. One instant per key is kept, and beside
+    it the rows of the view: few against many."""
+    table = query.table(erased.rows, frozenset(erased.rows.schema))
+    keys = [table.of("d", name) for name in erased.keys]
+    named = ", ".join(f"{key} AS k{n}" for n, key in enumerate(keys))
+    until = f"max({table.of('d', erased.known_until_us)}) AS until"
+    text = f"SELECT {named}, {until}\nFROM {table.name} AS d\nGROUP BY {', '.join(keys)}"
+    name = query.add("deleted", text, materialized=True)
+    same = [f"{inner.of('r', key)} = d{number}.k{n}" for n, key in enumerate(erased.keys)]
+    return f"ANTI JOIN {name} AS d{number} ON {' AND '.join(same)} AND {known} <= d{number}.until"
 
 
 def _instant_us(value: str, dtype: DType, event_time_is: str | None) -> str:

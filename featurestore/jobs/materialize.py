@@ -9,12 +9,11 @@ from __future__ import annotations
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from featurestore.buckets import S3Options
 from featurestore.compiler.changes import online_alias
 from featurestore.compiler.materialization import RunPlan, plan_run, table_state
 from featurestore.compiler.online import row_tag
@@ -23,6 +22,7 @@ from featurestore.compiler.scans import feature_column, view_rel
 from featurestore.engines.sql import quote
 from featurestore.errors import NotApplied, StoreUnavailable, UnknownView
 from featurestore.jobs import store_identity
+from featurestore.jobs.deletions import erase_since
 from featurestore.jobs.environments import current_views
 from featurestore.jobs.online_tables import (
     OnlineTable,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from featurestore.compiler.rel import DataFiles
     from featurestore.compiler.typed import TypedRepo, TypedView
     from featurestore.engines.base import Engine
+    from featurestore.stores.offline.folder import OfflineFolder
     from featurestore.stores.online.base import OnlineStore
     from featurestore.stores.registry.base import Registry
     from featurestore.timeline import Clock
@@ -69,7 +70,7 @@ class Context:
     registry: Registry
     environment: str
     clock: Clock
-    s3: S3Options = field(default_factory=S3Options)
+    offline: OfflineFolder | None = None
 
 
 @dataclass(slots=True)
@@ -118,7 +119,7 @@ def materialize(
         for view in chosen
     }
     sources = [view.source for view in chosen]
-    files = current_files(context.repo, sources, context.root, context.s3)
+    files = current_files(context.repo, sources, context.root, context.offline)
     done = []
     for view in chosen:
         run = _Run(
@@ -228,6 +229,7 @@ class _Run:
                 counts.read += batch.num_rows
                 counts.written += self._write(batch)
                 progress(self._view.name, counts.written)
+        erase_since(context, self._view, self._files)
         return self._commit(plan, counts, serving, started_at_us=started_at_us)
 
     def _count_skipped(self) -> int:

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 
 from featurestore import plugins
 from featurestore.buckets import S3Options, bucket_path, is_folder, is_s3, translated
+from featurestore.compiler.deletions import DELETED_AT_US, deletions_name
+from featurestore.compiler.rel import DataFiles
 from featurestore.compiler.resolve import resolve, source_order
 from featurestore.definitions.repo import load
 from featurestore.definitions.source import FileSource, SqlSource, file_format, our_names
+from featurestore.dtypes import INT64
 from featurestore.errors import FeatureStoreError
+from featurestore.fingerprint import fingerprint
 from featurestore.permissions import Identity
+from featurestore.stores.offline.folder import KeptFile, OfflineFolder
 
 if TYPE_CHECKING:
-    from featurestore.compiler.rel import DataFiles
     from featurestore.compiler.typed import TypedRepo, TypedSource
     from featurestore.config import OfflineSettings, OnlineSettings, Settings
     from featurestore.dtypes import DType
@@ -24,6 +28,11 @@ if TYPE_CHECKING:
     from featurestore.stores.online.base import OnlineStore
     from featurestore.stores.registry.base import Registry
     from featurestore.timeline import Clock
+
+DELETIONS_FOLDER = "deletions"
+"""Below the offline folder; in it one folder for each entity."""
+SPILL_BESIDE_S3 = ".featurestore/offline"
+"""Where queries spill by default when the offline folder is on S3."""
 
 
 def load_repo(settings: Settings, engine: Engine) -> TypedRepo:
@@ -83,9 +92,13 @@ def _is_delta(source: FileSource, s3: S3Options) -> bool:
 
 
 def current_files(
-    repo: TypedRepo, sources: Iterable[TypedSource], root: Path, s3: S3Options | None = None
+    repo: TypedRepo,
+    sources: Iterable[TypedSource],
+    root: Path,
+    offline: OfflineFolder | None = None,
 ) -> dict[str, DataFiles]:
-    """The files, as they are now, of `sources` and of all that they read, by source name.
+    """The files, as they are now, of `sources` and of all that they read, by source name, and of
+    what was deleted.
 
     A job calls this once, so that all its queries see one state of the data.
     """
@@ -96,9 +109,36 @@ def current_files(
         if source.name in found:
             continue
         if isinstance(source.definition, FileSource):
+            s3 = None if offline is None else offline.s3
             found[source.name] = files_of(source.definition, root, s3)
         todo.extend(repo.sources[name] for name in source.inputs)
-    return found
+    return found if offline is None else found | deletion_files(repo, offline)
+
+
+def deletion_files(repo: TypedRepo, offline: OfflineFolder) -> dict[str, DataFiles]:
+    """The deletions of each entity that has some, under `deletions_name`."""
+    files: dict[str, list[KeptFile]] = {}
+    for file in offline.list(DELETIONS_FOLDER):
+        files.setdefault(file.name.split("/")[1], []).append(file)
+    return {
+        deletions_name(name): DataFiles(
+            format="parquet",
+            paths=tuple(file.url for file in files[name]),
+            schema={key.name: key.dtype for key in entity.keys} | {DELETED_AT_US: INT64},
+            pin={
+                "kind": "deletions",
+                "hash": fingerprint([[f.name, f.size, f.mtime_ns] for f in files[name]]),
+                "files": len(files[name]),
+            },
+        )
+        for name, entity in repo.entities.items()
+        if name in files
+    }
+
+
+def offline_folder(settings: Settings) -> OfflineFolder:
+    """Where jobs keep what they keep offline."""
+    return OfflineFolder.at(settings.offline.path, settings.root, s3_options(settings.offline))
 
 
 def open_registry(settings: Settings, *, clock: Clock, author: str) -> Registry:
@@ -126,7 +166,8 @@ def open_online_store(
 
 def open_engine(settings: OfflineSettings, *, root: Path) -> Engine:
     """The offline engine that the settings name, spilling below the offline path."""
-    temp = settings.temp_directory or str(Path(settings.path) / "tmp")
+    below = SPILL_BESIDE_S3 if is_s3(settings.path) else settings.path
+    temp = settings.temp_directory or str(Path(below) / "tmp")
     kind = plugins.load("featurestore.engines", settings.engine)
     opened: Engine = kind.open(settings, temp_directory=str((root / temp).resolve()))
     return opened

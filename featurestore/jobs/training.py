@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurestore.buckets import S3Options, is_s3
+from featurestore.compiler.deletions import deleting, deletions_name
 from featurestore.compiler.rel import DataFiles
 from featurestore.compiler.selection import Features, select
 from featurestore.compiler.spans import Span, compile_changes
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from featurestore.compiler.typed import TypedRepo, ViewUse
     from featurestore.engines.base import Engine
+    from featurestore.stores.offline.folder import OfflineFolder
 
 __all__ = [
     "KnownTimeWarning",
@@ -61,7 +63,7 @@ def retrieve(
     repo: TypedRepo,
     root: Path,
     engine: Engine,
-    s3: S3Options | None = None,
+    offline: OfflineFolder | None = None,
     as_of: AsOf = "known",
     known_until_us: int | None = None,
     full_feature_names: bool = False,
@@ -78,9 +80,9 @@ def retrieve(
         entity_df,
         features,
         repo=repo,
-        files=current_files(repo, sources, root, s3),
+        files=current_files(repo, sources, root, offline),
         engine=engine,
-        s3=s3,
+        offline=offline,
         as_of=as_of,
         known_until_us=known_until_us,
         full_feature_names=full_feature_names,
@@ -97,7 +99,7 @@ def get_historical_features(
     repo: TypedRepo,
     files: Mapping[str, DataFiles],
     engine: Engine,
-    s3: S3Options | None = None,
+    offline: OfflineFolder | None = None,
     as_of: AsOf = "known",
     known_until_us: int | None = None,
     full_feature_names: bool = False,
@@ -112,7 +114,7 @@ def get_historical_features(
     such frame, no time column), `MissingJoinKey`, `InvalidJoinKey`. Values are looked at when the
     job runs, which raises `InvalidEntityFrame` for NULL times and `InvalidJoinKey` for odd keys.
     """
-    uses = select(repo, features)
+    uses, s3 = select(repo, features), offline.s3 if offline is not None else S3Options()
     if not isinstance(event_timestamp, str):
         raise InvalidRequest(f"event_timestamp is the name of a column, not {event_timestamp!r}")
     _check_one_of(entity_df, span)
@@ -151,7 +153,7 @@ def get_historical_features(
         check=check,
         pins=_pins(uses, repo, files),
         _snapshot=Snapshot.of(files, s3),
-        _s3=s3 or S3Options(),
+        _s3=s3,
         report=lambda: report_sources(uses, repo=repo, files=files, engine=engine),
     )
 
@@ -196,6 +198,10 @@ def _pins(
         if source.name in files:
             found[source.name] = files[source.name].pin
         todo.extend(repo.sources[name] for name in source.inputs)
+    for use in uses:
+        for entity in deleting(use.view, repo, files):
+            name = deletions_name(entity.name)
+            found[name] = files[name].pin
     return dict(sorted(found.items()))
 
 

@@ -134,7 +134,7 @@ def verify(
         names = sorted({use.view.name for use in select(context.repo, service)})
     views = [context.repo.views[name] for name in names]
     sources = [view.source for view in views]
-    files = current_files(context.repo, sources, context.root, context.s3)
+    files = current_files(context.repo, sources, context.root, context.offline)
     tables = online_tables(context.registry, views)
     compared = []
     for view in views:
@@ -236,7 +236,7 @@ class _Check:
             self._refs,
             repo=self._context.repo,
             root=self._context.root,
-            s3=self._context.s3,
+            offline=self._context.offline,
             engine=self._context.engine,
             as_of="known",
             known_until_us=known_until_us,

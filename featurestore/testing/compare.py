@@ -22,6 +22,7 @@ from featurestore.dtypes import INT64, DType, to_arrow
 from featurestore.engines.base import BATCH_ROWS, Engine
 from featurestore.testing.data import Case, to_array, to_rows, write_case
 from featurestore.testing.oracle import (
+    Row,
     RowShape,
     Value,
     answer,
@@ -112,9 +113,10 @@ def as_of_input(case: Case) -> pa.Table:
     return pa.table(columns)
 
 
-def as_of_expected(case: Case) -> list[dict[str, Value]]:
-    """What the oracle answers to the case, as rows of `as_of_rel`."""
-    rows, expected = case.settled(), []
+def as_of_expected(case: Case, rows: Sequence[Row] | None = None) -> list[dict[str, Value]]:
+    """What the oracle answers to the case (of `rows`, by default its own), as rows of
+    `as_of_rel`."""
+    rows, expected = case.settled() if rows is None else rows, []
     for asked in to_rows(as_of_input(case)):
         key = tuple(asked[f"asked {name}"] for name in case.shape.keys)
         best = winner(rows, key, asked[AT], as_of=case.as_of, known_until_us=case.known_until_us)

@@ -27,6 +27,7 @@ from featurestore.testing.compare import (
     run,
 )
 from featurestore.testing.data import Case, Request, make_case, seeded, write_case
+from featurestore.testing.engine_deletions import DeletionsContract
 from featurestore.testing.engine_joins import JoinsContract
 from featurestore.testing.engine_latest import LatestContract
 from featurestore.testing.engine_reads import ReadsContract
@@ -35,7 +36,7 @@ from featurestore.testing.oracle import RowShape, Value
 HOT_ROWS = 200_000
 
 
-class EngineContract(ReadsContract, LatestContract, JoinsContract):
+class EngineContract(ReadsContract, LatestContract, JoinsContract, DeletionsContract):
     """All that an engine must do: every relation node, and every rule of latest features,
     statuses and types, on small cases written out and on random ones beside the oracle.
 

@@ -134,6 +134,13 @@ def settle_all(raw_rows: Iterable[Mapping[str, Value]], shape: RowShape) -> list
     return [row for row in settled if row is not None]
 
 
+def erase(rows: Iterable[Row], keys: Iterable[Key], at_us: int) -> list[Row]:
+    """The rows that are left when `keys` were deleted at `at_us`: what was known of them by then is
+    as if it had never been, at whatever time is asked about."""
+    deleted = set(keys)
+    return [row for row in rows if row.key not in deleted or row.known_us > at_us]
+
+
 def rank(row: Row) -> tuple[Any, ...]:
     """What rows compete by: the greater event time wins, then the greater created time, then the
     greater tiebreak columns, in which NULL is lowest."""

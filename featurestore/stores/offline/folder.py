@@ -1,0 +1,133 @@
+"""The folder that is ours: `offline.path`, on this machine or on S3. It holds what jobs keep
+offline beside the users' own files. Every file appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from featurestore.buckets import SCHEME, S3Options, bucket_path, is_s3, translated
+from featurestore.errors import FileNotWritten
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROW_GROUP_ROWS = 65_536
+UPLOAD_BYTES = 8 * 1024 * 1024
+"""What is sent to S3 at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file of the folder: its name below it, and what tells one state of it from another."""
+
+    name: str
+    url: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfflineFolder:
+    """`base` is an absolute path or `s3://bucket/key`; `s3` says where S3 is, also for sources."""
+
+    base: str
+    s3: S3Options
+
+    @classmethod
+    def at(cls, path: str, root: Path, s3: S3Options) -> OfflineFolder:
+        """The folder `path`, which is relative to `root` unless it is absolute or on S3."""
+        return cls(base=path.rstrip("/") if is_s3(path) else str((root / path).resolve()), s3=s3)
+
+    def url(self, name: str) -> str:
+        """Where the file `name` stands."""
+        return f"{self.base}/{name}"
+
+    def list(self, below: str) -> tuple[KeptFile, ...]:
+        """The Parquet files below the folder `below`, in name order. Raises what S3 does."""
+        found = self._list_s3(below) if is_s3(self.base) else self._list_local(below)
+        return tuple(sorted(found, key=lambda file: file.name))
+
+    def _list_local(self, below: str) -> Iterable[KeptFile]:
+        base = Path(self.base)
+        for path in (base / below).rglob("*.parquet"):
+            if not path.name.startswith("."):
+                stat = path.stat()
+                name = path.relative_to(base).as_posix()
+                yield KeptFile(name, str(path), stat.st_size, stat.st_mtime_ns)
+
+    def _list_s3(self, below: str) -> Iterable[KeptFile]:
+        from pyarrow.fs import FileSelector, FileType
+
+        base = bucket_path(self.base)
+        with translated(f"Folder {self.base}"):
+            selector = FileSelector(f"{base}/{below}", recursive=True, allow_not_found=True)
+            infos = self.s3.client().get_file_info(selector)
+        for info in infos:
+            if info.type is FileType.File and info.path.endswith(".parquet"):
+                name = PurePosixPath(info.path).relative_to(base).as_posix()
+                yield KeptFile(name, f"{SCHEME}{info.path}", info.size, info.mtime_ns or 0)
+
+    def read(self, name: str) -> pa.Table:
+        """All of a file. Raises what S3 does, and `OSError` for a file that is gone."""
+        from pyarrow import parquet
+
+        if not is_s3(self.base):
+            return parquet.read_table(self.url(name), partitioning=None)
+        with translated(f"Folder {self.base}"):
+            path = bucket_path(self.url(name))
+            return parquet.read_table(path, filesystem=self.s3.client(), partitioning=None)
+
+    def write(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+        """Write a file, in place of one of that name. Raises `FileNotWritten`, what S3 does, and
+        what `batches` raise."""
+        if not is_s3(self.base):
+            _write_whole(Path(self.url(name)), schema, batches)
+            return
+        with tempfile.TemporaryDirectory(prefix="featurestore-") as folder:
+            part = Path(folder) / "part.parquet"
+            _write_whole(part, schema, batches)
+            with (
+                translated(f"Folder {self.base}"),
+                part.open("rb") as file,
+                self.s3.client().open_output_stream(bucket_path(self.url(name))) as out,
+            ):
+                shutil.copyfileobj(file, out, UPLOAD_BYTES)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is gone is fine. Raises what S3 does."""
+        if not is_s3(self.base):
+            Path(self.url(name)).unlink(missing_ok=True)
+            return
+        with translated(f"Folder {self.base}"):
+            self.s3.client().delete_file(bucket_path(self.url(name)))
+
+
+def _write_whole(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    from pyarrow import parquet
+
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            with parquet.ParquetWriter(file, schema) as writer:
+                for batch in batches:
+                    writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise FileNotWritten(
+            f"{path} can't be written: {error.strerror or error}. Free some disk space, or "
+            "check the folder's permissions; what was there before is untouched."
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
