@@ -115,6 +115,15 @@ class SecuritySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TracingSettings:
+    """Where OpenTelemetry traces go (OTLP over HTTP); nowhere where the endpoint is empty.
+    `sample_percent` of the traces that begin with us are kept; a caller's own decision stands."""
+
+    otlp_endpoint: str = ""
+    sample_percent: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of one repository; `root` is its folder (absolute)."""
 
@@ -125,6 +134,7 @@ class Settings:
     online: OnlineSettings = field(default_factory=OnlineSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
 
     def own_token(self) -> str:
         """The token by which this process proves who it is; nothing where none is set.
@@ -151,6 +161,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "online": OnlineSettings,
     "serving": ServingSettings,
     "security": SecuritySettings,
+    "tracing": TracingSettings,
 }
 _KINDS: dict[object, type] = {"int": int, "str": str, "bool": bool}
 _MAY_BE_ZERO = ("threads", "jwt_leeway_s")

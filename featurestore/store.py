@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from featurestore.config import Settings, load_settings
 from featurestore.jobs import project
 from featurestore.timeline import Clock, SystemClock, parse_duration, to_us
+from featurestore.tracing import Tracing, job_span, open_tracing
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -93,13 +95,14 @@ class FeatureStore:
 
         where = f"env/{self.settings.project.environment}"
         access.authorize(self._asker(), "apply", where)
-        result = apply.apply(
-            self.repo,
-            self.registry,
-            self.settings.project.environment,
-            plan=plan,
-            serve_now=serve_now,
-        )
+        with job_span(self._tracing, "apply", {"featurestore.environment": where}):
+            result = apply.apply(
+                self.repo,
+                self.registry,
+                self.settings.project.environment,
+                plan=plan,
+                serve_now=serve_now,
+            )
         self._refresh()
         return result
 
@@ -139,7 +142,7 @@ class FeatureStore:
         """
         from featurestore.jobs import training
 
-        return training.retrieve(
+        job = training.retrieve(
             entity_df,
             features,
             repo=self.repo,
@@ -153,6 +156,7 @@ class FeatureStore:
             event_timestamp=event_timestamp,
             span=self._span(start, end),
         )
+        return job if self._tracing is None else dataclasses.replace(job, _tracing=self._tracing)
 
     def materialize(
         self,
@@ -173,15 +177,16 @@ class FeatureStore:
 
         where = f"env/{self.settings.project.environment}"
         access.authorize(self._asker(), "materialize", where, detail=", ".join(views or ()))
-        rows = materialize.materialize(
-            self._context(),
-            views,
-            now_us=self.clock.now_us(),
-            start_us=None if start is None else to_us(start),
-            end_us=None if end is None else to_us(end),
-            replace=replace,
-            progress=progress,
-        )
+        with job_span(self._tracing, "materialize", {"featurestore.views": ", ".join(views or ())}):
+            rows = materialize.materialize(
+                self._context(),
+                views,
+                now_us=self.clock.now_us(),
+                start_us=None if start is None else to_us(start),
+                end_us=None if end is None else to_us(end),
+                replace=replace,
+                progress=progress,
+            )
         self._refresh()
         return rows
 
@@ -321,7 +326,7 @@ class FeatureStore:
 
     def close(self) -> None:
         """Close the back ends that were opened."""
-        for name in ("_local", "online_store", "registry", "engine"):
+        for name in ("_local", "online_store", "registry", "engine", "_tracing"):
             opened = self.__dict__.pop(name, None)
             if opened is not None:
                 opened.close()
@@ -331,6 +336,11 @@ class FeatureStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @cached_property
+    def _tracing(self) -> Tracing | None:
+        project_name = {"featurestore.project": self.settings.project.name}
+        return open_tracing(self.settings.tracing, service="featurestore", attributes=project_name)
 
     @cached_property
     def _local(self) -> LocalServer:

@@ -7,13 +7,14 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from featurestore.client import FeatureClient
+from featurestore.config import TracingSettings
 from featurestore.jobs.project import open_online_store, open_registry
 from featurestore.serving.serve import ServerProcess
 from featurestore.testing.served import ServedView, publish_plans, served_settings, serving_plan
@@ -32,10 +33,16 @@ def value_of(key: int) -> int:
 
 @contextlib.contextmanager
 def served(
-    root: Path, *, online: str = "lmdb:online", door: str = "grpcio", **serving: Any
+    root: Path,
+    *,
+    online: str = "lmdb:online",
+    door: str = "grpcio",
+    tracing: TracingSettings | None = None,
+    **serving: Any,
 ) -> Iterator[Served]:
     """A real server of `VIEW` with `KEYS` entities; `door` is what speaks gRPC."""
     settings = served_settings(root, online=online, grpc_door=door, **serving)
+    settings = replace(settings, tracing=tracing or settings.tracing)
     with open_registry(settings, clock=SystemClock(), author="test") as registry:
         publish_plans(registry, PLAN)
     with open_online_store(settings.online, root=root) as store:

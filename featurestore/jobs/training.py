@@ -34,6 +34,7 @@ from featurestore.jobs.known_time import KnownTimeCheck, KnownTimeWarning
 from featurestore.jobs.project import current_files
 from featurestore.jobs.snapshot import Snapshot
 from featurestore.jobs.source_report import SourceReport, report_sources
+from featurestore.tracing import now_ns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedRepo, ViewUse
     from featurestore.engines.base import Engine
     from featurestore.stores.offline.folder import OfflineFolder
+    from featurestore.tracing import Tracing
 
 __all__ = [
     "KnownTimeWarning",
@@ -227,6 +229,7 @@ class RetrievalJob:
     _snapshot: Snapshot
     _s3: S3Options
     report: Callable[[], tuple[SourceReport, ...]]
+    _tracing: Tracing | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -242,13 +245,18 @@ class RetrievalJob:
         """The rows in batches of at most `batch_rows`, in bounded memory."""
         if batch_rows < 1:
             raise InvalidRequest(f"batch_rows must be positive, not {batch_rows}")
+        began_ns, count = now_ns(), 0
         with self.frame.opened() as rows:
             nulls = retrieval.NullCount(self.features)
             for batch in self.run.batches(self.frame, rows, batch_rows=batch_rows):
                 nulls.add(batch)
+                count += batch.num_rows
                 yield batch
             self._snapshot.check()
             self._warn(rows, nulls)
+        if self._tracing is not None:
+            facts = {"featurestore.rows": count, "featurestore.features": len(self.features)}
+            self._tracing.step("training set", began_ns, now_ns(), facts)
 
     def to_arrow(self) -> pa.Table:
         """The rows as an Arrow table."""

@@ -19,6 +19,7 @@ from google.rpc.status_pb2 import Status as RpcStatus
 from featurestore import errors
 from featurestore.errors import FeatureStoreError
 from featurestore.masking import mask
+from featurestore.serving import request_ids
 
 DETAILS_KEY = "grpc-status-details-bin"
 ERROR_DOMAIN = "featurestore"
@@ -62,13 +63,13 @@ def codes_of(error: FeatureStoreError) -> Codes:
 
 def to_json(error: FeatureStoreError) -> dict[str, Any]:
     """The body of an HTTP error: `{"code", "message", "details"}`."""
-    return {"code": error.code, "message": _message(error), "details": _plain(error)}
+    return {"code": error.code, "message": _message(error), "details": _details(error)}
 
 
 def to_grpc(error: FeatureStoreError) -> tuple[grpc.StatusCode, str, bytes]:
     """The status, its text, and the bytes of its `google.rpc.Status`."""
     code = codes_of(error).grpc
-    metadata = {key: json.dumps(value) for key, value in _plain(error).items()}
+    metadata = {key: json.dumps(value) for key, value in _details(error).items()}
     status = RpcStatus(code=code.value[0], message=_message(error))
     status.details.add().Pack(ErrorInfo(reason=error.code, domain=ERROR_DOMAIN, metadata=metadata))
     return code, status.message, status.SerializeToString()
@@ -112,6 +113,12 @@ def _error_info(details: bytes) -> ErrorInfo | None:
 def _message(error: FeatureStoreError) -> str:
     text = mask(error.message)
     return text if len(text) <= MESSAGE_CHARS_MAX else f"{text[:MESSAGE_CHARS_MAX]}…"
+
+
+def _details(error: FeatureStoreError) -> dict[str, Any]:
+    """The attributes, and within a request its id (`error.request_id` at the client)."""
+    name = request_ids.current.get()
+    return _plain(error) | ({"request_id": name} if name else {})
 
 
 def _plain(error: FeatureStoreError) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from featurestore.errors import (
     ServerUnavailable,
 )
 from featurestore.serving.edge import DETAILS_KEY, to_grpc
-from featurestore.serving.logs import REQUEST_ID, SLOW_REQUEST_S, log_failure, log_slow
+from featurestore.serving.logs import SLOW_REQUEST_S, log_failure, log_slow
+from featurestore.serving.request_ids import REQUEST_ID, begin
 from featurestore.serving.requests import read_request
 from featurestore.serving.service import Collaborators, OnlineService
+from featurestore.tracing import CARRIED
 from featurestore.wire import serving_pb2 as pb
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from featurestore.serving.gate import Caller, Gate
     from featurestore.serving.metrics import Metrics
     from featurestore.serving.traffic import Traffic
+    from featurestore.tracing import Tracing
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
 STREAMS_PER_CONNECTION_MAX = 128
@@ -43,6 +46,8 @@ KEEPALIVE_MS = 60_000
 AUTHORIZATION = "authorization"
 PUSHBACK = ("grpc-retry-pushback-ms", "50")
 """Tells standard clients when to try again (by then on another connection)."""
+_OUR_FAILURES = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "DEADLINE_EXCEEDED")
+"""Statuses that are not the caller's doing."""
 GOING_AWAY = "The server is going away; ask again."
 
 
@@ -57,6 +62,9 @@ class Context(Protocol):
 
     def peer(self) -> str:
         """The caller's address."""
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        """Pairs of key and value that go back behind an answer."""
 
     async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any) -> NoReturn:
         """End the call with this status."""
@@ -76,11 +84,13 @@ class GrpcDoor:
         traffic: Traffic,
         *,
         message_bytes_max: int,
+        tracing: Tracing | None,
     ) -> None:
         self._service = service
         self._metrics = metrics
         self._message_bytes_max = message_bytes_max
         self._traffic = traffic
+        self._tracing = tracing
 
     async def get_online_features(self, data: bytes, context: Context) -> bytes:
         """`GetOnlineFeatures`, bytes to bytes."""
@@ -106,12 +116,14 @@ class GrpcDoor:
         gate = self._service.gate
         return admit(gate, method, context) if gate.on else None
 
-    def guarded(self, method: Handler) -> Handler:
+    def guarded(self, method: Handler, name: str) -> Handler:
         """`method` with its errors as statuses, its metrics, and a log line where it matters."""
 
         async def call(data: bytes, context: Context) -> bytes:
             started, code = time.perf_counter(), "UNKNOWN"
             with self._traffic.request():
+                request_id = begin(_metadatum(context, REQUEST_ID))
+                context.set_trailing_metadata(((REQUEST_ID, request_id),))
                 try:
                     if self._traffic.refusing:
                         raise ServerUnavailable(GOING_AWAY)
@@ -119,27 +131,35 @@ class GrpcDoor:
                         response = await method(data, context)
                     code = "OK"
                 except FeatureStoreError as error:
-                    status, text, trailers = self._refusal(error, context)
+                    status, text, trailers = self._refusal(error)
                     code = status.name
+                    trailers = (*trailers, (REQUEST_ID, request_id))
                     await context.abort(status, text, trailing_metadata=trailers)
                 finally:
                     seconds = time.perf_counter() - started
                     self._metrics.request("grpc", code, seconds)
                     if seconds >= SLOW_REQUEST_S:
-                        log_slow("grpc", code, seconds, _request_id(context))
+                        log_slow("grpc", code, seconds)
+                    if self._tracing is not None:
+                        failed = code if code in _OUR_FAILURES else ""
+                        self._tracing.ended(
+                            {
+                                "rpc.response.status_code": code,
+                                "featurestore.request_id": request_id,
+                            },
+                            failed=failed,
+                        )
             return response
 
-        return call
+        return call if self._tracing is None else _traced(self._tracing, call, name)
 
-    def _refusal(
-        self, error: FeatureStoreError, context: Context
-    ) -> tuple[grpc.StatusCode, str, Metadata]:
+    def _refusal(self, error: FeatureStoreError) -> tuple[grpc.StatusCode, str, Metadata]:
         """How a call ends with this error: status, text and trailers. Logs and counts it."""
         status, text, details = to_grpc(error)
         busy = isinstance(error, ServerOverloaded)
         if busy:
             self._metrics.shed("grpc")
-        log_failure(error, "grpc", status.name, _request_id(context))
+        log_failure(error, "grpc", status.name)
         trailers: Metadata = ((DETAILS_KEY, details),)
         return status, text, (*trailers, PUSHBACK) if busy or self._traffic.refusing else trailers
 
@@ -159,11 +179,17 @@ class GrpcServer:
     def __init__(self, parts: Collaborators, address: str) -> None:
         serving = parts.settings.serving
         limit = serving.message_bytes_max
-        door = GrpcDoor(OnlineService(parts), parts.metrics, parts.traffic, message_bytes_max=limit)
+        door = GrpcDoor(
+            OnlineService(parts),
+            parts.metrics,
+            parts.traffic,
+            message_bytes_max=limit,
+            tracing=parts.tracing,
+        )
         self._server = grpc.aio.server(options=_options(serving))
         self.methods: dict[str, Handler] = {
-            "GetOnlineFeatures": door.guarded(door.get_online_features),
-            "GetServingInfo": door.guarded(door.get_serving_info),
+            "GetOnlineFeatures": door.guarded(door.get_online_features, "GetOnlineFeatures"),
+            "GetServingInfo": door.guarded(door.get_serving_info, "GetServingInfo"),
         }
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             name: grpc.unary_unary_rpc_method_handler(method)
@@ -261,8 +287,22 @@ def admit(gate: Gate, method: str, context: Context) -> Caller | None:
     return gate.admit(method, given, peer=context.peer())
 
 
-def _request_id(context: Context) -> str | None:
+def _metadatum(context: Context, wanted: str) -> str | None:
     for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID:
+        if key == wanted:
             return str(value)
     return None
+
+
+def _traced(tracing: Tracing, call: Handler, name: str) -> Handler:
+    """`call` within a span that is the child of the caller's."""
+    known = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": name}
+
+    async def traced(data: bytes, context: Context) -> bytes:
+        carrier = {
+            key: str(value) for key, value in context.invocation_metadata() or () if key in CARRIED
+        }
+        with tracing.request(f"{SERVICE}/{name}", carrier, known):
+            return await call(data, context)
+
+    return traced

@@ -38,6 +38,7 @@ from featurestore.errors import (
     RequestTimeout,
     ServerOverloaded,
 )
+from featurestore.serving import request_ids
 from featurestore.serving.assemble import Request
 from featurestore.serving.edge import codes_of, to_json
 from featurestore.serving.http_connections import HEADER_BYTES_MAX, Connection, Connections
@@ -50,9 +51,11 @@ from featurestore.serving.http_models import (
     ReadinessAnswer,
     ServicesResponse,
 )
-from featurestore.serving.logs import REQUEST_ID, SLOW_REQUEST_S, log_failure, log_slow
+from featurestore.serving.logs import SLOW_REQUEST_S, log_failure, log_slow
+from featurestore.serving.request_ids import NamedRequests
 from featurestore.serving.service import Collaborators, OnlineService
 from featurestore.timeline import format_instant
+from featurestore.tracing import CARRIED, REQUEST_KEY
 from featurestore.wire.entities import Entities, KeyColumn, read_entities
 from featurestore.wire.response import OnlineResponse, read_response
 
@@ -98,6 +101,7 @@ def build_app(parts: Collaborators) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
     )
     app.add_middleware(HttpGuard, gate=parts.gate, metrics=parts.metrics)
+    app.add_middleware(NamedRequests)
     door = _HttpDoor(parts)
 
     @app.exception_handler(HTTPException)
@@ -154,8 +158,24 @@ class _HttpDoor:
         self, request: HttpRequest, method: Callable[[HttpRequest], Awaitable[Any]]
     ) -> Response:
         """`method`'s answer, or its error, as JSON; counted, and logged where it matters."""
+        tracing = self._parts.tracing
         with self._parts.traffic.request():
-            return await self._answer(request, method)
+            if tracing is None:
+                return await self._answer(request, method)
+            carrier = {key: request.headers[key] for key in CARRIED if key in request.headers}
+            known = {
+                "http.request.method": request.method,
+                "url.path": request.url.path,
+                REQUEST_KEY: request_ids.current.get(),
+            }
+            name = f"{request.method} {request.url.path}"
+            with tracing.request(name, carrier, known):
+                response = await self._answer(request, method)
+                code = response.status_code
+                tracing.ended(
+                    {"http.response.status_code": code}, failed=str(code) if code >= 500 else ""
+                )
+                return response
 
     async def _answer(
         self, request: HttpRequest, method: Callable[[HttpRequest], Awaitable[Any]]
@@ -169,7 +189,7 @@ class _HttpDoor:
             response = Response(status_code=status)
         except FeatureStoreError as error:
             status = codes_of(error).http
-            log_failure(error, "http", str(status), request.headers.get(REQUEST_ID))
+            log_failure(error, "http", str(status))
             response = _json(to_json(error), status, challenge(error))
             if isinstance(error, _UNREAD):
                 response.headers["Connection"] = "close"
@@ -180,7 +200,7 @@ class _HttpDoor:
             seconds = time.perf_counter() - started
             self._parts.metrics.request("http", str(status), seconds)
             if seconds >= SLOW_REQUEST_S:
-                log_slow("http", str(status), seconds, request.headers.get(REQUEST_ID))
+                log_slow("http", str(status), seconds)
         return response
 
     async def online_features(self, request: HttpRequest) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import uuid
 from typing import Any
 
 import structlog
@@ -12,9 +11,8 @@ from structlog.typing import EventDict, WrappedLogger
 
 from featurestore.errors import FeatureStoreError, InvalidSettings, RequestError
 from featurestore.masking import mask, visible
+from featurestore.serving import request_ids
 
-REQUEST_ID = "x-request-id"
-"""Metadata key and HTTP header by which a caller names its request in our logs."""
 SLOW_REQUEST_S = 0.5
 
 
@@ -33,6 +31,7 @@ def configure(log_format: str) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            _name_request,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _mask_all,
@@ -42,6 +41,9 @@ def configure(log_format: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    logging.basicConfig(handlers=[_Libraries(logging.WARNING)], level=logging.WARNING, force=True)
+    # It warns of every malformed request, which anybody may send.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 def logger() -> Any:
@@ -49,28 +51,36 @@ def logger() -> Any:
     return structlog.get_logger()
 
 
-def log_failure(error: FeatureStoreError, door: str, code: str, request_id: str | None) -> None:
+def log_failure(error: FeatureStoreError, door: str, code: str) -> None:
     """A request failed. The caller's own mistakes are answered, not logged, and neither is a store
     that is away: readiness says that once."""
     if not isinstance(error, RequestError) and not error.retryable:
-        logger().error(
-            "request failed",
-            door=door,
-            request_id=request_id or uuid.uuid4().hex,
-            code=code,
-            error=str(error),
+        logger().error("request failed", door=door, code=code, error=str(error))
+
+
+def log_slow(door: str, code: str, seconds: float) -> None:
+    """A request took longer than `SLOW_REQUEST_S`."""
+    logger().warning("slow request", door=door, code=code, seconds=round(seconds, 4))
+
+
+class _Libraries(logging.Handler):
+    """What libraries log goes the way of our own lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger().log(
+            record.levelno,
+            "library",
+            library=record.name,
+            message=record.getMessage(),
+            exc_info=record.exc_info,
         )
 
 
-def log_slow(door: str, code: str, seconds: float, request_id: str | None) -> None:
-    """A request took longer than `SLOW_REQUEST_S`."""
-    logger().warning(
-        "slow request",
-        door=door,
-        request_id=request_id or uuid.uuid4().hex,
-        code=code,
-        seconds=round(seconds, 4),
-    )
+def _name_request(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Within a request, every line has its id."""
+    if name := request_ids.current.get():
+        event.setdefault("request_id", name)
+    return event
 
 
 def _mask_all(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

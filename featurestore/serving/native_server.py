@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
@@ -58,17 +58,13 @@ class _Aborted(Exception):
         self.trailers = trailers
 
 
-class _Metadatum(NamedTuple):
-    key: str
-    value: str | bytes
-
-
 class _Context:
     """What a handler sees of its call; the part of `grpc.aio.ServicerContext` that ours use."""
 
-    __slots__ = ("_deadline", "_metadata", "_peer")
+    __slots__ = ("_deadline", "_metadata", "_peer", "trailers")
 
     def __init__(self, details: CallDetails) -> None:
+        self.trailers: Any = None
         self._metadata, self._peer, remaining_s = details
         self._deadline = None if remaining_s is None else time.monotonic() + remaining_s
 
@@ -76,13 +72,17 @@ class _Context:
         """Seconds until the caller's deadline; None where it has none."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
-    def invocation_metadata(self) -> Sequence[_Metadatum]:
+    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
         """What the caller sent beside the message."""
-        return [_Metadatum(key, value) for key, value in self._metadata]
+        return self._metadata
 
     def peer(self) -> str:
         """The caller's address."""
         return self._peer
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        """What goes back behind an answer."""
+        self.trailers = trailing_metadata
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()
@@ -167,7 +167,8 @@ class NativeServer:
 
     async def _answer(self, call_id: int, method: int, payload: bytes, context: _Context) -> None:
         try:
-            self._front.respond(call_id, await self._handlers[method](payload, context))
+            answer = await self._handlers[method](payload, context)
+            self._front.respond(call_id, answer, None, context.trailers)
         except _Aborted as end:
             self._fail(call_id, end.code, end.details, end.trailers)
         except BaseException:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import featurestore
 from featurestore.errors import ServerTimeout, StoreUnavailable
 from featurestore.serving.assemble import Limits, Request, finish, prepare
+from featurestore.tracing import now_ns
 from featurestore.wire import serving_pb2 as pb
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from featurestore.serving.traffic import Traffic
     from featurestore.stores.online.base import OnlineStore
     from featurestore.timeline import Clock
+    from featurestore.tracing import Tracing
     from featurestore.wire.plans import ServingPlan
 
 
@@ -37,6 +39,7 @@ class Collaborators:
     readiness: Readiness
     traffic: Traffic
     tls: ServerTls | None = None
+    tracing: Tracing | None = None
 
 
 class OnlineService:
@@ -50,6 +53,7 @@ class OnlineService:
         self._clock = parts.clock
         self._metrics = parts.metrics
         self._readiness = parts.readiness
+        self._tracing = parts.tracing
         self._limits = Limits.of(parts.settings.serving)
         serving, online = parts.settings.serving, parts.settings.online
         self._longest_ms = min(serving.request_timeout_ms, online.timeout_ms)
@@ -90,8 +94,18 @@ class OnlineService:
                 raise
         store_s = time.perf_counter() - started
         data, statuses = finish(plan, request, prepared, found, now_us)
+        if self._tracing is not None:
+            self._trace(self._tracing, store_s, time.perf_counter() - started - store_s, request)
         self._metrics.lookup(plan.use_names, statuses, request.count, store_s)
         return data
+
+    def _trace(self, tracing: Tracing, store_s: float, assemble_s: float, request: Request) -> None:
+        """The two steps that have just been taken, as spans."""
+        ended = now_ns()
+        read = ended - int(assemble_s * 1e9)
+        keys = {"featurestore.keys": request.count}
+        tracing.step("store read", read - int(store_s * 1e9), read, keys)
+        tracing.step("assemble", read, ended, keys)
 
     def check_read(self, caller: Caller | None, what: What) -> None:
         """For a door that looks at the plan before it asks: nobody learns what there is from the

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import featurestore
 from featurestore.config import Settings, settings_of
 from featurestore.errors import FeatureStoreError
 from featurestore.jobs.project import open_online_store, open_registry
@@ -35,6 +36,7 @@ from featurestore.serving.service import Collaborators
 from featurestore.serving.tls import ServerTls, TlsFiles
 from featurestore.serving.traffic import Traffic
 from featurestore.timeline import SystemClock
+from featurestore.tracing import open_tracing
 
 if TYPE_CHECKING:
     from featurestore.stores.online.base import OnlineStore
@@ -89,6 +91,15 @@ async def _serve(
     gate = Gate(settings, registry, SystemClock())
     gate.refresh()
     files = TlsFiles.of(settings)
+    tracing = open_tracing(
+        settings.tracing,
+        service="featurestore-server",
+        attributes={
+            "service.version": featurestore.__version__,
+            "featurestore.project": settings.project.name,
+            "featurestore.environment": settings.project.environment,
+        },
+    )
     parts = Collaborators(
         settings=settings,
         book=book,
@@ -99,8 +110,13 @@ async def _serve(
         readiness=Readiness(store, metrics),
         traffic=Traffic(concurrent_requests_max=settings.serving.concurrent_requests_max),
         tls=None if files is None else ServerTls(files),
+        tracing=tracing,
     )
-    await _Worker(parts).run(ready)
+    try:
+        await _Worker(parts).run(ready)
+    finally:
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 class _Worker:
