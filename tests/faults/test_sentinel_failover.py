@@ -4,15 +4,16 @@ errors within the deadline, and reads and writes again within a second of the pr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from cluster_servers import is_master, wait_for
 from sentinel_servers import SentinelServers
 from store_load import under_load
 
-from featurestore.errors import StoreTimeout, StoreUnavailable
-from featurestore.stores.online.redis_sentinel import RedisSentinelStore
+from featurestore.errors import StoreError, StoreTimeout, StoreUnavailable
+from featurestore.stores.online.redis_sentinel import LOOK_INTERVAL_S, RedisSentinelStore
+from featurestore.testing.online_store import PREFIX, get, put, row
 
 pytestmark = pytest.mark.slow
 
@@ -45,3 +46,47 @@ def test_a_failover_under_load(watched: SentinelServers, fault: str) -> None:
     assert {type(error) for error in load.errors()} <= {StoreUnavailable, StoreTimeout}
     assert load.errors() != []
     assert load.slowest_s() < TIMEOUT_MS / 1_000 + 1.5
+
+
+def test_a_writer_that_was_idle_does_not_believe_the_old_master(watched: SentinelServers) -> None:
+    victim, successor = watched.first_pair
+    with RedisSentinelStore(watched.url) as idle, RedisSentinelStore(watched.url) as other:
+        put(idle, PREFIX, row(1))
+        victim.pause()
+        wait_for(lambda: is_master(successor))
+        wait_for(lambda: succeeds(lambda: put(other, PREFIX, row(2))))
+        victim.resume()
+        assert is_master(victim)
+        assert put(idle, PREFIX, row(3)).written == 1
+        assert get(other, PREFIX) == row(3)
+
+
+def test_sentinels_that_are_all_gone_do_no_harm_while_the_master_is_well(
+    watched: SentinelServers,
+) -> None:
+    with RedisSentinelStore(watched.url) as store:
+        put(store, PREFIX, row(1))
+        for sentinel in watched.sentinels:
+            sentinel.kill()
+        time.sleep(LOOK_INTERVAL_S)
+        put(store, PREFIX, row(2))
+        assert get(store, PREFIX) == row(2)
+        with (
+            RedisSentinelStore(watched.url) as late,
+            pytest.raises(StoreUnavailable, match="not reachable"),
+        ):
+            late.ping()
+
+
+def test_a_name_that_the_sentinels_do_not_know(watched: SentinelServers) -> None:
+    url = watched.url.replace("/features/", "/featrues/")
+    with RedisSentinelStore(url) as store, pytest.raises(StoreError, match="no master 'featrues'"):
+        store.ping()
+
+
+def succeeds(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except StoreError:
+        return False
+    return True

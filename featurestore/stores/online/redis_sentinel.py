@@ -39,6 +39,8 @@ ASK_TIMEOUT_MS = 250
 """How long one sentinel, or the server that it names, may take; then the next is asked."""
 ASK_INTERVAL_S = 0.05
 """The shortest time between two rounds of questions."""
+LOOK_INTERVAL_S = 1.0
+"""How long writers believe what the sentinels said."""
 PAUSES_S = (0.0, 0.01, 0.03, 0.06)
 """Before each further attempt of one call."""
 
@@ -118,6 +120,7 @@ class RedisSentinelStore(OnlineStore):
         """Write the newer rows. `timeout_ms` is for each call under way, not for the batch. A row
         that was written again after a failure may count as `same` instead of `written`."""
         self._refuse_if_read_only()
+        self._master.look_again()
         return self._attempt(lambda store: store.write(batch))
 
     def replace(
@@ -125,6 +128,7 @@ class RedisSentinelStore(OnlineStore):
     ) -> bool:
         """Compare-and-set inside the server. After a failure, False may mean that it was done."""
         self._refuse_if_read_only()
+        self._master.look_again()
         return self._attempt(
             lambda store: store.replace(
                 field, key, expected=expected, row=row, expire_at_us=expire_at_us
@@ -197,19 +201,24 @@ class _Master:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._current: tuple[Target, RedisStore] | None = None
-        self._doubted = False
+        self._doubted = self._aged = False
         self._asked_at = 0.0
 
     @property
     def store(self) -> RedisStore | None:
         """The store on the master; None when it must be located (again)."""
-        if self._current is None or self._doubted:
+        if self._current is None or self._doubted or self._aged:
             return None
         return self._current[1]
 
     def doubt(self) -> None:
-        """Ask the sentinels before the next call."""
+        """Ask the sentinels before the next call: the master did not answer."""
         self._doubted = True
+
+    def look_again(self) -> None:
+        """Ask them also where it is long ago: a master that hung and was replaced may go on for
+        some time before it learns so, and what it takes then is lost."""
+        self._aged = time.monotonic() - self._asked_at >= LOOK_INTERVAL_S
 
     def locate(self, deadline: float) -> RedisStore:
         """The store on the master; the sentinels are asked if it is not known, or in doubt.
@@ -231,8 +240,14 @@ class _Master:
                 self._asked_at > asked_at or asked_at - self._asked_at < ASK_INTERVAL_S
             ):
                 return self._current[1]
-            found = self._ask_all(deadline)
-            self._asked_at, self._doubted = time.monotonic(), False
+            try:
+                found = self._ask_all(deadline)
+            except StoreError:
+                if self._current is None or self._doubted:
+                    raise
+                # The master does well; only the sentinels do not answer.
+                found = self._current[0]
+            self._asked_at, self._doubted, self._aged = time.monotonic(), False, False
             if self._current is None or self._current[0] != found:
                 left, self._current = self._current, (found, self._open_at(found))
                 if left is not None:
