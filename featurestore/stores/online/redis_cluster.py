@@ -29,12 +29,12 @@ from featurestore.stores.online.checks import check_batch, check_field, check_ke
 from featurestore.stores.online.redis import SCAN_KEYS, pattern_of
 from featurestore.stores.online.redis_blocking import Connection, deadline_in
 from featurestore.stores.online.redis_cluster_async import AsyncNodes
-from featurestore.stores.online.redis_cluster_writes import Replacement, Writes
+from featurestore.stores.online.redis_cluster_writes import Replacement, write_batch
 from featurestore.stores.online.redis_hosts import parse_cluster
 from featurestore.stores.online.redis_lanes import Work, run
 from featurestore.stores.online.redis_nodes import Nodes
 from featurestore.stores.online.redis_slots import key_slot
-from featurestore.stores.online.redis_writes import Tally, expiry_argument
+from featurestore.stores.online.redis_writes import expiry_argument
 from featurestore.stores.online.resp import pack_one
 
 
@@ -96,11 +96,7 @@ class RedisClusterStore(OnlineStore):
         that was written again after a node failed may count as `same` instead of `written`."""
         self._refuse_if_read_only()
         check_batch(batch)
-        answers = self._run(Writes(batch, timeout_ms=self._timeout_ms))
-        tally = Tally()
-        for index, reply in enumerate(answers):
-            tally.add((index, index + 1), reply)
-        return tally.result()
+        return write_batch(self._nodes, batch, timeout_ms=self._timeout_ms)
 
     def replace(
         self, field: bytes, key: bytes, *, expected: bytes, row: bytes, expire_at_us: int | None

@@ -1,20 +1,31 @@
-"""Conditional writes of a cluster: the scripts of a single server, one key per call."""
+"""Conditional writes of a cluster: one key per call, of the scripts of a single server, or of the
+commands that write only where nothing is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from featurestore.stores.online.base import RowBatch
+from featurestore.stores.online.base import RowBatch, WriteResult
 from featurestore.stores.online.redis_blocking import Connection, deadline_in
+from featurestore.stores.online.redis_lanes import run
+from featurestore.stores.online.redis_nodes import Nodes
 from featurestore.stores.online.redis_replication import await_replica
-from featurestore.stores.online.redis_scripts import REPLACE, WRITE
+from featurestore.stores.online.redis_scripts import KEY_MODE, REPLACE, WRITE
 from featurestore.stores.online.redis_slots import key_slot
-from featurestore.stores.online.redis_writes import Writer, expiry_argument
+from featurestore.stores.online.redis_writes import Tally, Writer, expiry_argument
 from featurestore.stores.online.resp import pack_one
 
 CHUNK_COMMANDS = 500
 CHUNK_BYTES = 1024 * 1024
 """Where a chunk ends, in commands and in bytes."""
+NEW_ROWS_MIN = 1_000
+"""Rows of a batch of which it is worth finding out whether they are new."""
+PROBE_ROWS = 100
+"""Rows of it that are tried first to find out, about."""
+SETEX_MODE = b"setex"
+
+_WRITTEN = [b"w"]
 
 
 class _Scripts:
@@ -44,18 +55,33 @@ class _Scripts:
 
 
 class Writes(_Scripts):
-    """The rows of a batch, each by a call of its own; the replies are those of `WRITE`."""
+    """Rows of a batch by their indexes, each by a call of its own; replies are those of `WRITE`.
 
-    def __init__(self, batch: RowBatch, *, timeout_ms: int) -> None:
+    With `new`, nodes that can do it are told to write only where nothing is, which costs them less
+    than half as much: there the reply is 1, or 0 where something is.
+    """
+
+    def __init__(
+        self, batch: RowBatch, indexes: Sequence[int], *, new: bool, timeout_ms: int
+    ) -> None:
         super().__init__(timeout_ms)
-        self.slots: Sequence[int] = list(map(key_slot, batch.keys))
+        keys = batch.keys
+        self.slots: Sequence[int] = [key_slot(keys[index]) for index in indexes]
         self._batch = batch
+        self._indexes = indexes
+        self._new = new
 
     def pack(self, connection: Connection, indexes: Sequence[int]) -> Iterator[bytes]:
-        """EVALSHA with eight words, of which four differ from row to row."""
+        """The calls. Of their eight or nine words, two to four differ from row to row."""
+        mine = [self._indexes[index] for index in indexes]
+        if self._new and _writes_new(connection.mode, self._batch):
+            return self._pack_new(mine)
+        return self._pack_scripts(connection.mode, mine)
+
+    def _pack_scripts(self, mode: bytes, indexes: Sequence[int]) -> Iterator[bytes]:
         keys, rows, expiries = self._batch.keys, self._batch.rows, self._batch.expire_at_us
-        head = b"*8\r\n%b%b%b" % (_word(b"EVALSHA"), _word(WRITE.sha), _word(b"1"))
-        shared = _word(self._batch.field) + _word(connection.mode)
+        head = _words(8, b"EVALSHA", WRITE.sha, b"1")
+        shared = _word(self._batch.field) + _word(mode)
         expiry = b""
         for index in indexes:
             key, row = keys[index], rows[index]
@@ -71,6 +97,67 @@ class Writes(_Scripts):
                 len(expiry),
                 expiry,
             )
+
+    def _pack_new(self, indexes: Sequence[int]) -> Iterator[bytes]:
+        keys, rows, expiries = self._batch.keys, self._batch.rows, self._batch.expire_at_us
+        field = _word(self._batch.field)
+        forever, mortal = _words(4, b"HSETNX"), _words(9, b"HSETEX")
+        until, one = _word(b"FNX") + _word(b"PXAT"), _word(b"FIELDS") + _word(b"1") + field
+        expiry = b""
+        for index in indexes:
+            key, row = keys[index], rows[index]
+            if expiries is not None:
+                expiry = expiry_argument(int(expiries[index]))
+            yield b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
+                mortal if expiry else forever,
+                len(key),
+                key,
+                b"%b$%d\r\n%b\r\n%b" % (until, len(expiry), expiry, one) if expiry else field,
+                len(row),
+                row,
+            )
+
+
+def write_batch(nodes: Nodes, batch: RowBatch, *, timeout_ms: int) -> WriteResult:
+    """Write the newer rows: those of which the cluster has nothing without a comparison, as long as
+    a sample of the batch, and then the batch, consists of such."""
+    tally, count = Tally(), len(batch.keys)
+    left: list[int] = []
+    parts: list[Sequence[int]] = []
+    if count >= NEW_ROWS_MIN:
+        every = count // PROBE_ROWS
+        parts = [range(0, count, every), [i for i in range(count) if i % every]]
+    for place, part in enumerate(parts):
+        replies = run(nodes, Writes(batch, part, new=True, timeout_ms=timeout_ms))
+        there = _tally_new(tally, part, replies)
+        left += there
+        if len(there) > len(part) // 2:
+            left += [index for rest in parts[place + 1 :] for index in rest]
+            break
+    rest = sorted(left) if parts else range(count)
+    if rest:
+        replies = run(nodes, Writes(batch, rest, new=False, timeout_ms=timeout_ms))
+        for index, reply in zip(rest, replies, strict=True):
+            tally.add((index, index + 1), reply)
+    return tally.result()
+
+
+def _tally_new(tally: Tally, indexes: Sequence[int], replies: Sequence[Any]) -> list[int]:
+    """Count what was written; returns the indexes of rows where something is stored."""
+    there = []
+    for index, reply in zip(indexes, replies, strict=True):
+        if reply == 1:
+            tally.add((index, index + 1), _WRITTEN)
+        elif reply == 0:
+            there.append(index)
+        else:
+            tally.add((index, index + 1), reply)
+    return there
+
+
+def _writes_new(mode: bytes, batch: RowBatch) -> bool:
+    """Whether a node can write such rows, with their expiry, only where nothing is."""
+    return mode == SETEX_MODE or (mode != KEY_MODE and batch.expire_at_us is None)
 
 
 class Replacement(_Scripts):
@@ -91,3 +178,8 @@ class Replacement(_Scripts):
 
 def _word(text: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+def _words(count: int, *first: bytes) -> bytes:
+    """The beginning of a command of `count` words."""
+    return b"*%d\r\n%b" % (count, b"".join(map(_word, first)))
