@@ -108,6 +108,14 @@ def median_s(
     return statistics.median(times)
 
 
+def peak_mb() -> float:
+    """The most memory that this process has had, in MB. (What `getrusage` calls so may be that of
+    the process that started this one.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(peak) / 1024
+
+
 def machine() -> dict[str, Any]:
     """The facts that a figure means nothing without."""
     return {

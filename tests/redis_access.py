@@ -10,9 +10,10 @@ from pathlib import Path
 from redis_servers import RedisServer
 
 from featurestore.errors import StoreAccessDenied
-from featurestore.stores.online.base import OnlineStore
+from featurestore.stores.online.base import OnlineStore, RowBatch
 from featurestore.stores.online.redis import RedisStore
-from featurestore.testing.online_store import FIELD, PREFIX, get, put, row
+from featurestore.stores.online.redis_writes import NEW_ROWS_MIN
+from featurestore.testing.online_store import FIELD, PREFIX, get, numbered, put, row
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "operations.md"
 PASSWORD = "opensesame"
@@ -64,6 +65,10 @@ def denied_to(
             lambda: put(store, key, row(2), until=FAR_US + 2_000_000),
             lambda: put(store, key, row(2)),
             lambda: put(store, key, row(3)),
+            # Rows that are all new are written by commands of their own.
+            lambda: store.write(
+                RowBatch(field=FIELD, keys=numbered(NEW_ROWS_MIN), rows=[row(1)] * NEW_ROWS_MIN)
+            ),
             lambda: store.replace(FIELD, key, expected=row(3), row=row(4), expire_at_us=None),
             lambda: get(store, key),
             lambda: list(store.sweep(PREFIX, keep=[])),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,22 @@ import pyarrow as pa
 from featurestore.compiler.changes import online_alias
 from featurestore.compiler.materialization import RunPlan, plan_run, table_state
 from featurestore.compiler.online import row_tag
-from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, Input, Latest, Project, Sql
+from featurestore.compiler.rel import (
+    CREATED_US,
+    DELETED,
+    EVENT_US,
+    Input,
+    Latest,
+    Project,
+    Rel,
+    Sql,
+)
 from featurestore.compiler.scans import feature_column, view_rel
+from featurestore.dtypes import INT64, STRING
 from featurestore.engines.sql import quote
 from featurestore.errors import NotApplied, StoreUnavailable, UnknownView
 from featurestore.jobs import store_identity
+from featurestore.jobs.ahead import one_ahead
 from featurestore.jobs.deletions import erase_since
 from featurestore.jobs.environments import current_views
 from featurestore.jobs.online_tables import (
@@ -51,7 +63,8 @@ if TYPE_CHECKING:
     from featurestore.timeline import Clock
 
 BATCH_ROWS_MAX = 20_000
-"""Rows read, encoded and written at a time: what bounds a run's memory."""
+"""Rows read, encoded and written at a time; one batch is written while the next is made. What
+bounds a run's memory."""
 TIE_ROUNDS_MAX = 100
 """How often a tie is settled anew while other writers move the same row."""
 
@@ -160,6 +173,21 @@ def _stored_columns(view: TypedView, latest: Latest) -> Project:
     return Project(input=latest, columns={name: name for name in names})
 
 
+def stored_rows(view: TypedView, latest: Latest, *, ordered: bool) -> Rel:
+    """What a run reads: the columns that a stored row is made of, `ordered` by store key."""
+    rel = _stored_columns(view, latest)
+    order = []
+    for place, key in enumerate(view.keys):
+        if place < len(view.keys) - 1 and key.dtype != INT64:
+            length = "strlen" if key.dtype == STRING else "octet_length"
+            order.append(f"{length}({quote(key.name)})")
+        order.append(quote(key.name))
+    if not ordered or not order:
+        return rel
+    query = f"SELECT * FROM latest ORDER BY {', '.join(order)}"
+    return Sql(query=query, inputs={"latest": rel}, dtypes=rel.schema)
+
+
 def sweep(context: Context, *, now_us: int) -> int:
     """Free rows of online tables that nothing needs any more, and rows that expired.
 
@@ -225,10 +253,14 @@ class _Run:
         rows = view_rel(self._view, context.repo, self._files)
         counts.skipped = self._count_skipped()
         for selection in plan.passes:
-            for batch in self._batches(selection.of(rows)):
-                counts.read += batch.num_rows
-                counts.written += self._write(batch)
-                progress(self._view.name, counts.written)
+            with (
+                closing(self._encoded(selection.of(rows))) as made,
+                closing(one_ahead(made)) as batches,
+            ):
+                for batch, encoded in batches:
+                    counts.read += batch.num_rows
+                    counts.written += self._write(batch, encoded)
+                    progress(self._view.name, counts.written)
         erase_since(context, self._view, self._files)
         return self._commit(plan, counts, serving, started_at_us=started_at_us)
 
@@ -245,13 +277,15 @@ class _Run:
             )
         return report.skipped
 
-    def _batches(self, latest: Latest) -> Iterator[pa.RecordBatch]:
-        rel = _stored_columns(self._view, latest)
+    def _encoded(self, latest: Latest) -> Generator[tuple[pa.RecordBatch, RowBatch]]:
+        ordered = self._context.store.capabilities.ordered_writes
+        rel = stored_rows(self._view, latest, ordered=ordered)
         with self._context.engine.stream(rel, batch_rows=BATCH_ROWS_MAX) as reader:
-            yield from reader
+            for batch in reader:
+                yield batch, self._encode(batch)
 
-    def _write(self, batch: pa.RecordBatch) -> int:
-        result = self._context.store.write(self._encode(batch))
+    def _write(self, batch: pa.RecordBatch, encoded: RowBatch) -> int:
+        result = self._context.store.write(encoded)
         return result.written + self._settle(batch, result.ties)
 
     def _encode(self, batch: pa.RecordBatch) -> RowBatch:
@@ -266,7 +300,7 @@ class _Run:
         reach = self._view.reach_us
         expire_at_us = None
         if reach is not None:
-            expire_at_us = [instant + reach for instant in batch.column(EVENT_US).to_pylist()]
+            expire_at_us = (batch.column(EVENT_US).to_numpy() + reach).tolist()
         return RowBatch(field=self._table.field, keys=keys, rows=rows, expire_at_us=expire_at_us)
 
     def _settle(self, batch: pa.RecordBatch, ties: Sequence[Tie]) -> int:

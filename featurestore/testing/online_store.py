@@ -361,6 +361,39 @@ class OnlineStoreContract:
         with pytest.raises(LimitExceeded, match="ROWS_PER_WRITE_MAX"):
             store.write(RowBatch(field=FIELD, keys=[PREFIX] * count, rows=[row(1)] * count))
 
+    @pytest.mark.parametrize("until", [None, 4_000_000_000_000_000])
+    @pytest.mark.parametrize("every", [1, 3, 700])
+    def test_a_large_batch_decides_row_by_row(
+        self, store: OnlineStore, every: int, until: int | None
+    ) -> None:
+        """Stores may write what is new in another way than what is there already: every so many
+        keys have a row that is older, the same, newer or tied; two keys come twice."""
+        keys, new = numbered(3_000), row(5, 5, "new")
+        old = [row(4, 9, "old"), new, row(5, 6, "old"), row(5, 5, "old")]
+        there = {key: old[i % 4] for i, key in enumerate(keys[every // 2 :: every])}
+        self._write_all(store, there, until)
+        twice = [keys[every // 2 + 1], keys[-1]]
+        batch = [(key, new) for key in keys] + [(twice[0], row(7)), (twice[1], row(3))]
+        result = self._write_all(store, batch, until)
+        kinds = [old.index(there[key]) if key in there else -1 for key in keys]
+        assert result.written == kinds.count(-1) + kinds.count(0) + 1
+        assert result.same == kinds.count(1)
+        assert result.older == kinds.count(2) + 1
+        tied = [i for i, kind in enumerate(kinds) if kind == 3]
+        assert result.ties == tuple(Tie(i, old[3]) for i in tied)
+        wanted = [there[key] if kind > 1 else new for key, kind in zip(keys, kinds, strict=True)]
+        wanted[keys.index(twice[0])] = row(7)
+        assert store.read([KeyFields(key, (FIELD,)) for key in keys]) == [[w] for w in wanted]
+
+    @staticmethod
+    def _write_all(
+        store: OnlineStore, pairs: dict[bytes, bytes] | list[tuple[bytes, bytes]], until: int | None
+    ) -> WriteResult:
+        items = list(pairs.items()) if isinstance(pairs, dict) else pairs
+        keys, values = [key for key, _ in items], [value for _, value in items]
+        expiry = None if until is None else [until] * len(items)
+        return store.write(RowBatch(field=FIELD, keys=keys, rows=values, expire_at_us=expiry))
+
     # --- expiry -----------------------------------------------------------------------------------
 
     def test_rows_stay_until_they_expire(self, store: OnlineStore) -> None:

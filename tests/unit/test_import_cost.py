@@ -37,6 +37,26 @@ def test_imports_load_nothing_heavy(statement: str, allowed: set[str]) -> None:
     assert loaded_by(statement) <= allowed
 
 
+def test_imports_stay_small_and_quick() -> None:
+    """The bounds that we promise; an idle machine stays at a tenth of the time, a sixth of the
+    memory. CPU time, and the best of three, so that a busy machine does not fail."""
+    script = (
+        "import time\nimport featurestore\n"
+        "lines = open('/proc/self/status').read().splitlines()\n"
+        "print(time.process_time(), *[l.split()[1] for l in lines if l.startswith('VmHWM:')])"
+    )
+    times, peaks_kb = [], []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        seconds, peak_kb = done.stdout.split()
+        times.append(float(seconds))
+        peaks_kb.append(int(peak_kb))
+    assert min(times) < 0.3
+    assert max(peaks_kb) < 60 * 1024
+
+
 def test_public_names_are_listed_and_there() -> None:
     assert set(featurestore.__all__) <= set(dir(featurestore))
     for name in featurestore.__all__:

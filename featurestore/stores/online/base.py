@@ -25,10 +25,12 @@ FIELD_BYTES = 8
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What a store declares of itself. `expires` is `field` (each row by itself), `key` (all rows
-    of a key together) or `none` (the sweeper only)."""
+    of a key together) or `none` (the sweeper only). `ordered_writes`: rows in key order are
+    written much faster than others."""
 
     expires: str
     shared: bool
+    ordered_writes: bool = False
     key_bytes_max: int = KEY_BYTES_MAX
 
 

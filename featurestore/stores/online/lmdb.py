@@ -15,7 +15,10 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import islice
+from operator import add, lt
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -43,6 +46,9 @@ TRANSACTION_BYTES_MAX = 64 * 1024 * 1024
 SWEEP_ENTRIES_MAX = 10_000
 """Entries that one step of a sweep looks at; writers wait for as long."""
 
+PROBES = 64
+"""Entries that are looked up before a part of a batch is taken to be new."""
+
 NEVER_US = 2**63 - 1
 _EXPIRY = struct.Struct("<q")
 _TIMES = struct.Struct("<xqxq")
@@ -52,7 +58,9 @@ _KEY_LENGTH = struct.Struct("<I")
 class LmdbStore(OnlineStore):
     """The store in a folder. Several in one process may name one folder; they share its files."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities(expires="none", shared=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        expires="none", shared=False, ordered_writes=True
+    )
 
     def __init__(
         self,
@@ -103,16 +111,20 @@ class LmdbStore(OnlineStore):
         """Write the newer rows, in transactions of at most `TRANSACTION_BYTES_MAX`."""
         self._refuse_if_read_only()
         check_batch(batch)
-        results = [
-            self._shared.write(partial(_write, batch, start, stop), bytes_more=size)
-            for start, stop, size in _parts(batch)
-        ]
+        results = [self._write_part(batch, *part) for part in _parts(batch)]
         return WriteResult(
             written=sum(result.written for result in results),
             same=sum(result.same for result in results),
             older=sum(result.older for result in results),
             ties=tuple(tie for result in results for tie in result.ties),
         )
+
+    def _write_part(self, batch: RowBatch, start: int, stop: int, size: int) -> WriteResult:
+        items = _new_items(batch, start, stop)
+        if items is not None:
+            with suppress(_StoredAlready):
+                return self._shared.write(partial(_write_new, *items), bytes_more=size)
+        return self._shared.write(partial(_write, batch, start, stop), bytes_more=size)
 
     def replace(
         self, field: bytes, key: bytes, *, expected: bytes, row: bytes, expire_at_us: int | None
@@ -196,6 +208,10 @@ def _read(reads: Sequence[KeyFields], txn: Txn) -> list[list[bytes | None]]:
 
 def _parts(batch: RowBatch) -> Iterator[tuple[int, int, int]]:
     """The batch in runs (start, stop, bytes) of at most `TRANSACTION_BYTES_MAX`."""
+    total = 2 * sum(map(len, batch.keys)) + sum(map(len, batch.rows))
+    if batch.keys and total <= TRANSACTION_BYTES_MAX:
+        yield 0, len(batch.keys), total
+        return
     start, size = 0, 0
     for index, (key, row) in enumerate(zip(batch.keys, batch.rows, strict=True)):
         more = 2 * len(key) + len(row)
@@ -205,6 +221,40 @@ def _parts(batch: RowBatch) -> Iterator[tuple[int, int, int]]:
         size += more
     if batch.keys:
         yield start, len(batch.keys), size
+
+
+class _StoredAlready(Exception):
+    """Not all rows are new; nothing was written."""
+
+
+def _new_items(batch: RowBatch, start: int, stop: int) -> tuple[list[bytes], list[bytes]] | None:
+    """Places and values of a part of the batch, in LMDB's order; None where a key is too long."""
+    keys, rows, field = batch.keys[start:stop], batch.rows[start:stop], batch.field
+    if max(map(len, keys)) > SHORT_KEY_BYTES_MAX:
+        return None
+    places = [key + field for key in keys]
+    if batch.expire_at_us is None:
+        never = _EXPIRY.pack(NEVER_US)
+        values = [never + row for row in rows]
+    else:
+        expiries = map(_EXPIRY.pack, map(int, batch.expire_at_us[start:stop]))
+        values = list(map(add, expiries, rows))
+    if all(map(lt, places, islice(places, 1, None))):
+        return places, values
+    order = sorted(range(len(places)), key=places.__getitem__)
+    return [places[i] for i in order], [values[i] for i in order]
+
+
+def _write_new(places: list[bytes], values: list[bytes], txn: Txn) -> WriteResult:
+    """Put entries none of which is there yet, without looking at each from Python. Raises
+    `_StoredAlready`, which ends the transaction, where one is (or two have one key)."""
+    if any(txn.get(place) is not None for place in places[:: -(-len(places) // PROBES)]):
+        raise _StoredAlready
+    with txn.cursor() as cursor:
+        _, added = cursor.putmulti(zip(places, values, strict=True), overwrite=False)
+    if added < len(places):
+        raise _StoredAlready
+    return WriteResult(written=added, same=0, older=0)
 
 
 def _write(batch: RowBatch, start: int, stop: int, txn: Txn) -> WriteResult:

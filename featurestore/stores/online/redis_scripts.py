@@ -17,7 +17,8 @@ from dataclasses import dataclass
 EXPIRY_MS_MAX = 2**46 - 1
 """The last expiry that a field can have (in Redis; the year 4199). Later ones are never."""
 
-MODES = ((b"HSETEX", b"setex"), (b"HPEXPIREAT", b"expire"))
+SETEX_MODE = b"setex"
+MODES = ((b"HSETEX", SETEX_MODE), (b"HPEXPIREAT", b"expire"))
 """The command that a server must know for each mode, best first; else the mode is `key`."""
 KEY_MODE = b"key"
 

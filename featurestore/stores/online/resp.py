@@ -7,7 +7,7 @@ A password never enters a message: servers are named by `Target.shown`.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -149,7 +149,7 @@ def check_greeting(target: Target, replies: Sequence[Any]) -> None:
         raise refusal(target, last)
 
 
-def pack(commands: Sequence[Command]) -> bytes:
+def pack(commands: Iterable[Command]) -> bytes:
     """The commands as the server reads them, one after the other."""
     return b"".join(map(pack_one, commands))
 
