@@ -13,16 +13,19 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
 from featurestore.errors import InvalidRequest
-from featurestore.serving.edge import DETAILS_KEY, restore
+from featurestore.serving.edge import DETAILS_KEY, restore, restore_details
+from featurestore.serving.stream_client import Answer, Asked, Words, ask_all, ask_all_async
 from featurestore.wire import serving_pb2 as pb
 from featurestore.wire.entities import Entities, read_entities, to_message
 from featurestore.wire.response import OnlineResponse, ResponseSchema, read_response
+from featurestore.wire.serving_raw_pb2 import RawStreamRequest, RawStreamResponse
 
 if TYPE_CHECKING:
     from featurestore.errors import FeatureStoreError
@@ -34,6 +37,7 @@ MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 _KEEPALIVE_MS = 30_000
 _SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
 _GET, _INFO = f"/{_SERVICE}/GetOnlineFeatures", f"/{_SERVICE}/GetServingInfo"
+_STREAM = f"/{_SERVICE}/StreamOnlineFeatures"
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -94,6 +98,26 @@ class _Calls:
             self._schemas, self._schema_of = {}, {}
         self._schemas[found.schema_id] = found.schema
         self._schema_of[(what, full)] = found.schema_id
+
+    def words(self, what: What, full: bool, timeout_ms: int | None) -> Words:
+        """How a stream speaks."""
+        asked_ms = self._timeout_ms if timeout_ms is None else _positive(timeout_ms)
+
+        def encode(rows: Any) -> tuple[bytes, Asked]:
+            entities = read_entities(rows)
+            request, schemas = self.request(what, entities, full)
+            message = RawStreamRequest(request=request, timeout_ms=asked_ms)
+            return message.SerializeToString(), Asked(entities, schemas)
+
+        def decode(data: bytes, asked: Asked) -> Answer:
+            answer = RawStreamResponse.FromString(data)
+            if answer.WhichOneof("answer") == "error":
+                return restore_details(answer.error)
+            found = read_response(answer.features, asked.entities, schemas=asked.schemas)
+            self.remember(found, what, full)
+            return found
+
+        return Words(encode, decode, _restored)
 
 
 def _positive(timeout_ms: int) -> int:
@@ -182,6 +206,9 @@ class FeatureClient:
         unary = self._channel.unary_unary
         self._get: grpc.UnaryUnaryMultiCallable[bytes, bytes] = unary(_GET, None, None)
         self._info: grpc.UnaryUnaryMultiCallable[bytes, bytes] = unary(_INFO, None, None)
+        self._stream: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
+            _STREAM, None, None
+        )
 
     def get_online_features(
         self,
@@ -211,6 +238,31 @@ class FeatureClient:
         response = read_response(data, entities, schemas=schemas)
         self._calls.remember(response, what, full_feature_names)
         return response
+
+    def stream_online_features(
+        self,
+        features: str | Sequence[str],
+        batches: Iterable[Any],
+        *,
+        full_feature_names: bool = False,
+        timeout_ms: int | None = None,
+    ) -> Iterator[OnlineResponse | FeatureStoreError]:
+        """The newest features of the entities of each batch, in order, over one call: for callers
+        that ask all the time.
+
+        Args:
+            features: as in `get_online_features`.
+            batches: an iterable, without end if you like, of what `get_online_features` takes as
+                `entity_rows`. Another thread takes from it, at most 64 batches ahead of you.
+            full_feature_names: name features `view__feature`.
+            timeout_ms: how long the server may take for each answer.
+
+        Yields one answer per batch. Where a batch fails, its error stands in its place and the
+        stream goes on. Raises what ends the stream: `ServerUnavailable` where the server goes away
+        (ask again what has no answer yet), `Unauthenticated`, and what `batches` raises.
+        """
+        words = self._calls.words(_what(features), full_feature_names, timeout_ms)
+        return ask_all(partial(self._stream, metadata=self._calls.metadata), batches, words)
 
     def get_serving_info(self, *, timeout_ms: int | None = None) -> pb.GetServingInfoResponse:
         """What the server serves: services with their versions, keys and features, and limits."""
@@ -265,6 +317,9 @@ class AsyncFeatureClient:
         unary = self._channel.unary_unary
         self._get: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = unary(_GET, None, None)
         self._info: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = unary(_INFO, None, None)
+        self._stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = (
+            self._channel.stream_stream(_STREAM, None, None)
+        )
 
     async def get_online_features(
         self,
@@ -281,6 +336,19 @@ class AsyncFeatureClient:
         response = read_response(data, entities, schemas=schemas)
         self._calls.remember(response, what, full_feature_names)
         return response
+
+    def stream_online_features(
+        self,
+        features: str | Sequence[str],
+        batches: Iterable[Any] | AsyncIterable[Any],
+        *,
+        full_feature_names: bool = False,
+        timeout_ms: int | None = None,
+    ) -> AsyncIterator[OnlineResponse | FeatureStoreError]:
+        """The features of each batch, in order; see `FeatureClient.stream_online_features`.
+        `batches` may be asynchronous."""
+        words = self._calls.words(_what(features), full_feature_names, timeout_ms)
+        return ask_all_async(partial(self._stream, metadata=self._calls.metadata), batches, words)
 
     async def get_serving_info(self, *, timeout_ms: int | None = None) -> pb.GetServingInfoResponse:
         """What the server serves; see `FeatureClient.get_serving_info`."""

@@ -38,6 +38,9 @@ _MANY = 4
 """From so many entities on it pays to look at the rows of a view together."""
 
 
+Cut = Callable[[bytes], bytes]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one request may ask for."""
@@ -91,7 +94,7 @@ class Use:
     position: int
     judge: Judge
     all_present: AllPresent
-    cut: Callable[[bytes], bytes] | None
+    cut: Cut | None
     selected: RowLayout
 
 
@@ -112,6 +115,11 @@ class CompiledPlan:
     def response_schema(self) -> ResponseSchema:
         """The schema as a reader within this process uses it."""
         return ResponseSchema(self.schema)
+
+    @cached_property
+    def steps(self) -> tuple[tuple[int, int, Judge, Cut | None], ...]:
+        """What every entity needs of every use: `group`, `position`, `judge` and `cut`."""
+        return tuple((use.group, use.position, use.judge, use.cut) for use in self.uses)
 
     @cached_property
     def use_names(self) -> tuple[str, ...]:
@@ -215,8 +223,7 @@ def finish(
     `found` is what the store answered to `prepared.reads`, `now_us` the request's time. Raises
     `CorruptRow` for a row that is not of its view's version.
     """
-    look = _view_by_view if request.count >= _MANY else _entity_by_entity
-    statuses, rows, event_times = look(plan, request, prepared, found, now_us)
+    statuses, rows, event_times = look_at(plan, request, prepared, found, now_us)
     response = RawOnlineFeaturesResponse(
         plan_version=plan.plan_version,
         request_time_us=now_us,
@@ -233,6 +240,18 @@ def finish(
     return response.SerializeToString(), statuses
 
 
+def look_at(
+    plan: CompiledPlan,
+    request: Request,
+    prepared: Prepared,
+    found: Sequence[Sequence[bytes | None]],
+    now_us: int,
+) -> Looked:
+    """What `finish` puts into a message. Raises `CorruptRow`."""
+    look = _view_by_view if request.count >= _MANY else _entity_by_entity
+    return look(plan, request, prepared, found, now_us)
+
+
 def _entity_by_entity(
     plan: CompiledPlan,
     request: Request,
@@ -241,15 +260,16 @@ def _entity_by_entity(
     now_us: int,
 ) -> Looked:
     statuses, rows, event_times = bytearray(), list[bytes](), list[int]()
+    slots = prepared.slots
     for entity in range(request.count):
-        for use in plan.uses:
-            read = prepared.slots[use.group][entity]
-            row = None if read == _NO_READ else found[read][use.position]
-            status, event_us = (_NOT_FOUND, 0) if row is None else use.judge(row, now_us)
+        for group, position, judge, cut in plan.steps:
+            read = slots[group][entity]
+            row = None if read == _NO_READ else found[read][position]
+            status, event_us = (_NOT_FOUND, 0) if row is None else judge(row, now_us)
             statuses.append(status)
             event_times.append(event_us)
             if row is not None and status == _PRESENT:
-                rows.append(row if use.cut is None else use.cut(row))
+                rows.append(row if cut is None else cut(row))
     return bytes(statuses), rows, event_times
 
 

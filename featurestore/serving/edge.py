@@ -56,6 +56,9 @@ _TABLE: dict[type[FeatureStoreError], Codes] = {
 }
 
 
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
 def codes_of(error: FeatureStoreError) -> Codes:
     """The status codes of an error, in both protocols."""
     return next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
@@ -96,6 +99,16 @@ def restore(code: grpc.StatusCode, text: str, details: bytes | None) -> FeatureS
             return errors.ServerError(f"What answers is no feature server: {text}")
         case _:
             return errors.InternalError(f"The server failed ({code.name}): {text}")
+
+
+def restore_details(details: bytes) -> FeatureStoreError:
+    """The error that a serialized `google.rpc.Status` stands for."""
+    try:
+        status = RpcStatus.FromString(details)
+    except DecodeError:
+        return errors.InternalError("The server answered with an error that cannot be read.")
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    return restore(code, status.message, details)
 
 
 def _error_info(details: bytes) -> ErrorInfo | None:

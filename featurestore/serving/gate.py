@@ -42,6 +42,7 @@ DENIALS_LOGGED_PER_S = 10
 ACTION_OF: Mapping[str, Action | None] = {
     # gRPC, by method
     "GetOnlineFeatures": "read",
+    "StreamOnlineFeatures": "read",
     "GetServingInfo": "info",
     "ServerReflectionInfo": "info",
     # HTTP, by path

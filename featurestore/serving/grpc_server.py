@@ -26,6 +26,7 @@ from featurestore.serving.logs import SLOW_REQUEST_S, log_failure, log_slow
 from featurestore.serving.request_ids import REQUEST_ID, begin
 from featurestore.serving.requests import read_request
 from featurestore.serving.service import Collaborators, OnlineService
+from featurestore.serving.streams import Streams
 from featurestore.tracing import CARRIED
 from featurestore.wire import serving_pb2 as pb
 
@@ -112,6 +113,10 @@ class GrpcDoor:
         self._admit("GetServingInfo", context)
         return self._service.info().SerializeToString()
 
+    def admit_stream(self, context: Context) -> None:
+        """Whether the caller may open a stream; each of its requests is then looked at alone."""
+        self._admit("StreamOnlineFeatures", context)
+
     def _admit(self, method: str, context: Context) -> Caller | None:
         gate = self._service.gate
         return admit(gate, method, context) if gate.on else None
@@ -195,6 +200,8 @@ class GrpcServer:
             name: grpc.unary_unary_rpc_method_handler(method)
             for name, method in self.methods.items()
         }
+        streams = Streams(self.methods["GetOnlineFeatures"], door.admit_stream, parts.traffic)
+        handlers["StreamOnlineFeatures"] = grpc.stream_stream_rpc_method_handler(streams.handle)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, handlers),)
         )

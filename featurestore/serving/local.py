@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from featurestore.definitions.service import FeatureService
 from featurestore.definitions.view import FeatureSelection, FeatureView
 from featurestore.errors import InvalidRequest, UnknownService, UnknownView
-from featurestore.serving.assemble import Limits, Request, finish, prepare
+from featurestore.serving.assemble import Limits, Request, look_at, prepare
 from featurestore.serving.gate import LocalGate
 from featurestore.serving.reload import PlanBook, What
 from featurestore.wire.entities import read_entities
-from featurestore.wire.response import OnlineResponse, read_response
+from featurestore.wire.response import Answer, OnlineResponse
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
@@ -87,8 +87,9 @@ class LocalServer:
         )
         prepared = prepare(plan, request, self._limits)
         found = self._store.read(prepared.reads) if prepared.reads else []
-        data, _ = finish(plan, request, prepared, found, at_us)
-        return read_response(data, entities, schemas={plan.schema_id: plan.response_schema})
+        statuses, sent, times = look_at(plan, request, prepared, found, at_us)
+        answer = Answer(plan.plan_version, at_us, plan.schema_id, statuses, sent, times)
+        return OnlineResponse(answer, plan.response_schema, entities)
 
 
 def what_of(features: Any) -> What:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from featurestore.errors import ServerOverloaded
@@ -68,6 +69,17 @@ class Traffic:
         self._requests = _Requests()
         self.admission = Admission(concurrent_requests_max)
         self.refusing = False
+        self._acts: list[Callable[[], object]] = []
+
+    def when_refusing(self, act: Callable[[], object]) -> None:
+        """Call `act` when the doors begin to refuse (at once, if they do already)."""
+        if self.refusing:
+            act()
+        self._acts.append(act)
+
+    def forget(self, act: Callable[[], object]) -> None:
+        """Do not call it after all."""
+        self._acts.remove(act)
 
     def request(self) -> AbstractContextManager[None]:
         """One request, from its arrival to its answer."""
@@ -78,6 +90,8 @@ class Traffic:
         (`refusing`), so that clients turn elsewhere."""
         await self._quiet(SERVE_ON_S_MAX)
         self.refusing = True
+        for act in self._acts:
+            act()
         await self._quiet(REFUSE_S_MAX)
 
     async def _quiet(self, longest_s: float) -> None:

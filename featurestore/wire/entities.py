@@ -46,10 +46,10 @@ class KeyColumn(NamedTuple):
         raise InvalidJoinKey(self.name, f"must be {dtype}, the caller sent {found}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entities:
     """The entities of a request: `columns` by name, each of `count` values; `given` are the
-    caller's own values, to hand back beside the features."""
+    caller's own values, to hand back beside the features. (Nobody changes one; see `Request`.)"""
 
     count: int
     columns: Mapping[str, KeyColumn]
@@ -63,6 +63,8 @@ def read_entities(rows: Any) -> Entities:
     does not fit 64 bits or a text that is not Unicode, `InvalidRequest` for columns of different
     lengths and for what is none of these forms.
     """
+    if rows.__class__ is list and len(rows) == 1 and rows[0].__class__ is dict:
+        return _one(rows[0])
     given = _columns(rows)
     lengths = {name: len(values) for name, values in given.items()}
     if len(set(lengths.values())) > 1:
@@ -72,6 +74,12 @@ def read_entities(rows: Any) -> Entities:
     count = next(iter(lengths.values()), 1) if isinstance(rows, Mapping) else len(rows)
     columns = {name: key_column(name, values) for name, values in given.items()}
     return Entities(count, columns, {name: column.values for name, column in columns.items()})
+
+
+def _one(row: dict[Any, Any]) -> Entities:
+    """The entity of one dict, the most frequent request: columns of one value each."""
+    columns = {_name(name): key_column(name, [value]) for name, value in row.items()}
+    return Entities(1, columns, {name: column.values for name, column in columns.items()})
 
 
 def key_column(name: str, values: Sequence[Any]) -> KeyColumn:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -26,17 +27,20 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+_PRESENT = int(Status.PRESENT)
 _STATUS_OF = {int(status): status.name for status in Status}
 
 
 class ResponseSchema:
-    """A schema, read once: per view its name, the layout of its rows and their decoder."""
+    """A schema, read once: per view its name, its features' names, the layout of its rows and
+    their decoder."""
 
     def __init__(self, schema: pb.Schema) -> None:
         self.views = tuple(view.name for view in schema.views)
         self.layouts = tuple(layout_of(view) for view in schema.views)
         self.decoders = tuple(row_decoder(layout) for layout in self.layouts)
-        self.feature_names = tuple(name for layout in self.layouts for name, _ in layout.features)
+        self.names = tuple(tuple(name for name, _ in layout.features) for layout in self.layouts)
+        self.feature_names = tuple(name for names in self.names for name in names)
         self._taken = frozenset(name.casefold() for name in self.feature_names)
 
     def check(self, columns: Iterable[str]) -> None:
@@ -45,20 +49,31 @@ class ResponseSchema:
             raise NameClash(clashes, hint="Ask with full_feature_names=True, or leave it out.")
 
 
+class Answer(NamedTuple):
+    """What a response says, its rows undecoded: the fields of `GetOnlineFeaturesResponse`, and the
+    size of the message (0 where there was none)."""
+
+    plan_version: str
+    request_time_us: int
+    schema_id: int
+    statuses: bytes
+    rows: Sequence[bytes]
+    event_times_us: Sequence[int]
+    size_bytes: int = 0
+
+
 class OnlineResponse:
     """The features of some entities at one instant.
 
     Args:
-        raw: the response message; its rows are undecoded bytes.
+        raw: the answer; its rows are undecoded bytes.
         schema: the schema that it was written with.
         entities: what was asked for; the caller's columns come first in every table.
 
     Raises `NameClash` where a caller's column has the name of a feature.
     """
 
-    def __init__(
-        self, raw: RawOnlineFeaturesResponse, schema: ResponseSchema, entities: Entities
-    ) -> None:
+    def __init__(self, raw: Answer, schema: ResponseSchema, entities: Entities) -> None:
         self._raw = raw
         self._entities = entities
         self._layouts = schema.layouts
@@ -87,8 +102,8 @@ class OnlineResponse:
 
     @property
     def received_bytes(self) -> int:
-        """The size of the answer as it came over the wire."""
-        return self._raw.ByteSize()
+        """The size of the answer as it came over the wire; 0 within the process."""
+        return self._raw.size_bytes
 
     def __len__(self) -> int:
         return self._entities.count
@@ -132,9 +147,11 @@ class OnlineResponse:
         Ints are exact; a missing value is None, and `statuses` says why.
         """
         columns = {name: list(values) for name, values in self._entities.given.items()}
-        for layout, rows in zip(self._layouts, self._values, strict=True):
-            for index, (name, _) in enumerate(layout.features):
-                columns[name] = [None if values is None else values[index] for values in rows]
+        for names, rows in zip(self.schema.names, self._values, strict=True):
+            missing = [None] * len(names)
+            there = [missing if values is None else values for values in rows]
+            by_feature = zip(*there, strict=True) if there else repeat(())
+            columns.update(zip(names, map(list, by_feature), strict=False))
         return columns
 
     def to_arrow(self) -> pa.Table:
@@ -170,7 +187,7 @@ class OnlineResponse:
         by_view: list[list[bytes | None]] = [[] for _ in self._layouts]
         rows = iter(self._raw.rows)
         for pair, status in enumerate(self._raw.statuses):
-            row = next(rows) if status == Status.PRESENT else None
+            row = next(rows) if status == _PRESENT else None
             by_view[pair % len(self._layouts)].append(row)
         return by_view
 
@@ -200,14 +217,23 @@ def read_response(
         schema = ResponseSchema(raw.schema)
     if schema is None:
         raise InternalError("the server left out a schema that it was not told we have")
-    if len(raw.statuses) != entities.count * len(schema.views):
+    answer = Answer(
+        raw.plan_version,
+        raw.request_time_us,
+        raw.schema_id,
+        raw.statuses,
+        raw.rows,
+        raw.event_times_us,
+        len(data),
+    )
+    if len(answer.statuses) != entities.count * len(schema.views):
         raise InternalError(
-            f"{len(raw.statuses):,} statuses came for {entities.count:,} entities × "
+            f"{len(answer.statuses):,} statuses came for {entities.count:,} entities × "
             f"{len(schema.views)} views"
         )
-    if len(raw.rows) != raw.statuses.count(Status.PRESENT):
+    if len(answer.rows) != answer.statuses.count(_PRESENT):
         raise InternalError(f"{len(raw.rows):,} rows came, and another number of PRESENT statuses")
-    return OnlineResponse(raw, schema, entities)
+    return OnlineResponse(answer, schema, entities)
 
 
 def layout_of(view: pb.ViewSchema) -> RowLayout:

@@ -298,6 +298,56 @@ class GetOnlineFeaturesResponse(_message.Message):
 Global___GetOnlineFeaturesResponse: _TypeAlias = GetOnlineFeaturesResponse  # noqa: Y015
 
 @_typing.final
+class StreamOnlineFeaturesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    timeout_ms: _builtins.int
+    """How long this answer may take, from when the server reads the request; 0 is the server's limit."""
+    @_builtins.property
+    def request(self) -> Global___GetOnlineFeaturesRequest: ...
+    def __init__(
+        self,
+        *,
+        request: Global___GetOnlineFeaturesRequest | None = ...,
+        timeout_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOnlineFeaturesRequest: _TypeAlias = StreamOnlineFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class StreamOnlineFeaturesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    error: _builtins.bytes
+    """A serialized google.rpc.Status, as in `grpc-status-details-bin`."""
+    @_builtins.property
+    def features(self) -> Global___GetOnlineFeaturesResponse: ...
+    def __init__(
+        self,
+        *,
+        features: Global___GetOnlineFeaturesResponse | None = ...,
+        error: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "features", b"features"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "features", b"features"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["features", "error"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___StreamOnlineFeaturesResponse: _TypeAlias = StreamOnlineFeaturesResponse  # noqa: Y015
+
+@_typing.final
 class Schema(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -39,6 +39,11 @@ class OnlineFeaturesStub:
                 request_serializer=featurestore_dot_v1_dot_serving__pb2.GetOnlineFeaturesRequest.SerializeToString,
                 response_deserializer=featurestore_dot_v1_dot_serving__pb2.GetOnlineFeaturesResponse.FromString,
                 _registered_method=True)
+        self.StreamOnlineFeatures = channel.stream_stream(
+                '/featurestore.v1.OnlineFeatures/StreamOnlineFeatures',
+                request_serializer=featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesRequest.SerializeToString,
+                response_deserializer=featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesResponse.FromString,
+                _registered_method=True)
         self.GetServingInfo = channel.unary_unary(
                 '/featurestore.v1.OnlineFeatures/GetServingInfo',
                 request_serializer=featurestore_dot_v1_dot_serving__pb2.GetServingInfoRequest.SerializeToString,
@@ -51,6 +56,17 @@ class OnlineFeaturesServicer:
 
     def GetOnlineFeatures(self, request, context):
         """The newest features of each entity key at the time of the request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamOnlineFeatures(self, request_iterator, context):
+        """The same for callers that ask all the time. Each request gets one answer, in the order of the
+        requests. The error of a request stands in its place, and the stream goes on; the stream itself
+        ends with a status where it is over for all: no messages of this contract, a caller who may not
+        in any more (UNAUTHENTICATED), a server that goes away (UNAVAILABLE; what it had not answered
+        by then may be asked again elsewhere).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,6 +86,11 @@ def add_OnlineFeaturesServicer_to_server(servicer, server):
                     servicer.GetOnlineFeatures,
                     request_deserializer=featurestore_dot_v1_dot_serving__pb2.GetOnlineFeaturesRequest.FromString,
                     response_serializer=featurestore_dot_v1_dot_serving__pb2.GetOnlineFeaturesResponse.SerializeToString,
+            ),
+            'StreamOnlineFeatures': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamOnlineFeatures,
+                    request_deserializer=featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesRequest.FromString,
+                    response_serializer=featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesResponse.SerializeToString,
             ),
             'GetServingInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServingInfo,
@@ -104,6 +125,33 @@ class OnlineFeatures:
             '/featurestore.v1.OnlineFeatures/GetOnlineFeatures',
             featurestore_dot_v1_dot_serving__pb2.GetOnlineFeaturesRequest.SerializeToString,
             featurestore_dot_v1_dot_serving__pb2.GetOnlineFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamOnlineFeatures(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/featurestore.v1.OnlineFeatures/StreamOnlineFeatures',
+            featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesRequest.SerializeToString,
+            featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,13 @@ class OnlineFeaturesStub:
     def __new__(cls, channel: _aio.Channel) -> OnlineFeaturesAsyncStub: ...
     GetOnlineFeatures: _grpc.UnaryUnaryMultiCallable[_serving_pb2.GetOnlineFeaturesRequest, _serving_pb2.GetOnlineFeaturesResponse]
     """The newest features of each entity key at the time of the request."""
+    StreamOnlineFeatures: _grpc.StreamStreamMultiCallable[_serving_pb2.StreamOnlineFeaturesRequest, _serving_pb2.StreamOnlineFeaturesResponse]
+    """The same for callers that ask all the time. Each request gets one answer, in the order of the
+    requests. The error of a request stands in its place, and the stream goes on; the stream itself
+    ends with a status where it is over for all: no messages of this contract, a caller who may not
+    in any more (UNAUTHENTICATED), a server that goes away (UNAVAILABLE; what it had not answered
+    by then may be asked again elsewhere).
+    """
     GetServingInfo: _grpc.UnaryUnaryMultiCallable[_serving_pb2.GetServingInfoRequest, _serving_pb2.GetServingInfoResponse]
     """What this server serves: services, versions, limits."""
 
@@ -41,6 +48,13 @@ class OnlineFeaturesAsyncStub(OnlineFeaturesStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetOnlineFeatures: _aio.UnaryUnaryMultiCallable[_serving_pb2.GetOnlineFeaturesRequest, _serving_pb2.GetOnlineFeaturesResponse]  # type: ignore[assignment]
     """The newest features of each entity key at the time of the request."""
+    StreamOnlineFeatures: _aio.StreamStreamMultiCallable[_serving_pb2.StreamOnlineFeaturesRequest, _serving_pb2.StreamOnlineFeaturesResponse]  # type: ignore[assignment]
+    """The same for callers that ask all the time. Each request gets one answer, in the order of the
+    requests. The error of a request stands in its place, and the stream goes on; the stream itself
+    ends with a status where it is over for all: no messages of this contract, a caller who may not
+    in any more (UNAUTHENTICATED), a server that goes away (UNAVAILABLE; what it had not answered
+    by then may be asked again elsewhere).
+    """
     GetServingInfo: _aio.UnaryUnaryMultiCallable[_serving_pb2.GetServingInfoRequest, _serving_pb2.GetServingInfoResponse]  # type: ignore[assignment]
     """What this server serves: services, versions, limits."""
 
@@ -52,6 +66,19 @@ class OnlineFeaturesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_serving_pb2.GetOnlineFeaturesResponse, _abc.Awaitable[_serving_pb2.GetOnlineFeaturesResponse]]:
         """The newest features of each entity key at the time of the request."""
+
+    @_abc_1.abstractmethod
+    def StreamOnlineFeatures(
+        self,
+        request_iterator: _MaybeAsyncIterator[_serving_pb2.StreamOnlineFeaturesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_serving_pb2.StreamOnlineFeaturesResponse], _abc.AsyncIterator[_serving_pb2.StreamOnlineFeaturesResponse]]:
+        """The same for callers that ask all the time. Each request gets one answer, in the order of the
+        requests. The error of a request stands in its place, and the stream goes on; the stream itself
+        ends with a status where it is over for all: no messages of this contract, a caller who may not
+        in any more (UNAUTHENTICATED), a server that goes away (UNAVAILABLE; what it had not answered
+        by then may be asked again elsewhere).
+        """
 
     @_abc_1.abstractmethod
     def GetServingInfo(

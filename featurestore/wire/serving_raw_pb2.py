@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from featurestore.wire import serving_pb2 as featurestore_dot_v1_dot_serving__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!featurestore/v1/serving_raw.proto\x12\x0f\x66\x65\x61turestore.v1\x1a\x1d\x66\x65\x61turestore/v1/serving.proto\"\xef\x01\n\x19RawOnlineFeaturesResponse\x12\x14\n\x0cplan_version\x18\x01 \x01(\t\x12\x17\n\x0frequest_time_us\x18\x02 \x01(\x10\x12\x11\n\tschema_id\x18\x03 \x01(\x06\x12\'\n\x06schema\x18\x04 \x01(\x0b\x32\x17.featurestore.v1.Schema\x12\x10\n\x08statuses\x18\x05 \x01(\x0c\x12\x0c\n\x04rows\x18\x06 \x03(\x0c\x12\x16\n\x0e\x65vent_times_us\x18\x07 \x03(\x10\x12/\n\x07\x63olumns\x18\x08 \x03(\x0b\x32\x1e.featurestore.v1.FeatureColumnb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!featurestore/v1/serving_raw.proto\x12\x0f\x66\x65\x61turestore.v1\x1a\x1d\x66\x65\x61turestore/v1/serving.proto\"\xef\x01\n\x19RawOnlineFeaturesResponse\x12\x14\n\x0cplan_version\x18\x01 \x01(\t\x12\x17\n\x0frequest_time_us\x18\x02 \x01(\x10\x12\x11\n\tschema_id\x18\x03 \x01(\x06\x12\'\n\x06schema\x18\x04 \x01(\x0b\x32\x17.featurestore.v1.Schema\x12\x10\n\x08statuses\x18\x05 \x01(\x0c\x12\x0c\n\x04rows\x18\x06 \x03(\x0c\x12\x16\n\x0e\x65vent_times_us\x18\x07 \x03(\x10\x12/\n\x07\x63olumns\x18\x08 \x03(\x0b\x32\x1e.featurestore.v1.FeatureColumn\"7\n\x10RawStreamRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\"B\n\x11RawStreamResponse\x12\x12\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0cH\x00\x12\x0f\n\x05\x65rror\x18\x02 \x01(\x0cH\x00\x42\x08\n\x06\x61nswerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,4 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RAWONLINEFEATURESRESPONSE']._serialized_start=86
   _globals['_RAWONLINEFEATURESRESPONSE']._serialized_end=325
+  _globals['_RAWSTREAMREQUEST']._serialized_start=327
+  _globals['_RAWSTREAMREQUEST']._serialized_end=382
+  _globals['_RAWSTREAMRESPONSE']._serialized_start=384
+  _globals['_RAWSTREAMRESPONSE']._serialized_end=450
 # @@protoc_insertion_point(module_scope)

@@ -235,4 +235,8 @@ def test_reflection_describes_the_contract(channel: grpc.Channel) -> None:
         for data in answer.file_descriptor_response.file_descriptor_proto
     ]
     (service,) = files[0].service
-    assert [method.name for method in service.method] == ["GetOnlineFeatures", "GetServingInfo"]
+    assert [method.name for method in service.method] == [
+        "GetOnlineFeatures",
+        "StreamOnlineFeatures",
+        "GetServingInfo",
+    ]

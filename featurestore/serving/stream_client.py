@@ -1,0 +1,155 @@
+"""The caller's side of `StreamOnlineFeatures`, without a channel: for threads and for asyncio.
+
+At most `AHEAD_MAX` batches are taken from the caller's iterator before their answers have been
+taken in turn, so neither side gathers what nobody reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import grpc
+
+from featurestore.errors import FeatureStoreError, ServerUnavailable
+from featurestore.wire.entities import Entities
+from featurestore.wire.response import OnlineResponse, ResponseSchema
+
+AHEAD_MAX = 64
+
+
+class Asked(NamedTuple):
+    """What one answer will be read with."""
+
+    entities: Entities
+    schemas: dict[int, ResponseSchema]
+
+
+class _Raised(NamedTuple):
+    """The caller's iterator failed."""
+
+    error: BaseException
+
+
+Answer: TypeAlias = OnlineResponse | FeatureStoreError
+Encode: TypeAlias = Callable[[Any], tuple[bytes, Asked]]
+Decode: TypeAlias = Callable[[bytes, Asked], Answer]
+Restore: TypeAlias = Callable[[grpc.RpcError], FeatureStoreError]
+_Order: TypeAlias = Asked | FeatureStoreError | _Raised | None
+
+
+class Words(NamedTuple):
+    """How batches become messages, messages answers, and a broken call an error."""
+
+    encode: Encode
+    decode: Decode
+    restore: Restore
+
+
+def ask_all(
+    call: Callable[[Iterator[bytes]], Any], batches: Iterable[Any], words: Words
+) -> Iterator[Answer]:
+    """The answer to each batch, in order; `call` opens the stream."""
+    order = queue.SimpleQueue[_Order]()
+    room = threading.Semaphore(AHEAD_MAX)
+    over = threading.Event()
+
+    def messages() -> Iterator[bytes]:
+        # Runs in gRPC's thread: what the caller's iterator raises must be raised in the caller's.
+        try:
+            for rows in batches:
+                room.acquire()
+                if over.is_set():
+                    return
+                try:
+                    message, asked = words.encode(rows)
+                except FeatureStoreError as error:
+                    order.put(error)
+                    continue
+                order.put(asked)
+                yield message
+        except BaseException as error:  # noqa: BLE001 # raised again where the caller waits
+            order.put(_Raised(error))
+        finally:
+            order.put(None)
+
+    replies = call(messages())
+    try:
+        while (asked := order.get()) is not None:
+            match asked:
+                case _Raised(error):
+                    raise error
+                case FeatureStoreError():
+                    yield asked
+                case Asked():
+                    yield words.decode(_there(next(replies, None)), asked)
+            room.release()
+    except grpc.RpcError as error:
+        raise words.restore(error) from error
+    finally:
+        over.set()
+        room.release()
+        replies.cancel()
+
+
+async def ask_all_async(
+    call: Callable[[AsyncIterator[bytes]], Any],
+    batches: Iterable[Any] | AsyncIterable[Any],
+    words: Words,
+) -> AsyncIterator[Answer]:
+    """`ask_all` for asyncio."""
+    order = asyncio.Queue[_Order]()
+    room = asyncio.Semaphore(AHEAD_MAX)
+
+    async def messages() -> AsyncIterator[bytes]:
+        try:
+            async for rows in _each(batches):
+                await room.acquire()
+                try:
+                    message, asked = words.encode(rows)
+                except FeatureStoreError as error:
+                    order.put_nowait(error)
+                    continue
+                order.put_nowait(asked)
+                yield message
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 # raised again where the caller waits
+            order.put_nowait(_Raised(error))
+        finally:
+            order.put_nowait(None)
+
+    replies = call(messages())
+    arriving = aiter(replies)
+    try:
+        while (asked := await order.get()) is not None:
+            match asked:
+                case _Raised(error):
+                    raise error
+                case FeatureStoreError():
+                    yield asked
+                case Asked():
+                    yield words.decode(_there(await anext(arriving, None)), asked)
+            room.release()
+    except grpc.RpcError as error:
+        raise words.restore(error) from error
+    finally:
+        replies.cancel()
+
+
+def _there(data: bytes | None) -> bytes:
+    if data is None:
+        raise ServerUnavailable("The server ended the stream before it had answered.")
+    return data
+
+
+async def _each(batches: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    if isinstance(batches, AsyncIterable):
+        async for rows in batches:
+            yield rows
+    else:
+        for rows in batches:
+            yield rows
