@@ -63,6 +63,9 @@ class _RequestContext:
         """The caller's address."""
         return self._stream.peer()
 
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        """Nothing: an answer in a stream has no trailers of its own."""
+
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()
     ) -> NoReturn:
