@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from featurestore.buckets import storage_error
 from featurestore.compiler.rel import Rel, Scan, Sql, walk
@@ -22,6 +23,8 @@ from featurestore.errors import (
     SourceSchemaChanged,
 )
 
+SEARCH_BYTES_MAX = 4 * 1024**3
+"""Files that are read through to find the damaged one, for its name in a message."""
 _UNREADABLE = ("IO", "HTTP", "Permission", "Serialization", "Invalid")
 _DAMAGED = ("magic bytes", "parquet", "snappy", "zstd", "gzip", "thrift", "corrupt", "truncated")
 _SPILL = ("temp_directory", "duckdb_temp_", "No space left")
@@ -50,11 +53,37 @@ def unreadable(scans: Sequence[Scan], words: str) -> FeatureStoreError:
     if "AWS Error" in words:
         return storage_error(_sources(scans), words)
     named = [scan for scan in scans if any(path in words for path in scan.files.paths)]
+    found = None if named else _first_damaged(scans)
+    if found is not None:
+        named, words = [found[0]], f"{found[1]}: {words}"
     names = ", ".join(sorted({repr(scan.source) for scan in named or scans}))
     return SourceMissing(
         f"Source {names}: a file is missing or cannot be read. {_first_line(words)}. "
         "Bring it back, or correct the source's path."
     )
+
+
+def _first_damaged(scans: Sequence[Scan]) -> tuple[Scan, str] | None:
+    """Which Parquet file it is, where DuckDB does not say: each is read through, up to
+    `SEARCH_BYTES_MAX` in all."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    left = SEARCH_BYTES_MAX
+    for scan in scans:
+        for path in scan.files.paths if scan.files.format != "csv" else ():
+            if "://" in path:
+                continue
+            try:
+                left -= Path(path).stat().st_size
+                if left < 0:
+                    return None
+                with parquet.ParquetFile(path) as file:
+                    for _ in file.iter_batches(columns=sorted(set(scan.columns.values()))):
+                        pass
+            except (pa.ArrowException, OSError, UnicodeDecodeError):
+                return scan, path
+    return None
 
 
 def _translate(rel: Rel, words: str) -> FeatureStoreError:

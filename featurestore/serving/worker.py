@@ -132,8 +132,11 @@ class _Worker:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until a signal comes. Raises what made a part of the server end before."""
         loop, parts = asyncio.get_running_loop(), self._parts
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        # SIGHUP, too: nobody takes over from a process without a supervisor, but no request of
+        # anybody is cut off. Started by nohup, it is to outlive its terminal.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:
+                loop.add_signal_handler(number, self._stop.set)
         await parts.readiness.look()
         interval_s = parts.settings.serving.reload_interval_ms / 1_000
         watching = [

@@ -70,7 +70,7 @@ class SharedEnvironment:
                 txn = env.begin()
             with txn:
                 return work(txn)
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
             raise self._translate(error) from error
         finally:
             lock.release()
@@ -122,8 +122,10 @@ class SharedEnvironment:
             # A cached read transaction would keep its slot across a fork.
             max_spare_txns=0,
         )
-        if not frozen and env.info()["map_size"] < self._map_bytes:
-            env.set_mapsize(self._map_bytes)
+        if not frozen:
+            _fill_up(env, data)
+            if env.info()["map_size"] < self._map_bytes:
+                env.set_mapsize(self._map_bytes)
         self._env = env
         return env
 
@@ -170,6 +172,17 @@ class SharedEnvironment:
             self._env.close()
             self._env = None
         self.resume()
+
+
+def _fill_up(env: lmdb.Environment, data: Path) -> None:
+    """Make the file as long as its pages are said to reach. One that was cut off would end the
+    process with SIGBUS where it is read beyond its end; zeros are found to be no page."""
+    reach = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    size = data.stat().st_size
+    if size < reach:
+        with data.open("r+b") as file:
+            # Never shortens, whatever another process writes meanwhile.
+            os.posix_fallocate(file.fileno(), size, reach - size)
 
 
 _registry: dict[Path, SharedEnvironment] = {}

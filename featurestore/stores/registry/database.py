@@ -76,7 +76,10 @@ class Database:
     @contextmanager
     def writing(self, lock: str) -> Iterator[Connection]:
         """A transaction that writes, alone among those that name the same `lock`: SQLite has one
-        writer at a time anyway, Postgres takes an advisory lock until the end of it."""
+        writer at a time anyway, Postgres takes an advisory lock until the end of it.
+
+        Raises `SchemaTooNew` where a newer version has changed the schema since it was opened.
+        """
         options = {_WRITES: True}
         with (
             self._translated(),
@@ -85,6 +88,8 @@ class Database:
         ):
             if connection.dialect.name == "postgresql":
                 _lock_postgres(connection, lock)
+            if lock != _MIGRATION:
+                _check_revision(connection, self.shown)
             yield connection
 
     def close(self) -> None:
@@ -258,6 +263,22 @@ def _revision(connection: Connection) -> str | None:
     ).scalar()
 
 
+def _check_revision(connection: Connection, shown: str) -> None:
+    found = connection.scalar(
+        sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))
+    )
+    if found != SCHEMA_REVISION:
+        raise _too_new(str(found), shown)
+
+
+def _too_new(found: str, shown: str) -> SchemaTooNew:
+    return SchemaTooNew(
+        f"The registry {shown} has schema {found!r}, which this version of featurestore "
+        f"(schema {SCHEMA_REVISION!r}) does not know: a newer one wrote it. "
+        "Upgrade: pip install --upgrade featurestore"
+    )
+
+
 def _upgrade(connection: Connection, found: str | None, shown: str) -> None:
     # Alembic takes 0.2 s to import and most openings need none of it.
     from alembic import command
@@ -269,10 +290,6 @@ def _upgrade(connection: Connection, found: str | None, shown: str) -> None:
         config.set_main_option("path_separator", "os")
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
         if found is not None and found not in known:
-            raise SchemaTooNew(
-                f"The registry {shown} has schema {found!r}, which this version of featurestore "
-                f"(schema {SCHEMA_REVISION!r}) does not know: a newer one wrote it. "
-                "Upgrade: pip install --upgrade featurestore"
-            )
+            raise _too_new(found, shown)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
