@@ -51,6 +51,8 @@ test: $(VENV)/.test ## install and run the tests
 debian-packages:
 	@command -v redis-server >/dev/null || { \
 	  echo "make test-full needs redis-server; install Debian's package: apt-get install redis-server" >&2; exit 1; }
+	@test -d /usr/lib/postgresql || { \
+	  echo "make test-full needs Postgres with TLS; install Debian's package: apt-get install postgresql" >&2; exit 1; }
 
 test-full: debian-packages $(VENV)/.test $(DUCKDB_OLD) ## also the tests that need Debian packages, and the older DuckDB
 	$(BIN)/pytest -m full

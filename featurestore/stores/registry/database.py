@@ -171,6 +171,7 @@ def _is_busy(cause: sqlite3.Error) -> bool:
 
 
 _DENIED = ("password authentication failed", "no password supplied", "no pg_hba.conf entry")
+_TLS_FAILED = ("certificate", "SSL error", "tlsv1 alert", "does not support SSL", "private key")
 
 
 def _translate_postgres(cause: BaseException | None, where: str, text: str) -> FeatureStoreError:
@@ -178,6 +179,10 @@ def _translate_postgres(cause: BaseException | None, where: str, text: str) -> F
     # A refused connection carries no SQLSTATE; its text is all there is.
     if state[:2] == "28" or state == "42501" or any(part in str(cause) for part in _DENIED):
         return StoreAccessDenied(f"{where} refuses access: {text}; check user and password")
+    if not state and any(part in str(cause) for part in _TLS_FAILED):
+        return StoreAccessDenied(
+            f"{where} can't be reached by TLS: {text}; check sslmode, sslrootcert and sslcert"
+        )
     if state == "57014":
         return StoreTimeout(f"{where} took too long: {text}")
     if state[:2] == "22":
