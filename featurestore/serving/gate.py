@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from featurestore.errors import (
@@ -61,13 +61,20 @@ that a new one is closed until somebody decides."""
 class Caller:
     """Somebody who came in, and what is known of what they may read."""
 
-    __slots__ = ("_project", "_readable", "expires_at_us", "principal")
+    __slots__ = ("_actions", "_project", "_readable", "expires_at_us", "principal")
 
     def __init__(self, principal: Principal, project: str) -> None:
         self.principal = principal
         self.expires_at_us = principal.expires_at_us
         self._project = project
+        self._actions: set[Action] = set()
         self._readable: set[What] = set()
+
+    def check(self, action: Action) -> None:
+        """May they do this to anything at all? Raises `PermissionDenied`."""
+        if action not in self._actions:
+            self.principal.check(action, self._project, None)
+            self._actions.add(action)
 
     def check_read(self, what: What, *, now_us: int) -> None:
         """May they read this service, or these refs? Raises `PermissionDenied`, `Unauthenticated`
@@ -108,11 +115,14 @@ class Gate:
         self._denials = _Denials()
         self.on = settings.security.require_token or self._jwt is not None
 
-    def admit(self, name: str, authorization: str | None, *, peer: str) -> Caller | None:
+    def admit(
+        self, name: str, authorization: str | None, *, peer: Callable[[], str]
+    ) -> Caller | None:
         """Who calls the method or path `name`; None while the gate is open.
 
-        Streams ask again for every message, so that revoking a token ends them. Raises
-        `Unauthenticated`, and `PermissionDenied` for callers that no grant lets do this at all.
+        `peer` tells where from, for the log. Streams ask again for every message, so that revoking
+        a token ends them. Raises `Unauthenticated`, and `PermissionDenied` for callers that no
+        grant lets do this at all.
         """
         if not self.on:
             return None
@@ -121,9 +131,9 @@ class Gate:
             return None
         try:
             caller = self._caller(authorization)
-            caller.principal.check(action, self._project, None)
+            caller.check(action)
         except (Unauthenticated, PermissionDenied) as error:
-            self._denials.note(error, name, peer)
+            self._denials.note(error, name, peer())
             raise
         return caller
 

@@ -291,7 +291,7 @@ def admit(gate: Gate, method: str, context: Context) -> Caller | None:
     for key, value in context.invocation_metadata() or ():
         if key == AUTHORIZATION:
             given = str(value)
-    return gate.admit(method, given, peer=context.peer())
+    return gate.admit(method, given, peer=context.peer)
 
 
 def _metadatum(context: Context, wanted: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 from featurestore.errors import FeatureStoreError, Unauthenticated
@@ -30,7 +31,7 @@ class HttpGuard:
         if self._gate.on and scope["type"] != "lifespan":
             try:
                 scope[CALLER] = self._gate.admit(
-                    scope["path"], _authorization(scope), peer=_peer(scope)
+                    scope["path"], _authorization(scope), peer=partial(_peer, scope)
                 )
             except FeatureStoreError as error:
                 self._metrics.request("http", str(codes_of(error).http), 0.0)

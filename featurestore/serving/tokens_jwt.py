@@ -144,10 +144,13 @@ class JwtVerifier:
 
         found: dict[str | None, PyJWK] = {}
         document = json.loads(text)
-        for each in document["keys"] if isinstance(document, dict) else ():
+        listed = document.get("keys") if isinstance(document, dict) else None
+        for each in listed if isinstance(listed, list) else ():
+            if not isinstance(each, dict) or each.get("kty") == "oct":
+                continue
             try:
                 key = jwt.PyJWK.from_dict(each)
-            except jwt.PyJWTError:
+            except (jwt.PyJWTError, KeyError, TypeError, ValueError):
                 continue  # a key of a kind that we do not know says nothing about the others
             if key.algorithm_name in self._algorithms and each.get("use", "sig") == "sig":
                 found[each.get("kid")] = key
