@@ -219,10 +219,10 @@ class Policy:
 
 
 def needs_of_commit(
-    aliases: Iterable[str], kinds: Iterable[str], *, blobs: bool, ledger: bool
+    aliases: Iterable[str], records: Iterable[tuple[str, str]], *, blobs: bool, ledger: bool
 ) -> tuple[Need, ...]:
-    """What somebody must be allowed to do to commit these alias moves, records, blobs and ledger
-    rows.
+    """What somebody must be allowed to do to commit these alias moves, records (kind and name),
+    blobs and ledger rows.
 
     What is not known here takes `admin`, so that a new kind of alias is closed until it is listed.
     """
@@ -233,10 +233,12 @@ def needs_of_commit(
         needs[("materialize",), None] = None
     if blobs:
         needs[WRITES, None] = None
-    for kind in kinds:
+    for kind, name in records:
         match kind:
             case "audit":
                 continue
+            case "deletion":
+                needs[("delete",), name] = None
             case "token" | "policy":
                 needs[("admin",), None] = None
             case _:

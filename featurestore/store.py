@@ -203,7 +203,7 @@ class FeatureStore:
         """
         from featurestore.jobs import access, deletions
 
-        access.authorize(self._asker(), "delete", None, detail=str(entity))
+        access.authorize(self._asker(), "delete", str(entity))
         return deletions.delete_entity(self._context(), entity, keys, now_us=self.clock.now_us())
 
     def sweep(self) -> int:

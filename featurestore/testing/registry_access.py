@@ -52,7 +52,7 @@ def _moves(alias: str, kind: str = "fact") -> Commit:
 
 
 def _writes(kind: str) -> Commit:
-    return lambda registry: registry.commit(records=[Record(kind=kind, name="y")])
+    return lambda registry: registry.commit(records=[Record(kind=kind, name="customer")])
 
 
 def _removes(alias: str) -> Commit:
@@ -83,7 +83,10 @@ CASES: Mapping[str, Case] = {
         _moves("store/prod"), ("materialize:shop/env/prod",), ("apply:shop", "push:shop")
     ),
     "make a table": Case(_moves("online/v/h"), ("apply:shop/env/x", "materialize:shop/env/x")),
-    "write a record": Case(_writes("deletion"), ("delete:shop", "apply:shop/env/x")),
+    "write a record": Case(_writes("fact"), ("delete:shop", "apply:shop/env/x")),
+    "delete an entity": Case(
+        _writes("deletion"), ("delete:shop/customer",), ("apply:shop", "delete:shop/order")
+    ),
     "write a blob": Case(lambda r: r.commit(blobs=[b"x"]), ("materialize:shop",)),
     "approve": Case(_moves("approval/x"), ("approve:shop",), ("apply:shop", "delete:shop")),
     "make a token": Case(_moves("token/z", "token"), ("admin:shop",), ("apply:shop",)),

@@ -137,6 +137,7 @@ def test_every_command_that_writes_asks_for_a_token(locked: tuple[Shell, str]) -
     reader = create(shell, root, "reader", "read:my_shop")
     commands = [
         ("apply",), ("materialize",), ("sweep",), ("audit",), ("token", "list"),
+        ("delete-entity", "customer", "--entity", "customer_id:=9"),
         ("token", "create", "x", "--allow", "*:*"), ("token", "revoke", "root"),
         ("access", "off"), ("access", "role", "r", "--allow", "*:*"),
     ]  # fmt: skip
@@ -152,7 +153,7 @@ def test_every_command_that_writes_asks_for_a_token(locked: tuple[Shell, str]) -
     assert shell("access", "show", "--json").json["on"] is True
     (names,) = [{row["name"] for row in shell("token", "list", "--json", token=root).json}]
     assert names == {"root", "reader"}
-    for command in commands[:5]:
+    for command in commands[:6]:
         assert shell(*command, token=root).status == 0, command
 
 

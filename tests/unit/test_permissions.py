@@ -133,15 +133,22 @@ class TestPolicy:
 
 
 def test_a_commit_takes_what_it_moves() -> None:
-    needs = needs_of_commit(["env/prod", "serving/prod/model"], ["view"], blobs=False, ledger=True)
+    needs = needs_of_commit(
+        ["env/prod", "serving/prod/model"], [("view", "v")], blobs=False, ledger=True
+    )
     assert (("apply",), "env/prod") in needs
     assert (("apply", "materialize"), "env/prod") in needs
     assert (("materialize",), None) in needs
-    assert needs_of_commit([], ["audit"], blobs=False, ledger=False) == ()
+    assert needs_of_commit([], [("audit", "apply")], blobs=False, ledger=False) == ()
     for alias in ("token/x", "security/policy", "unheard/of", "", "environment/prod"):
         assert needs_of_commit([alias], [], blobs=False, ledger=False) == ((("admin",), None),)
     for kind in ("token", "policy"):
-        assert (("admin",), None) in needs_of_commit([], [kind], blobs=False, ledger=False)
+        assert (("admin",), None) in needs_of_commit([], [(kind, "x")], blobs=False, ledger=False)
+
+
+def test_a_deletion_takes_its_entity() -> None:
+    needs = needs_of_commit([], [("deletion", "customer")], blobs=False, ledger=False)
+    assert needs == ((("delete",), "customer"),)
 
 
 def test_roles_have_names() -> None:

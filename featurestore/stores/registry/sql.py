@@ -78,8 +78,8 @@ class SqlRegistry(Registry):
         reason: str = "",
     ) -> None:
         now_us, aliases = self._clock.now_us(), aliases or {}
-        kinds = {record.kind for record in records}
-        needs = needs_of_commit(aliases, kinds, blobs=bool(blobs), ledger=bool(ledger))
+        named = {(record.kind, record.name) for record in records}
+        needs = needs_of_commit(aliases, named, blobs=bool(blobs), ledger=bool(ledger))
         try:
             with self._database.writing(f"featurestore project {self._project}") as connection:
                 who = self._check_access(connection, needs, now_us)
