@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Self
 
 from redis_servers import RedisServer, valkey_binary
@@ -18,7 +20,13 @@ NODE_TIMEOUT_MS = 1_500
 class RedisCluster:
     """Starts with the block and ends with it. `nodes` are the masters, then their replicas."""
 
-    def __init__(self, *options: str, binary: str | None = None, replicas: bool = True) -> None:
+    def __init__(
+        self,
+        *options: str,
+        binary: str | None = None,
+        replicas: bool = True,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         count = 2 * MASTERS if replicas else MASTERS
         self.nodes = [
             RedisServer(
@@ -27,6 +35,7 @@ class RedisCluster:
                 *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
                 *("--repl-diskless-sync-delay", "0"),
                 *options,
+                tls=tls,
             )
             for _ in range(count)
         ]
@@ -90,9 +99,9 @@ class RedisCluster:
 
     def _form(self) -> None:
         first, *others = self.nodes
-        for number, node in enumerate(self.nodes[:MASTERS]):
-            begin, end = 16384 * number // MASTERS, 16384 * (number + 1) // MASTERS - 1
-            assert node.command("CLUSTER", "ADDSLOTSRANGE", str(begin), str(end)) == b"+OK\r\n"
+        ranges = slot_ranges(MASTERS)
+        for number, (node, span) in enumerate(zip(self.nodes, ranges, strict=False)):
+            assert node.command("CLUSTER", "ADDSLOTSRANGE", *map(str, span)) == b"+OK\r\n"
             node.command("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
         for node in others:
             bus = str(node.bus_port)
@@ -107,6 +116,12 @@ class RedisCluster:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+
+def slot_ranges(masters: int) -> list[tuple[int, int]]:
+    """The first and last slot that each of so many masters is given."""
+    starts = [16384 * number // masters for number in range(masters + 1)]
+    return [(first, after - 1) for first, after in pairwise(starts)]
 
 
 def is_master(node: RedisServer) -> bool:

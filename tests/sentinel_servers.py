@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from contextlib import ExitStack
 from typing import Self
 
@@ -17,12 +18,17 @@ NAME = "features"
 class SentinelServers:
     """Starts with the block and ends with it."""
 
-    def __init__(self, *options: str, binary: str | None = None) -> None:
+    def __init__(
+        self, *options: str, binary: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         binary = binary or valkey_binary()
         self.servers = [
-            RedisServer(binary, "--repl-diskless-sync-delay", "0", *options) for _ in range(2)
+            RedisServer(binary, "--repl-diskless-sync-delay", "0", *options, tls=tls)
+            for _ in range(2)
         ]
-        self.sentinels = [RedisServer(binary, sentinel=True) for _ in range(SENTINELS)]
+        self.sentinels = [
+            RedisServer(binary, *options, tls=tls, sentinel=True) for _ in range(SENTINELS)
+        ]
         self._stack = ExitStack()
 
     @property

@@ -14,7 +14,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -25,7 +25,7 @@ import pytest
 
 from featurestore.config import OnlineSettings
 from featurestore.dtypes import STRING
-from featurestore.errors import LimitExceeded, StoreReadOnly
+from featurestore.errors import LimitExceeded, StoreReadOnly, StoreTimeout
 from featurestore.stores.online.base import (
     KEY_BYTES_MAX,
     ROWS_PER_WRITE_MAX,
@@ -578,6 +578,27 @@ class OnlineStoreContract:
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
         assert get(store, child_key) == row(7)
+
+    def test_a_deadline_is_kept_or_the_answer_is_right(self, store: OnlineStore) -> None:
+        keys = numbered(5_000)
+        values = rows([(i, i, f"text {i}") for i in range(len(keys))])
+        store.write(RowBatch(field=FIELD, keys=keys, rows=values))
+        reads, expected = [KeyFields(key, (FIELD,)) for key in keys], [[value] for value in values]
+        calls: tuple[Callable[[int], list[list[bytes | None]]], ...] = (
+            lambda limit_ms: store.read(reads, timeout_ms=limit_ms),
+            lambda limit_ms: asyncio.run(store.read_async(reads, timeout_ms=limit_ms)),
+        )
+        for call in calls:
+            for limit_ms in (1, 2, 5, 30_000):
+                begun = time.monotonic()
+                try:
+                    assert call(limit_ms) == expected
+                except StoreTimeout:
+                    assert limit_ms < 30_000
+                    # Generous: what is late is the machine, not the store.
+                    assert time.monotonic() - begun < 2.0
+            # What came too late is nobody's answer.
+            assert get(store, keys[7]) == values[7]
 
     # --- life -------------------------------------------------------------------------------------
 

@@ -4,14 +4,13 @@ to over TLS, by a user with the rights of the guide and no others."""
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trustme
 from redis_access import PASSWORD, add_user, commands_of, denied_to, documented_rules
 from redis_servers import RedisServer, debian_redis_binary
+from tls_files import TlsFiles
 
 from featurestore.errors import StoreAccessDenied, StoreUnavailable
 from featurestore.stores.online.base import KeyFields
@@ -32,31 +31,15 @@ RULES = documented_rules("fs_writer", knows="pexpireat")
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `ca.pem`, and certificate and key of the server and of a client."""
-    folder, authority = tmp_path_factory.mktemp("certificates"), trustme.CA()
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    for name in ("127.0.0.1", "client.example"):
-        issued = authority.issue_cert(name)
-        issued.private_key_pem.write_to_path(folder / f"{name}.key")
-        issued.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
-    return folder
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    return TlsFiles.make(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
-def tls7(certificates: Path) -> Iterator[RedisServer]:
+def tls7(certificates: TlsFiles) -> Iterator[RedisServer]:
     """Debian's Redis with TLS, which asks its clients for a certificate too."""
-    context = ssl.create_default_context(cafile=certificates / "ca.pem")
-    context.load_cert_chain(
-        certificates / "client.example.pem", certificates / "client.example.key"
-    )
-    options = {
-        "--tls-ca-cert-file": certificates / "ca.pem",
-        "--tls-cert-file": certificates / "127.0.0.1.pem",
-        "--tls-key-file": certificates / "127.0.0.1.key",
-    }
-    words = [str(word) for option in options.items() for word in option]
-    with RedisServer(debian_redis_binary(), *words, tls=context) as server:
+    options = certificates.server_options
+    with RedisServer(debian_redis_binary(), *options, tls=certificates.context) as server:
         add_user(server, "fs_writer", RULES)
         # The contract writes for several projects.
         add_user(server, "all_projects", [rule.replace("~fs/shop/", "~fs/") for rule in RULES])
@@ -70,13 +53,8 @@ def server(tls7: RedisServer) -> RedisServer:
 
 
 @pytest.fixture
-def query(certificates: Path) -> str:
-    """The URL's options for TLS."""
-    return (
-        f"?ssl_ca_certs={certificates}/ca.pem"
-        f"&ssl_certfile={certificates}/client.example.pem"
-        f"&ssl_keyfile={certificates}/client.example.key"
-    )
+def query(certificates: TlsFiles) -> str:
+    return certificates.query
 
 
 def as_user(server: RedisServer, name: str, query: str) -> str:
@@ -119,9 +97,7 @@ def test_the_reader_reads_and_nothing_else(server: RedisServer, query: str) -> N
 
 
 @pytest.mark.parametrize("wrong", ["plain", "authority", "certificate"])
-def test_who_does_not_speak_its_tls_is_refused(
-    server: RedisServer, query: str, certificates: Path, wrong: str
-) -> None:
+def test_who_does_not_speak_its_tls_is_refused(server: RedisServer, query: str, wrong: str) -> None:
     url = {
         "plain": as_user(server, "fs_writer", "").replace("rediss:", "redis:"),
         "authority": as_user(server, "fs_writer", ""),

@@ -264,7 +264,7 @@ class _Master:
         """
         old = None if self._current is None else self._current[0]
         errors: list[StoreError] = [self.late()]
-        tried: set[Target] = set()
+        tried: list[Target] = []
         for sentinel in random.sample(self._hosts.sentinels, len(self._hosts.sentinels)):
             try:
                 named = self._named_by(sentinel, deadline)
@@ -274,7 +274,7 @@ class _Master:
             except StoreError as error:
                 errors.append(error)
             else:
-                tried.add(named)
+                tried.append(named)
         if old is not None and old in tried:
             self._check(old, deadline)
             return old
