@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from featurestore.cli import access, data, definitions, init, online
+from featurestore.cli import access, data, definitions, doctor, init, online
 from featurestore.cli.demo import command as demo
 from featurestore.cli.output import note, say, show_error, show_json
 from featurestore.errors import FeatureStoreError
@@ -76,6 +76,7 @@ app.add_typer(access.token, name="token")
 app.add_typer(access.access, name="access")
 app.command()(access.audit)
 app.command()(definitions.info)
+app.command()(doctor.doctor)
 app.command()(demo.demo)
 
 

@@ -8,9 +8,9 @@ beyond the fixed head that holds its two times.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +72,29 @@ class WriteResult:
     same: int
     older: int
     ties: tuple[Tie, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """What a store's server says of itself, for `featurestore doctor`; None where it does not say
+    (or does not let us ask). `clock_us` was read at `asked_us` of our own clock, give or take half
+    the round trip."""
+
+    product: str
+    version: str
+    asked_us: int
+    clock_us: int | None = None
+    eviction: str | None = None
+    used_bytes: int | None = None
+    limit_bytes: int | None = None
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """A store that can be asked for its server's facts."""
+
+    def facts(self, now_us: Callable[[], int]) -> ServerFacts:
+        """Ask the server; `now_us` is our clock."""
 
 
 class OnlineStore(ABC):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -24,6 +24,7 @@ from featurestore.stores.online.base import (
     KeyFields,
     OnlineStore,
     RowBatch,
+    ServerFacts,
     WriteResult,
 )
 from featurestore.stores.online.checks import check_batch, check_field, check_keys
@@ -193,6 +194,27 @@ class RedisStore(OnlineStore):
         if isinstance(reply, ReplyError):
             raise refusal(self._target, reply)
 
+    def facts(self, now_us: Callable[[], int]) -> ServerFacts:
+        """What the server says of itself; what our user may not ask is None."""
+        asked = (b"TIME",), (b"INFO", b"server"), (b"INFO", b"memory")
+        deadline = deadline_in(self._timeout_ms)
+        began = now_us()
+        clock, *told = self._pool.call(asked, deadline)
+        at_us = (began + now_us()) // 2
+        (policy,) = self._pool.call([(b"CONFIG", b"GET", b"maxmemory-policy")], deadline)
+        info = facts_of(told)
+        product = next((p for p in ("valkey", "redis") if f"{p}_version" in info), "redis")
+        asked_clock = isinstance(clock, list)
+        return ServerFacts(
+            product=product,
+            version=info.get(f"{product}_version", ""),
+            asked_us=at_us,
+            clock_us=int(clock[0]) * 1_000_000 + int(clock[1]) if asked_clock else None,
+            eviction=policy[1].decode() if isinstance(policy, list) and policy else None,
+            used_bytes=_number(info, "used_memory"),
+            limit_bytes=_number(info, "maxmemory"),
+        )
+
     def close(self) -> None:
         """Close all connections, of every event loop too."""
         self._pool.close()
@@ -226,3 +248,14 @@ def _before_key(fields: int, key_bytes: int) -> bytes:
 @lru_cache(maxsize=4096)
 def _after_key(fields: tuple[bytes, ...]) -> bytes:
     return b"".join((b"\r\n", *(b"$%d\r\n%s\r\n" % (len(field), field) for field in fields)))
+
+
+def facts_of(replies: Iterable[Any]) -> dict[str, str]:
+    """The lines `name:value` of the answers to INFO; refusals have none."""
+    lines = [line for reply in replies if isinstance(reply, bytes) for line in reply.splitlines()]
+    pairs = (line.decode("utf-8", "replace").partition(":") for line in lines if b":" in line)
+    return {name: value for name, _, value in pairs}
+
+
+def _number(info: Mapping[str, str], name: str) -> int | None:
+    return int(info[name]) if name in info else None

@@ -298,3 +298,22 @@ def _upgrade(connection: Connection, found: str | None, shown: str) -> None:
             raise _too_new(found, shown)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def server_facts(connection: Connection) -> tuple[str, str, int | None]:
+    """Product, version, and the server's clock in µs where it has one of its own.
+
+    Raises `StoreReadOnly` where the database takes no writes.
+    """
+    if connection.dialect.name == "sqlite":
+        return "SQLite", sqlite3.sqlite_version, None
+    row = connection.execute(
+        sa.text(
+            "SELECT current_setting('server_version'), "
+            "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint), "
+            "current_setting('transaction_read_only')"
+        )
+    ).one()
+    if row[2] == "on":
+        raise StoreReadOnly("The registry's database takes no writes: is it a replica?")
+    return "PostgreSQL", str(row[0]).split()[0], int(row[1])

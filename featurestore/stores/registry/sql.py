@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import sqlalchemy as sa
@@ -38,7 +38,8 @@ from featurestore.stores.registry.access import (
     policy_of,
 )
 from featurestore.stores.registry.base import WALK_DEPTH_MAX, Registry
-from featurestore.stores.registry.database import Database
+from featurestore.stores.registry.database import Database, server_facts
+from featurestore.stores.registry.schema import SCHEMA_REVISION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -232,6 +233,21 @@ class SqlRegistry(Registry):
             query = query.where(runs.c.view == view)
         with self._database.reading() as connection:
             return [writes.ledger_row(row) for row in connection.execute(query).mappings()]
+
+    def facts(self, now_us: Callable[[], int]) -> dict[str, Any]:
+        """What the database says of itself, for `featurestore doctor`: `product`, `version`,
+        `schema`, `clock_us` as of `asked_us` of our clock (Postgres). Takes the writer's lock, so
+        that it raises what a commit would."""
+        with self._database.writing("doctor") as connection:
+            began = now_us()
+            product, version, clock_us = server_facts(connection)
+            return {
+                "product": product,
+                "version": version,
+                "schema": SCHEMA_REVISION,
+                "asked_us": (began + now_us()) // 2,
+                "clock_us": clock_us,
+            }
 
     def close(self) -> None:
         self._database.close()
