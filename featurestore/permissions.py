@@ -16,6 +16,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -210,11 +211,13 @@ class Policy:
         return Principal(f"token:{found.name}", self.grants(found.allow), found.expires_at_us)
 
     def grants(self, allow: Iterable[str]) -> tuple[Grant, ...]:
-        """The grants that grants and roles come to. A role that is gone allows nothing."""
+        """The grants that grants and roles come to. A role that is gone allows nothing, and neither
+        does a grant that a newer version wrote and this one cannot read."""
         found: dict[Grant, None] = {}
         for text in allow:
             for grant in [text] if ":" in text else self.roles.get(text, ()):
-                found[parse_grant(grant)] = None
+                with suppress(InvalidRequest):
+                    found[parse_grant(grant)] = None
         return tuple(found)
 
 

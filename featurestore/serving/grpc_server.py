@@ -287,10 +287,9 @@ class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
 
 def admit(gate: Gate, method: str, context: Context) -> Caller | None:
     """Whom a call comes from. Raises `Unauthenticated`, `PermissionDenied`."""
-    given = None
-    for key, value in context.invocation_metadata() or ():
-        if key == AUTHORIZATION:
-            given = str(value)
+    found = [value for key, value in context.invocation_metadata() or () if key == AUTHORIZATION]
+    # More than one leave open who is meant; which of them a proxy checked we cannot know.
+    given = str(found[0]) if len(found) == 1 else None
     return gate.admit(method, given, peer=context.peer)
 
 

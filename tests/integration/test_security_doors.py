@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from featurestore.errors import PermissionDenied, Unauthenticated
 from featurestore.jobs import access
 from featurestore.serving.gate import ACTION_OF
 from featurestore.serving.serve import ServerProcess
+from featurestore.wire.response import OnlineResponse
 
 RELOAD_S_MAX = 10.0
 SERVICES = ("featurestore.v1.OnlineFeatures", "grpc.reflection.v1alpha.ServerReflection")
@@ -378,6 +380,45 @@ def test_creating_and_revoking_are_known_without_a_restart(locked: Locked) -> No
         with admin(locked.settings, locked.root) as ask:
             access.revoke_token(ask, "short-lived")
         eventually(lambda: not works())
+
+
+def test_a_stream_is_looked_at_request_by_request(locked: Locked) -> None:
+    token = make_token(locked.settings, locked.root, "streams", f"read:{PROJECT}/model")
+    sent = threading.Event()
+
+    def batches() -> Iterator[dict[str, list[str]]]:
+        yield {"airport": ["EWR"]}
+        sent.wait(30)
+        yield {"airport": ["EWR"]}
+
+    with locked.client(token) as client:
+        eventually(lambda: _status(client) == "ok")
+        (answer,) = client.stream_online_features("other", [{"tailnum": ["N1"]}])
+        assert isinstance(answer, PermissionDenied)
+        answers = client.stream_online_features("model", batches(), timeout_ms=60_000)
+        first = next(answers)
+        assert isinstance(first, OnlineResponse)
+        assert first.to_dict()["temp"] == [1.5]
+        with admin(locked.settings, locked.root) as ask:
+            access.revoke_token(ask, "streams")
+        eventually(lambda: _status(client) == "unauthenticated")
+        sent.set()
+        with pytest.raises(Unauthenticated):
+            next(answers)
+
+
+def test_two_tokens_are_nobodys(locked: Locked) -> None:
+    both = [("authorization", f"Bearer {locked.root}"), ("authorization", "Bearer x")]
+    with grpc.insecure_channel(locked.server.grpc_target) as channel:
+        call = channel.unary_unary("/featurestore.v1.OnlineFeatures/GetServingInfo", _bytes, _bytes)
+        assert call(b"", metadata=both[:1], timeout=10)
+        for metadata in (both, both[::-1]):
+            with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+                call(b"", metadata=metadata, timeout=10)
+
+
+def _bytes(data: bytes) -> bytes:
+    return data
 
 
 def test_a_token_ends_by_itself(locked: Locked) -> None:

@@ -128,6 +128,11 @@ class TestPolicy:
         assert digest_of("right") not in shown.replace(f"'{digest_of('right')}': ", "")
         assert digest_of("right") not in repr(self.facts)
 
+    def test_what_a_newer_version_grants_allows_nothing_here(self) -> None:
+        assert self.policy.grants(["levitate:shop", "read:shop/a", "read:"]) == (
+            Grant("read", "shop", "a"),
+        )
+
     def test_no_policy_is_off(self) -> None:
         assert Policy.of(None, []).enforced is False
 
