@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -18,6 +18,7 @@ import pytest
 from security_servers import Provider, lock, make_token, prepare
 
 from featurestore.cli.init import write_repository
+from featurestore.cli.main import run
 from featurestore.client import FeatureClient
 from featurestore.config import OnlineSettings, SecuritySettings
 from featurestore.errors import FeatureStoreError
@@ -62,28 +63,8 @@ def told(text: str) -> list[str]:
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repos") / "my_shop"
     write_repository(folder, now_us=SystemClock().now_us())
-    done = execute(folder, {}, "apply")
-    assert done.returncode == 0, done.stderr
+    assert run(["apply", "--repo", str(folder)], debug=False) == 0
     return folder
-
-
-def execute(
-    repo: Path, environment: Mapping[str, str], *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    planted = {
-        "FEATURESTORE__SECURITY__TOKEN": TOKEN,
-        "AWS_ACCESS_KEY_ID": AWS_KEY,
-        "AWS_SECRET_ACCESS_KEY": AWS_SECRET,
-        "FEATURESTORE__ONLINE__TIMEOUT_MS": "200",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "featurestore", *arguments, "--repo", str(repo)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | planted | environment,
-    )
 
 
 LOOK_UP = ("get-online", "offer_model", "--entity", "customer_id:=1001")
@@ -107,44 +88,72 @@ for environment, arguments in runs:
 """
 
 
-@pytest.mark.slow
-def test_no_command_tells_a_secret(repo: Path) -> None:
-    here = ["--repo", str(repo)]
-    online = [(url, command) for url in ONLINE_URLS for command in COMMANDS]
-    online.append((ONLINE_URLS[0], ("materialize", "--json")))
-    commands = (("info",), ("apply", "--debug"))
-    registry = [(url, command) for url in REGISTRY_URLS for command in commands]
-    runs = [({"FEATURESTORE__ONLINE__URL": url}, [*words, *here]) for url, words in online]
-    runs += [({"FEATURESTORE__REGISTRY__URL": url}, [*words, *here]) for url, words in registry]
+def run_all(repo: Path, runs: Sequence[tuple[Mapping[str, str], Sequence[str]]]) -> str:
+    """What these command lines print, each with its environment, in one process."""
+    lines = [(environment, [*words, "--repo", str(repo)]) for environment, words in runs]
+    planted = {
+        "FEATURESTORE__SECURITY__TOKEN": TOKEN,
+        "FEATURESTORE__ONLINE__TIMEOUT_MS": "100",
+        "AWS_ACCESS_KEY_ID": AWS_KEY,
+        "AWS_SECRET_ACCESS_KEY": AWS_SECRET,
+    }
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
         check=True,
         capture_output=True,
         text=True,
         timeout=240,
-        input=json.dumps(runs),
-        env=os.environ
-        | {
-            "FEATURESTORE__SECURITY__TOKEN": TOKEN,
-            "FEATURESTORE__ONLINE__TIMEOUT_MS": "100",
-            "AWS_ACCESS_KEY_ID": AWS_KEY,
-            "AWS_SECRET_ACCESS_KEY": AWS_SECRET,
-        },
+        input=json.dumps(lines),
+        env=os.environ | planted,
     )
-    assert done.stderr.count("-- exit 1") + done.stderr.count("Traceback") >= len(runs) // 2
-    lines = (done.stdout + done.stderr).splitlines()
-    assert [line for line in lines if told(line)] == []
-    assert "***" in done.stdout
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_no_command_tells_a_secret(repo: Path) -> None:
+    online = [(url, command) for url in ONLINE_URLS for command in COMMANDS]
+    online.append((ONLINE_URLS[0], ("materialize", "--json")))
+    commands = (("info",), ("apply", "--debug"))
+    registry = [(url, command) for url in REGISTRY_URLS for command in commands]
+    runs = [({"FEATURESTORE__ONLINE__URL": url}, words) for url, words in online]
+    runs += [({"FEATURESTORE__REGISTRY__URL": url}, words) for url, words in registry]
+    printed = run_all(repo, runs)
+    assert printed.count("-- exit 1") + printed.count("Traceback") >= len(runs) // 2
+    assert [line for line in printed.splitlines() if told(line)] == []
+    assert "***" in printed
+
+
+BUCKET_DEFINITIONS = """
+from featurestore import Entity, Feature, FeatureView, FileSource
+
+customer = Entity("customer", join_keys={"customer_id": "int64"})
+orders = FileSource("orders", path="s3://planted-bucket/orders.parquet", event_time="at")
+order = FeatureView("order", entities=[customer], source=orders, features=[Feature("amount")])
+"""
+
+
+def test_no_key_of_a_bucket_is_told(tmp_path: Path) -> None:
+    (tmp_path / "featurestore.toml").write_text('[project]\nname = "shop"\n')
+    (tmp_path / "definitions.py").write_text(BUCKET_DEFINITIONS)
+    endpoints = ("http://127.0.0.1:1", f"http://me:{PASSWORD}@127.0.0.1:1")
+    printed = run_all(
+        tmp_path,
+        [
+            ({"FEATURESTORE__OFFLINE__S3_ENDPOINT": endpoint}, words)
+            for endpoint in endpoints
+            for words in (("plan", "--debug"), ("info", "--json"))
+        ],
+    )
+    assert "127.0.0.1:1" in printed
+    assert "holds no password" in printed or "credentials come from the environment" in printed
+    assert [line for line in printed.splitlines() if told(line)] == []
 
 
 def test_wrong_settings_are_refused_without_their_values(repo: Path) -> None:
-    for environment in (
-        {"FEATURESTORE__SECURITY__TOKENN": TOKEN},
-        {"FEATURESTORE__ONLINE__PASSWORD": PLAIN},
-    ):
-        done = execute(repo, environment, "info", "--json")
-        assert done.returncode == 1
-        assert told(done.stdout + done.stderr) == []
+    wrong = ({"FEATURESTORE__SECURITY__TOKENN": TOKEN}, {"FEATURESTORE__ONLINE__PASSWORD": PLAIN})
+    printed = run_all(repo, [(environment, ("info", "--json")) for environment in wrong])
+    assert printed.count("-- exit 1") == len(wrong)
+    assert told(printed) == []
 
 
 PATHS = ("/metrics", "/v1/services", "/readyz", "/healthz", "/docs", "/openapi.json")
