@@ -40,7 +40,7 @@ FAULTS = {
     "killed": Fault(RedisServer.kill, RedisServer.start, AWAY, AWAY),
     "hangs": Fault(RedisServer.pause, RedisServer.resume, AWAY, AWAY),
     "paused": Fault(
-        command("CLIENT", "PAUSE", str(round(1_200 * LASTS_S)), "ALL"),
+        command("CLIENT", "PAUSE", str(round(1_500 * LASTS_S)), "ALL"),
         # It is paused as well.
         lambda server: server.command("PING"),
         AWAY,

@@ -17,13 +17,14 @@ from sentinel_servers import SentinelServers
 
 from featurestore import FeatureStore
 from featurestore.errors import StoreError
+from featurestore.jobs.materialize import BATCH_ROWS_MAX
 from featurestore.timeline import DAY_US, SystemClock
 from tests.conftest import INSTANT, MakeRepo
 
 pytestmark = pytest.mark.slow
 
-ROWS = 60_000
-TIMEOUT_MS = 1_500
+ROWS = 2 * BATCH_ROWS_MAX + 1
+TIMEOUT_MS = 1_000
 DEFINITIONS = """
 from featurestore import Entity, Feature, FeatureService, FeatureView, FileSource
 
@@ -75,7 +76,7 @@ def store_answers(fs: FeatureStore) -> bool:
 def check_whole(fs: FeatureStore) -> None:
     """All rows are online, and each is its own."""
     for first in range(0, ROWS, 10_000):
-        items = range(first, first + 10_000)
+        items = range(first, min(first + 10_000, ROWS))
         assert fs.get_online_features("shelf", {"item": items}).to_dict()["cents"] == list(items)
     (table,) = fs.describe("views", "price")["online"]
     assert table["complete"]

@@ -101,7 +101,8 @@ class RedisClusterStore(OnlineStore):
     def replace(
         self, field: bytes, key: bytes, *, expected: bytes, row: bytes, expire_at_us: int | None
     ) -> bool:
-        """Compare-and-set inside the node that has the key."""
+        """Compare-and-set inside the node that has the key. After a failure, False may mean that
+        it was done."""
         self._refuse_if_read_only()
         check_field(field)
         check_keys([key])

@@ -11,19 +11,22 @@ from featurestore.stores.online.redis_blocking import Connection, deadline_in
 from featurestore.stores.online.redis_lanes import run
 from featurestore.stores.online.redis_nodes import Nodes
 from featurestore.stores.online.redis_replication import await_replica
-from featurestore.stores.online.redis_scripts import KEY_MODE, REPLACE, WRITE
+from featurestore.stores.online.redis_scripts import REPLACE, WRITE
 from featurestore.stores.online.redis_slots import key_slot
-from featurestore.stores.online.redis_writes import Tally, Writer, expiry_argument
+from featurestore.stores.online.redis_writes import (
+    NEW_ROWS_MIN,
+    Tally,
+    Writer,
+    expiry_argument,
+    writes_new,
+)
 from featurestore.stores.online.resp import pack_one
 
 CHUNK_COMMANDS = 500
 CHUNK_BYTES = 1024 * 1024
 """Where a chunk ends, in commands and in bytes."""
-NEW_ROWS_MIN = 1_000
-"""Rows of a batch of which it is worth finding out whether they are new."""
 PROBE_ROWS = 100
-"""Rows of it that are tried first to find out, about."""
-SETEX_MODE = b"setex"
+"""Rows of a batch that are tried first to find out whether they are new, about."""
 
 _WRITTEN = [b"w"]
 
@@ -74,7 +77,7 @@ class Writes(_Scripts):
     def pack(self, connection: Connection, indexes: Sequence[int]) -> Iterator[bytes]:
         """The calls. Of their eight or nine words, two to four differ from row to row."""
         mine = [self._indexes[index] for index in indexes]
-        if self._new and _writes_new(connection.mode, self._batch):
+        if self._new and writes_new(connection.mode, self._batch):
             return self._pack_new(mine)
         return self._pack_scripts(connection.mode, mine)
 
@@ -153,11 +156,6 @@ def _tally_new(tally: Tally, indexes: Sequence[int], replies: Sequence[Any]) -> 
         else:
             tally.add((index, index + 1), reply)
     return there
-
-
-def _writes_new(mode: bytes, batch: RowBatch) -> bool:
-    """Whether a node can write such rows, with their expiry, only where nothing is."""
-    return mode == SETEX_MODE or (mode != KEY_MODE and batch.expire_at_us is None)
 
 
 class Replacement(_Scripts):

@@ -63,7 +63,7 @@ class Writer:
             expiries = [expiry_argument(int(at_us)) for at_us in batch.expire_at_us]
         tally = Tally()
         left: Sequence[int] = range(len(batch.keys))
-        if len(left) >= NEW_ROWS_MIN and _writes_new(mode, batch):
+        if len(left) >= NEW_ROWS_MIN and writes_new(mode, batch):
             left = self._put_new(connection, batch, expiries, tally)
             batch, expiries = _part(batch, left), [expiries[index] for index in left]
         todo = list(_spans(batch, self.rows_per_call))
@@ -257,7 +257,7 @@ def _drained(spans: deque[Span]) -> Iterator[Span]:
         yield spans.popleft()
 
 
-def _writes_new(mode: bytes, batch: RowBatch) -> bool:
+def writes_new(mode: bytes, batch: RowBatch) -> bool:
     """Whether the server has commands that write such rows, with their expiry, where nothing is."""
     return mode == SETEX_MODE or (mode != KEY_MODE and batch.expire_at_us is None)
 
