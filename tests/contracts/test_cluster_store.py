@@ -28,6 +28,8 @@ def cluster_url(cluster: RedisCluster) -> str:
 
 
 class TestRedisCluster(OnlineStoreContract):
+    """Redis Cluster of six nodes"""
+
     @pytest.fixture
     def opener(self, cluster_url: str, tmp_path: Path) -> OnlineStoreOpener:
         return OnlineStoreOpener(RedisClusterStore, cluster_url, tmp_path)

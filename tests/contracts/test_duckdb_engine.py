@@ -16,6 +16,8 @@ from featurestore.testing.engine import EngineContract
 
 
 class TestDuckDBEngine(EngineContract):
+    """DuckDB 2.0; DuckDB 1.5 (`make test-full`)"""
+
     @pytest.fixture
     def engine(self, tmp_path: Path) -> Iterator[Engine]:
         folder = str(tmp_path / "spill")

@@ -35,6 +35,8 @@ def opener(tmp_path: Path) -> OnlineStoreOpener:
 
 
 class TestLmdbStore(OnlineStoreContract):
+    """LMDB, embedded"""
+
     def test_reading_makes_no_files(self, opener: OnlineStoreOpener) -> None:
         with opener.open(read_only=True) as reader, opener.open() as writer:
             assert get(reader, PREFIX) is get(writer, PREFIX) is None

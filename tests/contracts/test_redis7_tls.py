@@ -62,6 +62,8 @@ def as_user(server: RedisServer, name: str, query: str) -> str:
 
 
 class TestRedis7OverTls(OnlineStoreContract):
+    """Debian's Redis 7.0, over TLS, as users of an ACL"""
+
     @pytest.fixture
     def opener(self, server: RedisServer, query: str, tmp_path: Path) -> OnlineStoreOpener:
         return OnlineStoreOpener(RedisStore, as_user(server, "all_projects", query), tmp_path)

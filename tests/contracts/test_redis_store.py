@@ -59,12 +59,16 @@ class KeyByKeyStore(RedisStore):
 
 
 class TestRedisStoreOnValkey(OnlineStoreContract):
+    """Valkey 9"""
+
     @pytest.fixture
     def opener(self, redis_url: str, tmp_path: Path) -> OnlineStoreOpener:
         return OnlineStoreOpener(RedisStore, redis_url, tmp_path)
 
 
 class TestRedisStoreOnRedis(OnlineStoreContract):
+    """Redis 8"""
+
     @pytest.fixture
     def opener(self, redis8_url: str, tmp_path: Path) -> OnlineStoreOpener:
         return OnlineStoreOpener(RedisStore, redis8_url, tmp_path)
@@ -72,6 +76,8 @@ class TestRedisStoreOnRedis(OnlineStoreContract):
 
 @pytest.mark.slow
 class TestRedisStoreWithKeyExpiry(OnlineStoreContract):
+    """servers without expiry of hash fields"""
+
     @pytest.fixture
     def opener(self, redis_url: str, tmp_path: Path) -> OnlineStoreOpener:
         return OnlineStoreOpener(KeyExpiryStore, redis_url, tmp_path)
@@ -79,6 +85,8 @@ class TestRedisStoreWithKeyExpiry(OnlineStoreContract):
 
 @pytest.mark.slow
 class TestRedisStoreKeyByKey(OnlineStoreContract):
+    """servers that refuse calls of several keys"""
+
     @pytest.fixture
     def opener(self, redis8_url: str, tmp_path: Path) -> OnlineStoreOpener:
         return OnlineStoreOpener(KeyByKeyStore, redis8_url, tmp_path)

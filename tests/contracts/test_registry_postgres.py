@@ -35,6 +35,8 @@ def open_at(opener: RegistryOpener, start_at_s: float) -> int:
 
 
 class TestPostgresRegistry(RegistryContract):
+    """PostgreSQL 18"""
+
     @pytest.fixture
     def opener(self, postgres: PostgresServer) -> RegistryOpener:
         database = f"registry_{next(_serial)}"

@@ -38,6 +38,8 @@ def open_at(opener: RegistryOpener, start_at_s: float) -> int:
 
 
 class TestSqliteRegistry(RegistryContract):
+    """SQLite"""
+
     @pytest.fixture
     def opener(self, tmp_path: Path) -> RegistryOpener:
         return RegistryOpener(SqlRegistry, f"sqlite:///{FILE}", tmp_path)

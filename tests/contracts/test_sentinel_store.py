@@ -27,6 +27,8 @@ def sentinel_url(watched: SentinelServers) -> str:
 
 
 class TestRedisSentinel(OnlineStoreContract):
+    """Redis behind Sentinel"""
+
     @pytest.fixture
     def opener(self, sentinel_url: str, tmp_path: Path) -> OnlineStoreOpener:
         return OnlineStoreOpener(RedisSentinelStore, sentinel_url, tmp_path)
