@@ -37,11 +37,13 @@ from featurestore.jobs.ahead import one_ahead
 from featurestore.jobs.deletions import erase_since
 from featurestore.jobs.environments import current_views
 from featurestore.jobs.online_tables import (
+    SERVED_LATELY_US,
     OnlineTable,
     add_generation,
     drop_unused_tables,
     ensure_online_tables,
     fields_in_use,
+    fields_lately_served,
 )
 from featurestore.jobs.project import current_files
 from featurestore.jobs.publish import publish
@@ -189,12 +191,14 @@ def stored_rows(view: TypedView, latest: Latest, *, ordered: bool) -> Rel:
 
 
 def sweep(context: Context, *, now_us: int) -> int:
-    """Free rows of online tables that nothing needs any more, and rows that expired.
+    """Free rows of online tables that nothing needs any more, and rows that expired. What was
+    served until lately stays for the servers that have not seen yet that it no longer is.
 
     Returns the number of rows freed.
     """
     drop_unused_tables(context.registry)
     keep = fields_in_use(context.registry) | {store_identity.FIELD}
+    keep |= fields_lately_served(context.registry, since_us=now_us - SERVED_LATELY_US)
     prefix = project_prefix(context.repo.project)
     return sum(context.store.sweep(prefix, keep=keep, older_than_us=now_us))
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from featurestore.compiler.changes import online_alias
 from featurestore.compiler.online import field_id
-from featurestore.errors import CommitConflict
+from featurestore.errors import CommitConflict, CorruptPlan
 from featurestore.records import AliasIs, Record
+from featurestore.timeline import SECOND_US
 from featurestore.wire.plans import ServingPlan
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS_MAX = 32
 """How often a commit is tried anew while others move the same aliases."""
+SERVED_LATELY_US = 60 * SECOND_US
+"""How long rows that are no longer served stay for servers that have not seen it yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,23 @@ def fields_in_use(registry: Registry) -> set[bytes]:
     }
     for plan in serving_plans(registry).values():
         fields |= {lookup.field for lookup in plan.lookups}
+    return fields
+
+
+def fields_lately_served(registry: Registry, *, since_us: int) -> set[bytes]:
+    """The fields that serving plans read which were in force after `since_us` (µs) and no longer
+    are: servers may still answer from them."""
+    names = {stored.record.name for stored in registry.records(kind="serving_plan")}
+    fields = set[bytes]()
+    for environment in registry.aliases("env/"):
+        for name in names:
+            moves = registry.history(f"serving/{environment.removeprefix('env/')}/{name}")
+            replaced = [m.previous for m in moves if m.at_us > since_us and m.previous is not None]
+            for stored in registry.records(ids=sorted(set(replaced))):
+                # A plan that can't be read is served by nobody.
+                with suppress(CorruptPlan):
+                    plan = ServingPlan.from_bytes(registry.blob(str(stored.record.body["blob"])))
+                    fields |= {lookup.field for lookup in plan.lookups}
     return fields
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from redis_servers import RedisServer, valkey_binary
 
 from featurestore import FeatureStore
 from featurestore.errors import InvalidRequest, NotApplied, UnknownService, UnknownView
+from featurestore.jobs.online_tables import SERVED_LATELY_US
 from featurestore.jobs.source_report import NullCreatedTimeWarning
 from featurestore.timeline import DAY_US, HOUR_US, ManualClock, SystemClock
 from tests.conftest import INSTANT, MakeRepo, write_rows
@@ -193,8 +195,21 @@ def test_replace_repairs_rows_that_left_the_source(shop: Shop) -> None:
     assert shop.look("ann")["trips"] == (2, "PRESENT")
     assert shop.look("cyd")["trips"] == (None, "NOT_FOUND")
     assert shop.fs.verify().rate == 1.0
+
+
+def test_a_sweep_waits_for_the_servers_to_swap(shop: Shop) -> None:
+    """They answer from the plan before until they have seen that another one is in force."""
+    shop.fs.apply()
+    shop.fs.materialize()
+    with shop.open() as server:
+        ask = partial(server.get_online_features, "scoring", [{"driver": "ann"}])
+        assert ask().to_dict()["trips"] == [7]
+        shop.fs.materialize(replace=True)
+        assert shop.fs.sweep() == 0
+        assert ask().to_dict()["trips"] == [7]
+    shop.clock.advance(SERVED_LATELY_US + 1)
     assert shop.fs.sweep() > 0
-    assert shop.look("ann")["trips"] == (2, "PRESENT")
+    assert shop.look("ann")["trips"] == (7, "PRESENT")
 
 
 def test_an_interval_goes_by_event_time(shop: Shop) -> None:
