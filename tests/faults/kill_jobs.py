@@ -52,6 +52,11 @@ def roll_out(folder: Path) -> None:
         fs.materialize()
 
 
+def apply(folder: Path) -> None:
+    with FeatureStore(folder) as fs:
+        fs.apply()
+
+
 def materialize(folder: Path) -> None:
     with FeatureStore(folder) as fs:
         fs.materialize()
