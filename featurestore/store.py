@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.deletions import Deletion
     from featurestore.jobs.inventory import Kind
     from featurestore.jobs.materialize import Context, Progress
+    from featurestore.jobs.optimize import Optimized
     from featurestore.jobs.training import RetrievalJob
     from featurestore.jobs.verify import VerifyReport
     from featurestore.permissions import Policy, TokenFacts
@@ -206,11 +207,25 @@ class FeatureStore:
         access.authorize(self._asker(), "delete", str(entity))
         return deletions.delete_entity(self._context(), entity, keys, now_us=self.clock.now_us())
 
+    def optimize(self, sources: Sequence[str] | None = None) -> tuple[Optimized, ...]:
+        """Write a copy of each source (all, by default), sorted by key, from which questions about
+        few keys are answered without reading the source's files. A copy that is current stays; one
+        that is superseded is removed. Answers never change by it.
+
+        Raises `UnknownReference`, `InvalidRequest` (an SQL source, or one that no view reads by a
+        key), `SnapshotMissing` (files rewritten meanwhile), `FileNotWritten`.
+        """
+        from featurestore.jobs import access, optimize
+
+        access.authorize(self._asker(), "materialize", None, detail="optimize")
+        return optimize.optimize(self._context(), sources)
+
     def sweep(self) -> int:
         """Free the bytes of online tables that nothing serves any more; returns rows freed."""
-        from featurestore.jobs import access, materialize
+        from featurestore.jobs import access, materialize, optimize
 
         access.authorize(self._asker(), "materialize", None, detail="sweep")
+        optimize.sweep_copies(self._context())
         return materialize.sweep(self._context(), now_us=self.clock.now_us())
 
     def get_online_features(

@@ -22,7 +22,9 @@ class DataFiles:
     `partitions` holds for each file the values of its directory columns (hive, Delta), as text.
     `schema` are the columns by name as they stand in the files (before field mapping), partition
     columns included, widened over all files. `pin` identifies the state: for Delta its version,
-    for files a hash of (path, size, modification time, footer).
+    for files a hash of (path, size, modification time, footer). `marks` tell for each file one
+    state of it from another (none where a file never changes). `copy` is a sorted copy of some of
+    these files, where there is a current one.
     """
 
     format: Literal["parquet", "csv"]
@@ -31,6 +33,22 @@ class DataFiles:
     partitions: tuple[Mapping[str, str | None], ...] = ()
     pin: Mapping[str, object] = field(default_factory=dict)
     csv_options: Mapping[str, str] = field(default_factory=dict)
+    marks: tuple[str, ...] = ()
+    copy: SortedCopy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SortedCopy:
+    """A copy of the rows of a source whose `key` is not NULL, sorted by it, in row groups.
+
+    `groups` are file, number of the row group in it, least and greatest key. `paths` are the files
+    of the source whose rows it holds, `columns` its columns (our names).
+    """
+
+    key: str
+    columns: Mapping[str, DType]
+    groups: tuple[tuple[str, int, object, object], ...]
+    paths: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurestore import plugins
 from featurestore.buckets import S3Options, bucket_path, is_folder, is_s3, translated
 from featurestore.compiler.deletions import DELETED_AT_US, deletions_name
-from featurestore.compiler.rel import DataFiles
+from featurestore.compiler.rel import DataFiles, SortedCopy
 from featurestore.compiler.resolve import resolve, source_order
 from featurestore.definitions.repo import load
 from featurestore.definitions.source import FileSource, SqlSource, file_format, our_names
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 DELETIONS_FOLDER = "deletions"
 """Below the offline folder; in it one folder for each entity."""
+MANAGED_FOLDER = "managed"
+"""Below the offline folder; in it one folder for each source: copies, and a manifest."""
+MANIFEST = "manifest.parquet"
 SPILL_BESIDE_S3 = ".featurestore/offline"
 """Where queries spill by default when the offline folder is on S3."""
 
@@ -113,6 +118,45 @@ def current_files(
             found[source.name] = files_of(source.definition, root, s3)
         todo.extend(repo.sources[name] for name in source.inputs)
     return found if offline is None else found | deletion_files(repo, offline)
+
+
+def with_copies(
+    repo: TypedRepo, files: Mapping[str, DataFiles], offline: OfflineFolder
+) -> dict[str, DataFiles]:
+    """`files` with the sorted copies that are current. One that can't be read is none."""
+    return {
+        name: replace(data, copy=sorted_copy(repo.sources[name], data, offline))
+        if name in repo.sources
+        else data
+        for name, data in files.items()
+    }
+
+
+def sorted_copy(source: TypedSource, files: DataFiles, offline: OfflineFolder) -> SortedCopy | None:
+    """The copy of `source`, if it is one of its very definition and columns, and all files that it
+    copied are still among `files`, in the state in which they were copied."""
+    import pyarrow as pa
+
+    try:
+        manifest = offline.read(f"{MANAGED_FOLDER}/{source.name}/{MANIFEST}")
+        about = json.loads(manifest.schema.metadata[b"featurestore"])
+    except (OSError, pa.ArrowException, FeatureStoreError, KeyError, TypeError, ValueError):
+        return None
+    columns = {column.name: column.dtype for column in source.columns}
+    marks = dict(zip(files.paths, files.marks, strict=False))
+    if (
+        about["version"] != source.version
+        or about["columns"] != {name: str(dtype) for name, dtype in columns.items()}
+        or any(marks.get(path) != mark for path, mark in about["files"])
+    ):
+        return None
+    values = (manifest[name].to_pylist() for name in ("file", "group", "least", "greatest"))
+    return SortedCopy(
+        key=about["key"],
+        columns=columns,
+        groups=tuple(zip(*values, strict=True)),
+        paths=frozenset(path for path, _ in about["files"]),
+    )
 
 
 def deletion_files(repo: TypedRepo, offline: OfflineFolder) -> dict[str, DataFiles]:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore.buckets import S3Options, bucket_path, translated
+from featurestore.compiler.rel import Scan, walk
 from featurestore.compiler.training import FRAME, TIME, TrainingSet
 from featurestore.dtypes import to_arrow
 from featurestore.engines.base import BATCH_ROWS, Engine
 from featurestore.errors import FileNotWritten, InternalError
+from featurestore.jobs.copies import narrowed
 from featurestore.jobs.entity_frame import EntityFrame, Rows
 from featurestore.jobs.entity_values import key_values, null_times, plain_values, times_us
 from featurestore.statuses import Status
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from featurestore.stores.offline.folder import OfflineFolder
+
+FEW_ROWS = 10_000
+"""Rows of a frame up to which it is worth while to look whether it has few keys."""
 UPLOAD_BYTES = 8 * 1024 * 1024
 """What is sent to S3 at a time."""
 _STATUS_NAMES = [status.name for status in Status]
@@ -38,6 +44,7 @@ class Run:
     engine: Engine
     compiled: TrainingSet
     time_column: str
+    offline: OfflineFolder | None = None
 
     def schema(self, frame: EntityFrame) -> pa.Schema:
         """The frame's columns, the features, the statuses."""
@@ -74,8 +81,19 @@ class Run:
 
         keys = {key.name: to_arrow(key.dtype) for key in self.compiled.keys}
         schema = pa.schema([*keys.items(), (TIME, pa.int64())])
-        narrow = pa.RecordBatchReader.from_batches(schema, self._narrow(schema, rows))
-        return self.engine.stream(self.compiled.rel, inputs={FRAME: narrow}, batch_rows=BATCH_ROWS)
+        reader = pa.RecordBatchReader.from_batches(schema, self._narrow(schema, rows))
+        frame: pa.Table | pa.RecordBatchReader = reader
+        rel, inputs = self.compiled.rel, {}
+        if rows.rows <= FEW_ROWS and self._has_copies():
+            frame = reader.read_all()
+            values = {key: set(frame[key].unique().to_pylist()) for key in keys}
+            found = narrowed(rel, values, self.offline)
+            rel, inputs = found.rel, dict(found.inputs)
+        return self.engine.stream(rel, inputs=inputs | {FRAME: frame}, batch_rows=BATCH_ROWS)
+
+    def _has_copies(self) -> bool:
+        scans = (node for node in walk(self.compiled.rel) if isinstance(node, Scan))
+        return any(scan.files.copy is not None for scan in scans)
 
     def _narrow(self, schema: pa.Schema, rows: Rows) -> Iterator[pa.RecordBatch]:
         """Keys and times. Where a time is NULL, the whole frame is looked at, to say how many."""

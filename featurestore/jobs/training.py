@@ -31,7 +31,7 @@ from featurestore.jobs.entity_frame import (
 )
 from featurestore.jobs.entity_values import check_key_type, check_time_type
 from featurestore.jobs.known_time import KnownTimeCheck, KnownTimeWarning
-from featurestore.jobs.project import current_files
+from featurestore.jobs.project import current_files, with_copies
 from featurestore.jobs.snapshot import Snapshot
 from featurestore.jobs.source_report import SourceReport, report_sources
 from featurestore.tracing import now_ns
@@ -78,11 +78,12 @@ def retrieve(
     sources = [use.view.source for use in uses]
     if is_query(entity_df):
         sources += [repo.sources[name] for name in query_sources(str(entity_df), repo)]
+    files = current_files(repo, sources, root, offline)
     return get_historical_features(
         entity_df,
         features,
         repo=repo,
-        files=current_files(repo, sources, root, offline),
+        files=files if offline is None else with_copies(repo, files, offline),
         engine=engine,
         offline=offline,
         as_of=as_of,
@@ -140,7 +141,9 @@ def get_historical_features(
         include_status=include_status,
     )
     _check_columns(frame, compiled, event_timestamp)
-    run = retrieval.Run(engine=engine, compiled=compiled, time_column=event_timestamp)
+    run = retrieval.Run(
+        engine=engine, compiled=compiled, time_column=event_timestamp, offline=offline
+    )
     check = None
     if as_of == "known" and any(use.view.source.created_time is not None for use in uses):
         by_event = compile_training(

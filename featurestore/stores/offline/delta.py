@@ -56,6 +56,7 @@ class DeltaFiles(FileFormat):
             schema=schema,
             partitions=tuple(dict(values) for _, values in rows if values),
             pin={"kind": "delta", "version": table.version()},
+            marks=("",) * len(rows),
         )
 
 

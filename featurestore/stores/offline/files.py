@@ -135,6 +135,12 @@ def pin_files(root: Path, listing: Listing, marks: Sequence[str]) -> dict[str, o
     return {"kind": "files", "hash": fingerprint(states), "files": len(states)}
 
 
+def marks_of(listing: Listing, marks: Sequence[str]) -> tuple[str, ...]:
+    """What tells one state of each file from another: size, modification time, content mark."""
+    pairs = zip(listing.files, marks, strict=True)
+    return tuple(f"{file.size} {file.mtime_ns} {mark}" for file, mark in pairs)
+
+
 def _shown(root: Path, url: str) -> str:
     path, absolute = Path(url), root.absolute()
     if is_s3(url) or not path.is_relative_to(absolute):

@@ -75,6 +75,14 @@ class OfflineFolder:
                 name = PurePosixPath(info.path).relative_to(base).as_posix()
                 yield KeptFile(name, f"{SCHEME}{info.path}", info.size, info.mtime_ns or 0)
 
+    def open(self, name: str) -> pa.NativeFile:
+        """A file to read from at random. Raises `OSError` for one that is gone."""
+        import pyarrow as pa
+
+        if is_s3(self.base):
+            return self.s3.client().open_input_file(bucket_path(self.url(name)))
+        return pa.OSFile(self.url(name))
+
     def read(self, name: str) -> pa.Table:
         """All of a file. Raises what S3 does, and `OSError` for a file that is gone."""
         from pyarrow import parquet
@@ -85,15 +93,22 @@ class OfflineFolder:
             path = bucket_path(self.url(name))
             return parquet.read_table(path, filesystem=self.s3.client(), partitioning=None)
 
-    def write(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-        """Write a file, in place of one of that name. Raises `FileNotWritten`, what S3 does, and
-        what `batches` raise."""
+    def write(
+        self,
+        name: str,
+        schema: pa.Schema,
+        batches: Iterable[pa.RecordBatch],
+        *,
+        group_rows: int = ROW_GROUP_ROWS,
+    ) -> None:
+        """Write a file, in place of one of that name, in row groups of `group_rows` (where the
+        batches have as many). Raises `FileNotWritten`, what S3 does, and what `batches` raise."""
         if not is_s3(self.base):
-            _write_whole(Path(self.url(name)), schema, batches)
+            _write_whole(Path(self.url(name)), schema, batches, group_rows)
             return
         with tempfile.TemporaryDirectory(prefix="featurestore-") as folder:
             part = Path(folder) / "part.parquet"
-            _write_whole(part, schema, batches)
+            _write_whole(part, schema, batches, group_rows)
             with (
                 translated(f"Folder {self.base}"),
                 part.open("rb") as file,
@@ -110,7 +125,9 @@ class OfflineFolder:
             self.s3.client().delete_file(bucket_path(self.url(name)))
 
 
-def _write_whole(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+def _write_whole(
+    path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], group_rows: int
+) -> None:
     from pyarrow import parquet
 
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -119,7 +136,7 @@ def _write_whole(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch
         with part.open("wb") as file:
             with parquet.ParquetWriter(file, schema) as writer:
                 for batch in batches:
-                    writer.write_batch(batch, row_group_size=ROW_GROUP_ROWS)
+                    writer.write_batch(batch, row_group_size=group_rows)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

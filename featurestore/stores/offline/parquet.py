@@ -44,6 +44,7 @@ from featurestore.stores.offline.base import FileFormat
 from featurestore.stores.offline.files import (
     edge_mark,
     footer_mark,
+    marks_of,
     partitions_of,
     pin_files,
     unite,
@@ -76,6 +77,7 @@ class ParquetFiles(FileFormat):
             schema=unite(source, schemas) | partition_types,
             partitions=partitions,
             pin=pin_files(root, listing, [mark for _, mark in found]),
+            marks=marks_of(listing, [mark for _, mark in found]),
         )
 
 
@@ -148,6 +150,7 @@ class CsvFiles(FileFormat):
             schema={n: schema.get(n, STRING) for s in samples for n in s.names} | partition_types,
             partitions=partitions,
             pin=pin_files(root, listing, [sample.mark for sample in samples]),
+            marks=marks_of(listing, [sample.mark for sample in samples]),
             csv_options={
                 "delimiter": source.delimiter,
                 "header": "true" if source.header else "false",
