@@ -133,7 +133,7 @@ def etag_of(client: S3FileSystem, path: str) -> tuple[int, str]:
     """Size and ETag of the object at `bucket/key`. Raises `OSError` as the client does."""
     with client.open_input_file(path) as file:
         facts = file.metadata()
-        return file.size(), facts.get(b"ETag", b"").decode()
+        return file.size(), facts["ETag"].decode()
 
 
 def duckdb_filesystem(options: S3Options) -> Any:
