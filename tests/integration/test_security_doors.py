@@ -40,6 +40,8 @@ from featurestore.serving.gate import ACTION_OF
 from featurestore.serving.serve import ServerProcess
 from featurestore.wire.response import OnlineResponse
 
+pytestmark = pytest.mark.slow
+
 RELOAD_S_MAX = 10.0
 SERVICES = ("featurestore.v1.OnlineFeatures", "grpc.reflection.v1alpha.ServerReflection")
 OPEN_SERVICES = ("grpc.health.v1.Health",)

@@ -53,6 +53,8 @@ REGISTRY_URLS = (
     f"nonsense://me:{PASSWORD}@h",
 )
 
+pytestmark = pytest.mark.slow
+
 
 def told(text: str) -> list[str]:
     """The secrets in a text."""
@@ -109,7 +111,6 @@ def run_all(repo: Path, runs: Sequence[tuple[Mapping[str, str], Sequence[str]]])
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_no_command_tells_a_secret(repo: Path) -> None:
     online = [(url, command) for url in ONLINE_URLS for command in COMMANDS]
     online.append((ONLINE_URLS[0], ("materialize", "--json")))

@@ -24,6 +24,8 @@ from featurestore.serving.grpc_door import chosen_door
 from featurestore.serving.serve import ServerProcess
 from featurestore.serving.tls import ServerTls, TlsFiles, check_exposure
 
+pytestmark = pytest.mark.slow
+
 ASK = ("model", {"airport": ["EWR"]})
 
 
