@@ -32,7 +32,7 @@ from featurestore.jobs.online_tables import (
     online_tables,
     serving_plans,
 )
-from featurestore.jobs.publish import is_complete, publish
+from featurestore.jobs.publish import publish
 from featurestore.records import AliasIs, show_id
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ __all__ = [
     "ensure_online_tables",
     "environment_alias",
     "fields_in_use",
-    "is_complete",
     "online_alias",
     "online_tables",
     "plan",

@@ -8,6 +8,7 @@ given up comes back as a new generation, never as the old one, whose rows may be
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def ensure_online_tables(registry: Registry, views: Sequence[TypedView]) -> dict
 
 def add_generation(registry: Registry, view: TypedView) -> OnlineTable:
     """A new table beside those that the view's storage has, to be filled before its alias moves."""
-    record = _next(registry, view)
+    record = _next(registry.records(kind="online_table", name=view.name), view)
     registry.commit(records=[record], reason="new generation")
     return _table(registry.record(record.id))
 
@@ -157,7 +158,10 @@ def _ensure_once(registry: Registry, views: Sequence[TypedView]) -> dict[str, On
     missing = [view for view in views if view.storage_hash not in tables]
     if not missing:
         return tables
-    records = {online_alias(view): _next(registry, view) for view in missing}
+    there: dict[str, list[StoredRecord]] = defaultdict(list)
+    for stored in registry.records(kind="online_table"):
+        there[stored.record.name].append(stored)
+    records = {online_alias(view): _next(there[view.name], view) for view in missing}
     registry.commit(
         requires=[AliasIs(alias, None) for alias in records],
         records=list(records.values()),
@@ -167,10 +171,10 @@ def _ensure_once(registry: Registry, views: Sequence[TypedView]) -> dict[str, On
     return online_tables(registry, views)
 
 
-def _next(registry: Registry, view: TypedView) -> Record:
-    """The record of the generation after all that there ever were."""
-    there = [_body(stored) for stored in registry.records(kind="online_table", name=view.name)]
-    last = max((g for storage_hash, g in there if storage_hash == view.storage_hash), default=-1)
+def _next(there: Iterable[StoredRecord], view: TypedView) -> Record:
+    """The record of the generation after all that there ever were of the view (`there`)."""
+    bodies = map(_body, there)
+    last = max((g for storage_hash, g in bodies if storage_hash == view.storage_hash), default=-1)
     return table_record(view.name, view.storage_hash, last + 1)
 
 

@@ -20,7 +20,7 @@ from featurestore.errors import CommitConflict, CorruptPlan
 from featurestore.fingerprint import fingerprint
 from featurestore.jobs.environments import Applied, applied_in
 from featurestore.jobs.online_tables import OnlineTable, ensure_online_tables
-from featurestore.jobs.store_identity import ledger_of
+from featurestore.jobs.store_identity import ledgers_of
 from featurestore.records import Alias, AliasIs, Edge, Record
 from featurestore.wire.plans import ALL_VIEWS, Lookup, ServingPlan
 
@@ -46,12 +46,6 @@ def publish(
         with suppress(CommitConflict):
             return _publish_once(repo, registry, environment, serve_now)
     return _publish_once(repo, registry, environment, serve_now)
-
-
-def is_complete(registry: Registry, environment: str, view: TypedView, table: OnlineTable) -> bool:
-    """Whether all rows that can change an answer of `view` were written to the online store that
-    the environment serves from."""
-    return table_state(ledger_of(registry, environment, table.field)).covers(view.reach_us)
 
 
 def with_older_lookups(
@@ -100,10 +94,15 @@ class _Publication:
             if self.applied.version("view", view.name) == view.version
         }
         tables = ensure_online_tables(self.registry, list(views.values()))
+        ledger = ledgers_of(self.registry, self.environment)
+
+        def is_complete(view: TypedView) -> bool:
+            """Whether all rows that can change an answer were written to the online store that the
+            environment serves from."""
+            return table_state(ledger(tables[view.storage_hash].field)).covers(view.reach_us)
+
         complete = {
-            name: view
-            for name, view in views.items()
-            if self.serve_now or self._is_complete(view, tables[view.storage_hash])
+            name: view for name, view in views.items() if self.serve_now or is_complete(view)
         }
         served = self.registry.aliases(self._alias(""))
         plans = self._services(complete, tables)
@@ -112,9 +111,6 @@ class _Publication:
             plans[ALL_VIEWS] = everything
         self._commit(plans, served, {name: tables[v.storage_hash] for name, v in complete.items()})
         return self._state(plans, served)
-
-    def _is_complete(self, view: TypedView, table: OnlineTable) -> bool:
-        return is_complete(self.registry, self.environment, view, table)
 
     def _services(
         self, complete: Mapping[str, TypedView], tables: Mapping[str, OnlineTable]

@@ -8,6 +8,8 @@ that was wiped: it starts from nothing, as a new store does.
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from featurestore.dtypes import STRING
@@ -49,6 +51,19 @@ def ledger_of(registry: Registry, environment: str, field: bytes) -> list[Ledger
         return []
     store_id = str(registry.record(alias.target).record.body["id"])
     return registry.ledger(table=table_name(store_id, field))
+
+
+def ledgers_of(registry: Registry, environment: str) -> Callable[[bytes], list[LedgerRow]]:
+    """`ledger_of` for many fields: the registry is asked once."""
+    name = _alias(environment)
+    alias = registry.aliases(name).get(name)
+    if alias is None:
+        return lambda _: []
+    store_id = str(registry.record(alias.target).record.body["id"])
+    runs: dict[str, list[LedgerRow]] = defaultdict(list)
+    for row in registry.ledger():
+        runs[row.table].append(row)
+    return lambda field: runs.get(table_name(store_id, field), [])
 
 
 def table_name(store_id: str, field: bytes) -> str:

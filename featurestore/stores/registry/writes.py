@@ -76,8 +76,9 @@ def insert_records(connection: Connection, by: Author, records: Sequence[Record]
     wanted = {record.id: record for record in records}
     parents = {edge.parent for record in wanted.values() for edge in record.parents}
     known = sequences(connection, by.project, wanted.keys() | parents)
+    there = known.keys() | wanted.keys()
     for record in wanted.values():
-        _check(record, known.keys() | wanted.keys())
+        _check(record, there)
     new = {record_id: record for record_id, record in wanted.items() if record_id not in known}
     for chunk in chunks(list(new)):
         rows = [_record_row(new[record_id], record_id, by) for record_id in chunk]
