@@ -6,6 +6,8 @@ ONLINE ?= lmdb
 QUICK ?=
 JSON ?= benchmarks/results/latest.json
 AGAINST ?=
+FEAST := feast[redis,duckdb]==0.67.*
+FEAST_JSON ?= benchmarks/results/feast.json
 MINUTES ?= 10
 FAULT_ROUNDS ?= 1
 SOAK_MINUTES ?= 12
@@ -20,7 +22,7 @@ DUCKDB_TESTS := tests/contracts/test_duckdb_engine.py tests/golden \
   tests/integration/test_retrieval.py tests/integration/test_materialize*.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test debian-packages test-full check faults fuzz bench protos clean
+.PHONY: help demo test debian-packages test-full check faults fuzz bench bench-feast protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +78,14 @@ fuzz: $(VENV)/.test $(DUCKDB_OLD) ## the property tests with ever new examples, 
 
 bench: $(VENV)/.test ## benchmarks beside the bare back ends (QUICK=1 for a smoke run; JSON=, AGAINST= files)
 	@$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick) --json $(JSON) $(if $(AGAINST),--against $(AGAINST))
+
+$(VENV)/feast/.done: $(VENV)/.test
+	@$(PYTHON) -m venv $(VENV)/feast
+	@$(VENV)/feast/bin/pip install --quiet '$(FEAST)'
+	@touch $@
+
+bench-feast: $(VENV)/feast/.done ## the main jobs beside Feast, installed in an environment of its own (needs h2load)
+	@$(BIN)/python benchmarks/beside_feast.py --feast $(VENV)/feast/bin/python $(if $(QUICK),--quick) --json $(FEAST_JSON)
 
 protos: $(VENV)/.dev ## generate featurestore/wire/*_pb2.py from protos/
 	$(BIN)/python protos/generate.py
