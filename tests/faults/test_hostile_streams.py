@@ -1,0 +1,133 @@
+"""Streams that mean ill: nonsense, callers that never read, floods. Others are answered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from hostile import Served, served, value_of
+from redis_servers import RedisServer, valkey_binary
+
+from featurestore.wire import serving_pb2 as pb
+
+STREAM = "/featurestore.v1.OnlineFeatures/StreamOnlineFeatures"
+MOST = 8
+ONE = pb.GetOnlineFeaturesRequest(
+    feature_service="m", keys=[pb.KeyColumn(name="id", int64s=pb.Int64Values(values=[7]))]
+)
+REQUEST = pb.StreamOnlineFeaturesRequest(request=ONE).SerializeToString()
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[RedisServer]:
+    with RedisServer(valkey_binary()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["grpcio", "native"])
+def server(
+    tmp_path_factory: pytest.TempPathFactory, valkey: RedisServer, request: pytest.FixtureRequest
+) -> Iterator[Served]:
+    root: Path = tmp_path_factory.mktemp("served")
+    limits = {"online": valkey.url, "concurrent_requests_max": MOST}
+    with served(root, door=request.param, **limits) as running:
+        running.answers_right()
+        yield running
+
+
+@pytest.fixture
+def stream(server: Served) -> Iterator[grpc.StreamStreamMultiCallable[bytes, bytes]]:
+    with grpc.insecure_channel(server.process.grpc_target) as channel:
+        yield channel.stream_stream(STREAM)
+
+
+def outcome(data: bytes) -> str:
+    """The code of an answer's error, or OK for the right values."""
+    answer = pb.StreamOnlineFeaturesResponse.FromString(data)
+    if answer.WhichOneof("answer") == "features":
+        assert list(answer.features.rows[0].integers) == [value_of(7)]
+        return "OK"
+    info = ErrorInfo()
+    assert Status.FromString(answer.error).details[0].Unpack(info)
+    return info.reason
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"\xff", b"\x0a\xff\xff\xff\xff\x0f", b"\x00" * 1_000, REQUEST[:-1]]
+)
+def test_nonsense_ends_its_own_stream_only(
+    server: Served, stream: grpc.StreamStreamMultiCallable[bytes, bytes], nonsense: bytes
+) -> None:
+    fine = stream(iter([REQUEST]), timeout=20)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stream(iter([REQUEST, nonsense]), timeout=20))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [outcome(data) for data in fine] == ["OK"]
+    server.answers_right()
+
+
+def test_many_streams_that_say_nothing(
+    server: Served, stream: grpc.StreamStreamMultiCallable[bytes, bytes]
+) -> None:
+    stop, ended = threading.Event(), list[grpc.StatusCode]()
+
+    def silence() -> Iterator[bytes]:
+        stop.wait(60)
+        yield from ()
+
+    calls = [stream(silence(), timeout=60) for _ in range(50)]
+    server.answers_right()
+    stop.set()
+    if server.door == "grpcio":
+        assert [list(call) for call in calls] == [[]] * 50
+    else:
+        # The native door hands streams on over one connection and may end an idle one as CANCELLED.
+        for call in calls:
+            try:
+                assert list(call) == []
+            except grpc.RpcError as error:
+                ended.append(error.code())
+        assert set(ended) <= {grpc.StatusCode.CANCELLED}
+    server.answers_right()
+
+
+def test_who_never_reads_makes_us_hold_nothing(
+    server: Served, stream: grpc.StreamStreamMultiCallable[bytes, bytes]
+) -> None:
+    memory, stop, sent = server.memory_mb(), threading.Event(), Counter[str]()
+
+    def endless() -> Iterator[bytes]:
+        while not stop.is_set():
+            sent["requests"] += 1
+            yield REQUEST
+
+    calls = [stream(endless(), timeout=60) for _ in range(10)]
+    until, before = time.monotonic() + 4, -1
+    while sent["requests"] != before and time.monotonic() < until:
+        before = sent["requests"]
+        time.sleep(0.5)
+    print(sent, server.memory_mb())
+    server.answers_right()
+    assert server.memory_mb() < memory + 100
+    stop.set()
+    for call in calls:
+        call.cancel()
+    server.answers_right()
+
+
+def test_a_flood_in_streams_is_shed_request_by_request(
+    server: Served, stream: grpc.StreamStreamMultiCallable[bytes, bytes], valkey: RedisServer
+) -> None:
+    assert valkey.command("CLIENT", "PAUSE", "500", "ALL").startswith(b"+OK")
+    answers = Counter(outcome(data) for data in stream(iter([REQUEST] * 40), timeout=30))
+    assert answers == {"OK": MOST, "server-overloaded": 40 - MOST}
+    server.answers_right()
