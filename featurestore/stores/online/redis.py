@@ -87,9 +87,14 @@ class RedisStore(OnlineStore):
         if not count:
             return [[] for _ in reads]
         deadline = deadline_in(timeout_ms or self._timeout_ms)
-        with self._pool.connection(deadline) as connection:
+        connection = self._pool.take(deadline)
+        try:
             connection.send(payload, deadline)
             replies = connection.replies(count, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        self._pool.give(connection)
         return self._rows(reads, replies)
 
     async def read_async(
