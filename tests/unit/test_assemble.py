@@ -29,6 +29,7 @@ from featurestore.serving.assemble import (
 )
 from featurestore.testing.served import ServedView, narrowed, serving_plan
 from featurestore.wire.entities import read_entities
+from featurestore.wire.plans import cut
 from featurestore.wire.response import OnlineResponse, ResponseSchema, read_response
 from featurestore.wire.row_pb2 import Row
 from featurestore.wire.serving_pb2 import GetOnlineFeaturesResponse
@@ -381,3 +382,21 @@ def test_entities_from_whatever_the_caller_holds(rows: Any) -> None:
     assert entities.count == 2
     assert entities.columns["k"].kind == "int64"
     assert list(entities.columns["k"].values) == [1, None]
+
+
+def test_a_repository_of_a_thousand_views_costs_a_lookup_nothing() -> None:
+    """What is read and sent for two views does not depend on how many others there are."""
+    others = [
+        ServedView(name=f"other{n}", keys={"airport": "string"}, features={"x": "float64"})
+        for n in range(1_000)
+    ]
+    among_many = compile_plan(
+        cut(serving_plan("all", [*others, WEATHER, DELAYS]), ("weather", "delays"))
+    )
+    alone = compile_plan(serving_plan("two", [WEATHER, DELAYS]))
+    held = table((WEATHER, ("EWR",), {"temp": 1.5}, NOW), (DELAYS, ("EWR",), {"mean": 2.5}, NOW))
+    rows = [{"airport": "EWR"}]
+    (_, many), (_, few) = (ask(plan, rows, held) for plan in (among_many, alone))
+    assert (many.reads, many.slots) == (few.reads, few.slots)
+    assert len(among_many.uses) == len(among_many.steps) == 2
+    assert among_many.schema_id == alone.schema_id
