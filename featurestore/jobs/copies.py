@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 KEYS_MAX = 1_000
 """Different keys of a frame for which copies are read."""
-SHARE_MAX = 0.25
+SHARE_MAX = 0.5
 """Share of a copy's row groups up to which reading it is worth while."""
 
 
