@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
 STREAMS_PER_CONNECTION_MAX = 128
 """Requests that one connection may have open; clients keep more waiting on their side."""
+PENDING_MIN = 1_000
+"""The core refuses what waits beyond this as CANCELLED, without a word of ours: well above what a
+moment's burst brings."""
 _KEEPALIVE_PING_INTERVAL_MS_MIN = 5_000
 """Who pings more often is cut off."""
 KEEPALIVE_MS = 60_000
@@ -240,6 +243,7 @@ class GrpcServer:
 def _options(serving: ServingSettings) -> list[tuple[str, Any]]:
     """What gRPC's core is to hold against callers who mean ill, or are just many."""
     limit = serving.message_bytes_max
+    pending_max = max(PENDING_MIN, serving.concurrent_requests_max)
     return [
         ("grpc.so_reuseport", 1),
         # Twice the limit, so that what is just over it is refused in our words.
@@ -254,8 +258,8 @@ def _options(serving: ServingSettings) -> list[tuple[str, Any]]:
         ("grpc.keepalive_timeout_ms", serving.request_timeout_ms),
         ("grpc.max_connection_idle_ms", serving.connection_idle_timeout_ms),
         # Requests that the core has read and we have not asked for yet.
-        ("grpc.server.max_pending_requests", serving.concurrent_requests_max),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * serving.concurrent_requests_max),
+        ("grpc.server.max_pending_requests", pending_max),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * pending_max),
         (
             "grpc.server_max_unrequested_time_in_server",
             max(1, serving.request_timeout_ms // 1_000),
