@@ -32,3 +32,9 @@ class TestRedisSentinel(OnlineStoreContract):
     @pytest.fixture
     def opener(self, sentinel_url: str, tmp_path: Path) -> OnlineStoreOpener:
         return OnlineStoreOpener(RedisSentinelStore, sentinel_url, tmp_path)
+
+
+def test_what_the_server_says_of_itself(sentinel_url: str) -> None:
+    with RedisSentinelStore(sentinel_url) as store:
+        facts = store.facts(lambda: 0)
+    assert (facts.product, facts.eviction) == ("valkey", "noeviction")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -30,6 +30,7 @@ from featurestore.stores.online.base import (
 from featurestore.stores.online.checks import check_batch, check_field, check_keys
 from featurestore.stores.online.redis_async import AsyncClient
 from featurestore.stores.online.redis_blocking import Connection, Pool, deadline_in
+from featurestore.stores.online.redis_facts import server_facts
 from featurestore.stores.online.redis_replication import await_replica
 from featurestore.stores.online.redis_scripts import KEY_MODE
 from featurestore.stores.online.redis_writes import ROWS_PER_CALL, Writer, expiry_argument
@@ -201,24 +202,7 @@ class RedisStore(OnlineStore):
 
     def facts(self, now_us: Callable[[], int]) -> ServerFacts:
         """What the server says of itself; what our user may not ask is None."""
-        asked = (b"TIME",), (b"INFO", b"server"), (b"INFO", b"memory")
-        deadline = deadline_in(self._timeout_ms)
-        began = now_us()
-        clock, *told = self._pool.call(asked, deadline)
-        at_us = (began + now_us()) // 2
-        (policy,) = self._pool.call([(b"CONFIG", b"GET", b"maxmemory-policy")], deadline)
-        info = facts_of(told)
-        product = next((p for p in ("valkey", "redis") if f"{p}_version" in info), "redis")
-        asked_clock = isinstance(clock, list)
-        return ServerFacts(
-            product=product,
-            version=info.get(f"{product}_version", ""),
-            asked_us=at_us,
-            clock_us=int(clock[0]) * 1_000_000 + int(clock[1]) if asked_clock else None,
-            eviction=policy[1].decode() if isinstance(policy, list) and policy else None,
-            used_bytes=_number(info, "used_memory"),
-            limit_bytes=_number(info, "maxmemory"),
-        )
+        return server_facts(self._pool, deadline_in(self._timeout_ms), now_us)
 
     def close(self) -> None:
         """Close all connections, of every event loop too."""
@@ -243,6 +227,12 @@ def _read_commands(reads: Sequence[KeyFields]) -> tuple[bytes, int]:
     return b"".join(pieces), count
 
 
+def pack_read(read: KeyFields) -> bytes:
+    """The packed command of one read."""
+    key, fields = read
+    return b"".join((_before_key(len(fields), len(key)), key, _after_key(fields)))
+
+
 @lru_cache(maxsize=4096)
 def _before_key(fields: int, key_bytes: int) -> bytes:
     """`HMGET` up to its key. What surrounds keys is the same in nearly all reads: putting it there
@@ -253,14 +243,3 @@ def _before_key(fields: int, key_bytes: int) -> bytes:
 @lru_cache(maxsize=4096)
 def _after_key(fields: tuple[bytes, ...]) -> bytes:
     return b"".join((b"\r\n", *(b"$%d\r\n%s\r\n" % (len(field), field) for field in fields)))
-
-
-def facts_of(replies: Iterable[Any]) -> dict[str, str]:
-    """The lines `name:value` of the answers to INFO; refusals have none."""
-    lines = [line for reply in replies if isinstance(reply, bytes) for line in reply.splitlines()]
-    pairs = (line.decode("utf-8", "replace").partition(":") for line in lines if b":" in line)
-    return {name: value for name, _, value in pairs}
-
-
-def _number(info: Mapping[str, str], name: str) -> int | None:
-    return int(info[name]) if name in info else None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,13 +23,15 @@ from featurestore.stores.online.base import (
     KeyFields,
     OnlineStore,
     RowBatch,
+    ServerFacts,
     WriteResult,
 )
 from featurestore.stores.online.checks import check_batch, check_field, check_keys
-from featurestore.stores.online.redis import SCAN_KEYS, pattern_of
+from featurestore.stores.online.redis import SCAN_KEYS, pack_read, pattern_of
 from featurestore.stores.online.redis_blocking import Connection, deadline_in
 from featurestore.stores.online.redis_cluster_async import AsyncNodes
 from featurestore.stores.online.redis_cluster_writes import Replacement, write_batch
+from featurestore.stores.online.redis_facts import neediest, server_facts
 from featurestore.stores.online.redis_hosts import parse_cluster
 from featurestore.stores.online.redis_lanes import Work, run
 from featurestore.stores.online.redis_nodes import Nodes
@@ -172,6 +174,13 @@ class RedisClusterStore(OnlineStore):
                     raise
                 slot_map = self._nodes.refresh(deadline)
 
+    def facts(self, now_us: Callable[[], int]) -> ServerFacts:
+        """What the master to worry about most says of itself."""
+        masters = sorted(self._nodes.map(self._deadline()).masters)
+        return neediest(
+            server_facts(self._nodes.pool(address), self._deadline(), now_us) for address in masters
+        )
+
     def close(self) -> None:
         """Close all connections, of every event loop too."""
         self._nodes.close()
@@ -183,8 +192,7 @@ class RedisClusterStore(OnlineStore):
 def _read_commands(reads: Sequence[KeyFields]) -> tuple[list[int], list[bytes]]:
     """The slots and the packed commands of a read (a read of no fields is none)."""
     asked = [read for read in reads if read.fields]
-    commands = [pack_one((b"HMGET", read.key, *read.fields)) for read in asked]
-    return [key_slot(read.key) for read in asked], commands
+    return [key_slot(read.key) for read in asked], list(map(pack_read, asked))
 
 
 def _rows(reads: Sequence[KeyFields], answers: list[Any]) -> list[list[bytes | None]]:

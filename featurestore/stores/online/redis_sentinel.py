@@ -27,6 +27,7 @@ from featurestore.stores.online.base import (
     KeyFields,
     OnlineStore,
     RowBatch,
+    ServerFacts,
     WriteResult,
 )
 from featurestore.stores.online.redis import RedisStore
@@ -157,6 +158,10 @@ class RedisSentinelStore(OnlineStore):
         """Return if the master answers."""
         deadline = deadline_in(timeout_ms or self._timeout_ms)
         self._attempt(lambda store: store.ping(timeout_ms=_left_ms(deadline)), deadline)
+
+    def facts(self, now_us: Callable[[], int]) -> ServerFacts:
+        """What the master says of itself."""
+        return self._attempt(lambda store: store.facts(now_us))
 
     def _attempt(self, call: Callable[[RedisStore], T], deadline: float | None = None) -> T:
         """The call's result from the master, or from its successor."""
