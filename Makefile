@@ -16,7 +16,7 @@ SOAK_MINUTES ?= 12
 DUCKDB_OLD := $(VENV)/duckdb-1.5
 DUCKDB_TESTS := tests/contracts/test_duckdb_engine.py tests/golden \
   tests/property/test_expression_*.py tests/property/test_point_in_time.py tests/property/test_theorem.py \
-  tests/property/test_changes.py tests/property/test_copies.py tests/integration/test_optimize.py \
+  tests/property/test_known_changes.py tests/property/test_copies.py tests/integration/test_optimize.py \
   tests/unit/test_duckdb_details.py tests/unit/test_expression_sql.py tests/unit/test_dtypes.py \
   tests/unit/test_file_formats*.py tests/unit/test_training*.py tests/unit/test_example_data.py \
   tests/integration/test_retrieval.py tests/integration/test_materialize*.py

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import INSTANT, MakeRepo, utc, write_rows
 from hostile import Served, served
 from pyarrow import int64, string
 
@@ -16,6 +15,7 @@ from featurestore.cli.main import run
 from featurestore.errors import FeatureStoreError, InvalidRepository, InvalidSettings, RequestError
 from featurestore.jobs.project import open_online_store
 from featurestore.testing.served import ServedView, served_settings
+from tests.conftest import INSTANT, MakeRepo, utc, write_rows
 
 NASTY = (
     "../../etc/passwd",

@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from conftest import INSTANT, MakeRepo, utc, write_rows
 from hostile import BODY, served
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -25,6 +24,7 @@ from featurestore.config import TracingSettings
 from featurestore.errors import FeatureStoreError, NotApplied, UnknownService
 from featurestore.serving.serve import ServerProcess
 from featurestore.wire import serving_pb2 as pb
+from tests.conftest import INSTANT, MakeRepo, utc, write_rows
 
 GET = "/featurestore.v1.OnlineFeatures/GetOnlineFeatures"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
