@@ -83,9 +83,11 @@ def valkey(folder: Path) -> Iterator[Address]:
     held.close()
     command = [str(get_binary_path()), "--port", str(address.port), "--save", "", "--dir", folder]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        time.sleep(0.5)
-        yield address
-        process.kill()
+        try:
+            time.sleep(0.5)
+            yield address
+        finally:
+            process.kill()
 
 
 def fill(settings: Settings) -> None:

@@ -30,10 +30,12 @@ def echo(door: str, sizes: Mapping[int, int]) -> Iterator[str]:
     held, address = reserve(Address("127.0.0.1", 0))
     command = [sys.executable, __file__, door, str(address), json.dumps(sizes)]
     with held, subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        yield str(address)
-        process.kill()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield str(address)
+        finally:
+            process.kill()
 
 
 async def serve(door: str, address: str, sizes: Mapping[int, int]) -> None:

@@ -59,7 +59,12 @@ def _by_h2load(
     with tempfile.TemporaryDirectory(prefix="fs_load_") as folder:
         body, log = Path(folder) / "body", Path(folder) / "log"
         body.write_bytes(b"".join(b"\0" + struct.pack(">I", len(m)) + m for m in messages))
-        command = [h2load, f"-D{load.seconds}", "--warm-up-time=200ms", f"--log-file={log}"]
+        command = [
+            h2load,
+            f"-D{load.seconds * 1000:.0f}ms",
+            "--warm-up-time=200ms",
+            f"--log-file={log}",
+        ]
         command += [f"-c{load.connections}", f"-m{load.calls}", f"-d{body}"]
         command += ["-Hcontent-type: application/grpc", "-Hte: trailers"]
         ran = subprocess.run(
