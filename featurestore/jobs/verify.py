@@ -1,12 +1,14 @@
 """`verify`: the theorem, checked on the data at hand.
 
-Entities are sampled from the sources; the online answer at T = now is compared, value for value and
+Entities are sampled from the sources, and some from the online store, so that keys are seen, too,
+which have vanished from the sources. The online answer at T = now is compared, value for value and
 status for status, with the offline answer at the same T, where the offline side may see what the
 batch watermark has delivered (`known_until`). Every difference gets a cause.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from featurestore.compiler.materialization import table_state
 from featurestore.compiler.rel import CREATED_US, EVENT_US, Project, Sql
 from featurestore.compiler.resolve import select
 from featurestore.compiler.scans import view_rel
+from featurestore.dtypes import to_arrow
 from featurestore.engines.sql import quote
 from featurestore.errors import CorruptRow, InvalidRequest, UnknownFeature, UnknownView
 from featurestore.jobs.materialize import newest_rows
@@ -25,7 +28,9 @@ from featurestore.jobs.project import current_files
 from featurestore.jobs.store_identity import ledger_of
 from featurestore.jobs.training import retrieve
 from featurestore.statuses import Status
+from featurestore.stores.online.base import KeyFields
 from featurestore.timeline import format_duration, format_instant
+from featurestore.wire.keys import decode_key, key_prefix
 
 if TYPE_CHECKING:
     from featurestore.compiler.rel import DataFiles
@@ -33,6 +38,9 @@ if TYPE_CHECKING:
     from featurestore.jobs.materialize import Context
     from featurestore.wire.response import OnlineResponse
 
+STORE_SHARE_PERCENT = 20
+"""Of the sampled keys, how many come from the online store instead of the source."""
+KEYS_LISTED_MAX = 100_000
 DIFFERENCES_MAX = 100
 """Differences that a report lists; all of them are counted."""
 TIME_COLUMN = "verified_at"
@@ -142,7 +150,14 @@ def verify(
         ledger = (
             [] if table is None else ledger_of(context.registry, context.environment, table.field)
         )
-        check = _Check(context, view, files, table_state(ledger).watermark_us, now_us=now_us)
+        check = _Check(
+            context,
+            view,
+            files,
+            table_state(ledger).watermark_us,
+            now_us=now_us,
+            field=None if table is None else table.field,
+        )
         compared.append(check.run(read_online, samples=samples, seed=seed))
     return VerifyReport(
         at=format_instant(now_us),
@@ -162,8 +177,10 @@ class _Check:
         watermark_us: int | None,
         *,
         now_us: int,
+        field: bytes | None,
     ) -> None:
         self._context = context
+        self._field = field
         self._view = view
         self._features = [feature.name for feature in view.features]
         self._refs = [f"{view.name}:{name}" for name in self._features]
@@ -227,7 +244,34 @@ class _Check:
             inputs={"v": Project(input=rows, columns={name: name for name in self._keys})},
             dtypes={key.name: key.dtype for key in self._view.keys},
         )
-        return self._context.engine.stream(sample).read_all()
+        of_source = self._context.engine.stream(sample).read_all()
+        held = self._held(max(1, samples * STORE_SHARE_PERCENT // 100), seed)
+        known = {tuple(row.values()) for row in of_source.to_pylist()}
+        extra = held.filter([tuple(row.values()) not in known for row in held.to_pylist()])
+        return pa.concat_tables([extra, of_source]).slice(0, samples)
+
+    def _held(self, count: int, seed: int) -> pa.Table:
+        """Keys that the online store has a row of, so that those are seen, too, which have vanished
+        from the source: of the first `KEYS_LISTED_MAX`, as many as `count` by chance."""
+        view, store = self._view, self._context.store
+        dtypes = [key.dtype for key in view.keys]
+        prefix = key_prefix(self._context.repo.project, view.key_space)
+        listed = dict[bytes, None]()
+        for step in store.scan(prefix):
+            listed |= dict.fromkeys(step)
+            if len(listed) >= KEYS_LISTED_MAX:
+                break
+        candidates = random.Random(seed).sample(list(listed), min(count, len(listed)))  # noqa: S311 - no secret
+        fields = () if self._field is None else (self._field,)
+        rows = store.read([KeyFields(key, fields) for key in candidates])
+        found = [
+            k for k, of in zip(candidates, rows, strict=True) if any(r is not None for r in of)
+        ]
+        values = [decode_key(key, dtypes, prefix) for key in found]
+        columns = [
+            pa.array([row[i] for row in values], to_arrow(dtype)) for i, dtype in enumerate(dtypes)
+        ]
+        return pa.table(columns, names=self._keys)
 
     def _offline(self, keys: pa.Table, known_until_us: int) -> _Answers:
         now = pa.array([self._now_us] * keys.num_rows, pa.timestamp("us", tz="UTC"))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -471,6 +472,15 @@ class OnlineStoreContract:
 
     def test_a_sweep_of_an_empty_store(self, store: OnlineStore) -> None:
         assert sum(store.sweep(b"fs/shop/", keep=[])) == 0
+
+    def test_a_scan_lists_the_keys_of_its_prefix(self, store: OnlineStore) -> None:
+        assert list(chain.from_iterable(store.scan(PREFIX))) == []
+        keys = {*numbered(30), PREFIX, PREFIX + b"*", PREFIX + b"k" * 1_000}
+        others = {key_prefix("other", "plane") + b"1", key_prefix("shop", "plane2") + b"1"}
+        for field in (FIELD, OTHER_FIELD):
+            wanted = sorted(keys | others)
+            store.write(RowBatch(field=field, keys=wanted, rows=[row(1)] * len(wanted)))
+        assert set(chain.from_iterable(store.scan(PREFIX))) == keys
 
     @pytest.mark.parametrize("mine", ["p", "sho", "s*", "[a-z]", "?", "shop\\", "k" * 480])
     def test_projects_never_touch_each_other(self, store: OnlineStore, mine: str) -> None:

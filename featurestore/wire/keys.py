@@ -12,7 +12,7 @@ from operator import index as as_integer
 from typing import TYPE_CHECKING, Any
 
 from featurestore.dtypes import DType, Kind
-from featurestore.errors import InvalidJoinKey
+from featurestore.errors import CorruptRow, InvalidJoinKey
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,6 +86,32 @@ def encode_key(values: Sequence[Any], dtypes: Sequence[DType], prefix: bytes) ->
     return key_encoder(dtypes, prefix)(values)
 
 
+def decode_key(key: bytes, dtypes: Sequence[DType], prefix: bytes) -> tuple[Any, ...]:
+    """The values of a store key that `encode_key` made. Raises `CorruptRow` for other bytes."""
+    values, place = list[Any](), len(prefix)
+    try:
+        if not key.startswith(prefix):
+            raise ValueError("another prefix")
+        for index, dtype in enumerate(dtypes):
+            if _PARTS[dtype.kind] is _integer:
+                size = 8
+            elif index == len(dtypes) - 1:
+                size = len(key) - place
+            else:
+                size = int.from_bytes(key[place : place + 4], "big")
+                place += 4
+            part = key[place : place + size]
+            if len(part) != size:
+                raise ValueError("too short")
+            values.append(_VALUES[dtype.kind](part))
+            place += size
+        if place != len(key):
+            raise ValueError("too long")
+    except ValueError as error:
+        raise CorruptRow(f"{_short(key)} is no key below {_short(prefix)}: {error}") from None
+    return tuple(values)
+
+
 def encode_keys(columns: Sequence[pa.Array], prefix: bytes) -> list[bytes]:
     """The store key of every row of the join key columns (Arrow, in storage order).
 
@@ -122,6 +148,13 @@ _PARTS: dict[Kind, Part] = {
     Kind.INT64: _integer,
     Kind.STRING: _text,
     Kind.BYTES: _bytes,
+}
+
+_VALUES: dict[Kind, Callable[[bytes], Any]] = {
+    Kind.INT32: lambda part: int.from_bytes(part, "big") - _SIGN,
+    Kind.INT64: lambda part: int.from_bytes(part, "big") - _SIGN,
+    Kind.STRING: lambda part: part.decode("utf-8"),
+    Kind.BYTES: bytes,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 from datetime import UTC
@@ -19,6 +20,7 @@ from featurestore import dtypes
 from featurestore.dtypes import DType, Kind, to_arrow
 from featurestore.errors import CorruptRow
 from featurestore.wire import row_pb2
+from featurestore.wire.keys import decode_key
 from featurestore.wire.rows import (
     RowLayout,
     decode_columns,
@@ -228,6 +230,15 @@ def test_keys_one_by_one_and_in_columns_are_the_same(drawn: Any, prefix: bytes) 
     keys = encode_keys(columns, prefix)
     assert keys == [encode(row) for row in rows] == [encode_key(r, kinds, prefix) for r in rows]
     assert all(key.startswith(prefix) for key in keys)
+
+
+@given(key_columns(), st.binary(max_size=10), st.binary(max_size=30))
+def test_keys_are_decoded_to_their_values(drawn: Any, prefix: bytes, other: bytes) -> None:
+    kinds, rows = drawn
+    encode = key_encoder(kinds, prefix)
+    assert [decode_key(encode(row), kinds, prefix) for row in rows] == [tuple(r) for r in rows]
+    with contextlib.suppress(CorruptRow):
+        assert encode(decode_key(other, kinds, prefix)) == other
 
 
 @given(key_columns())

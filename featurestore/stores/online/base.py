@@ -148,6 +148,11 @@ class OnlineStore(ABC):
         """Free fields below keys that begin with `prefix` whose id is not in `keep`, and rows that
         expired before `older_than_us`. Yields the number freed after each bounded step."""
 
+    def scan(self, prefix: bytes) -> Iterator[list[bytes]]:  # noqa: ARG002
+        """The keys that begin with `prefix`, a bounded step at a time; a key may come twice. Those
+        written meanwhile may be missed. A store that cannot list its keys gives none."""
+        yield from ()
+
     @abstractmethod
     def ping(self, *, timeout_ms: int | None = None) -> None:
         """Return if the store answers."""

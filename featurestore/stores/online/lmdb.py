@@ -163,6 +163,17 @@ class LmdbStore(OnlineStore):
             freed, place = self._shared.write(work)
             yield freed
 
+    def scan(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """The keys that begin with `prefix`, in the order of LMDB's keys."""
+        place: bytes | None = prefix[:_KEPT_BYTES]
+        while place is not None:
+            work = partial(_scan_step, prefix, place)
+            found = self._shared.read(work, timeout_ms=self._timeout_ms)
+            if found is None:
+                return
+            keys, place = found
+            yield keys
+
     def ping(self, *, timeout_ms: int | None = None) -> None:
         """Return if the files can be read (or are not there yet)."""
         self.read([], timeout_ms=timeout_ms)
@@ -316,6 +327,21 @@ def _sweep_step(
             else:
                 there = cursor.next()
         return freed, cursor.key() if there else None
+
+
+def _scan_step(prefix: bytes, place: bytes, txn: Txn) -> tuple[list[bytes], bytes | None]:
+    """The keys among `SWEEP_ENTRIES_MAX` entries from `place` on, and where to go on."""
+    keys = dict[bytes, None]()
+    with txn.cursor() as cursor:
+        there = cursor.set_range(place)
+        for _ in range(SWEEP_ENTRIES_MAX):
+            if not there or not cursor.key().startswith(prefix[:_KEPT_BYTES]):
+                return list(keys), None
+            key = _store_key(*cursor.item())
+            if key.startswith(prefix):
+                keys[key] = None
+            there = cursor.next()
+        return list(keys), cursor.key() if there else None
 
 
 def _store_key(entry: bytes, value: bytes) -> bytes:

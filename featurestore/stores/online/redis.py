@@ -181,6 +181,16 @@ class RedisStore(OnlineStore):
             if cursor == b"0":
                 return
 
+    def scan(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """The keys that begin with `prefix`, some at a time."""
+        pattern, cursor = pattern_of(prefix), b"0"
+        while True:
+            command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", SCAN_KEYS)
+            ((cursor, keys),) = self._call([command])
+            yield keys
+            if cursor == b"0":
+                return
+
     def _call(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
             return []

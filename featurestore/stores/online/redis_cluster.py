@@ -136,6 +136,18 @@ class RedisClusterStore(OnlineStore):
                 if cursor == b"0":
                     break
 
+    def scan(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """The keys that begin with `prefix`, some at a time, of all masters."""
+        pattern = pattern_of(prefix)
+        for address in sorted(self._nodes.map(self._deadline()).masters):
+            cursor = b"0"
+            while True:
+                command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", SCAN_KEYS)
+                cursor, keys = self._nodes.call(address, command, self._deadline())
+                yield keys
+                if cursor == b"0":
+                    break
+
     def _free(self, keys: Sequence[bytes], keep: frozenset[bytes]) -> int:
         slots = [key_slot(key) for key in keys]
         commands = [pack_one((b"HKEYS", key)) for key in keys]

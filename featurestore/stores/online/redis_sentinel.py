@@ -154,6 +154,15 @@ class RedisSentinelStore(OnlineStore):
             self._master.doubt()
             raise
 
+    def scan(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """The keys that begin with `prefix`, some at a time. A failover ends it."""
+        store = self._master.locate(deadline_in(self._timeout_ms))
+        try:
+            yield from store.scan(prefix)
+        except StoreError:
+            self._master.doubt()
+            raise
+
     def ping(self, *, timeout_ms: int | None = None) -> None:
         """Return if the master answers."""
         deadline = deadline_in(timeout_ms or self._timeout_ms)
