@@ -286,6 +286,7 @@ def test_verify_names_the_cause_of_each_difference(shop: Shop) -> None:
         ("totals", "ann", "trips"): "restated",
         ("totals", "bob", "trips"): "online is older",
         ("totals", "eve", "trips"): "offline only",
+        ("totals", "cyd", "trips"): "online only",
     }
     assert report.equal < report.values
 

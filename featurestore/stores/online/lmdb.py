@@ -318,7 +318,10 @@ def _sweep_step(
                 return freed, None
             entry, value = cursor.item()
             key = _store_key(entry, value)
-            stale = entry[-FIELD_BYTES:] not in keep or _EXPIRY.unpack_from(value)[0] < limit_us
+            # What is too short to have an expiry is damaged, and stays to be reported.
+            stale = entry[-FIELD_BYTES:] not in keep or (
+                len(value) >= _EXPIRY.size and _EXPIRY.unpack_from(value)[0] < limit_us
+            )
             if stale and key.startswith(prefix):
                 freed += 1
                 # Deleting moves the cursor to the next entry.
