@@ -48,6 +48,8 @@ def with_tls(url: str, certificates: TlsFiles) -> str:
 
 
 class TestRedis7ClusterOverTls(OnlineStoreContract):
+    """Debian's Redis 7.0 as a cluster, over TLS"""
+
     @pytest.fixture
     def opener(
         self, cluster: RedisCluster, certificates: TlsFiles, tmp_path: Path
