@@ -95,10 +95,11 @@ class FeatureStore:
         from featurestore.jobs import access, apply
 
         where = f"env/{self.settings.project.environment}"
+        repo = self.repo
         access.authorize(self._asker(), "apply", where)
         with job_span(self._tracing, "apply", {"featurestore.environment": where}):
             result = apply.apply(
-                self.repo,
+                repo,
                 self.registry,
                 self.settings.project.environment,
                 plan=plan,
@@ -177,8 +178,9 @@ class FeatureStore:
         from featurestore.jobs import access, materialize
 
         where = f"env/{self.settings.project.environment}"
-        access.authorize(self._asker(), "materialize", where, detail=", ".join(views or ()))
-        with job_span(self._tracing, "materialize", {"featurestore.views": ", ".join(views or ())}):
+        named = ", ".join(views or ())
+        who = access.admit(self._asker(), "materialize", where)
+        with job_span(self._tracing, "materialize", {"featurestore.views": named}):
             rows = materialize.materialize(
                 self._context(),
                 views,
@@ -187,6 +189,7 @@ class FeatureStore:
                 end_us=None if end is None else to_us(end),
                 replace=replace,
                 progress=progress,
+                begin=lambda: access.note(self.registry, who, "materialize", where, detail=named),
             )
         self._refresh()
         return rows

@@ -73,14 +73,22 @@ def authorize(asker: Asker, action: Action, resource: str | None, *, detail: str
 
     Raises `Unauthenticated`, `PermissionDenied`.
     """
-    registry, who = asker.registry, asker.registry.identity.author
+    who = admit(asker, action, resource)
+    note(asker.registry, who, action, resource, detail=detail)
+
+
+def admit(asker: Asker, action: Action, resource: str | None) -> str:
+    """Check that we may do this and return who we are. A denial is noted in the audit log; what is
+    allowed is for the caller to `note` when it begins.
+
+    Raises `Unauthenticated`, `PermissionDenied`.
+    """
     try:
-        who = _who(asker, action, resource)
+        return _who(asker, action, resource)
     except (Unauthenticated, PermissionDenied) as error:
         who = getattr(error, "principal", "") or "unknown"
-        note(registry, who, action, resource, detail=error.code, denied=True)
+        note(asker.registry, who, action, resource, detail=error.code, denied=True)
         raise
-    note(registry, who, action, resource, detail=detail)
 
 
 def check(asker: Asker, action: Action, resource: str | None) -> None:

@@ -104,11 +104,12 @@ def materialize(
     end_us: int | None = None,
     replace: bool = False,
     progress: Progress | None = None,
+    begin: Callable[[], None] = lambda: None,
 ) -> tuple[LedgerRow, ...]:
     """Write the named views (all, by default); see `FeatureStore.materialize`.
 
-    Everything that can be refused is refused before the first row is written. Services whose
-    views are complete afterwards are published.
+    Everything that can be refused is refused before the first row is written; then `begin` is
+    called. Services whose views are complete afterwards are published.
     """
     chosen = _applied_views(context, views)
     store_id = store_identity.identify(
@@ -135,6 +136,7 @@ def materialize(
     }
     sources = [view.source for view in chosen]
     files = current_files(context.repo, sources, context.root, context.offline)
+    begin()
     done = []
     for view in chosen:
         run = _Run(
