@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -229,13 +229,11 @@ def _batches(
 def _text(cursor: duckdb.DuckDBPyConnection, rel: Rel) -> str:
     """The query for `rel`, whose inputs are tables of `cursor` already."""
 
-    def span(table: str, column: str) -> tuple[int, int] | None:
-        ((least, greatest),) = cursor.sql(
-            f"SELECT min({column}), max({column}) FROM {table}"
-        ).fetchall()
-        return None if least is None else (least, greatest)
+    def ask(query: str) -> Sequence[int | None]:
+        (row,) = cursor.sql(query).fetchall()
+        return row
 
-    return to_sql(rel, lambda scan: describe(cursor, scan), span)
+    return to_sql(rel, lambda scan: describe(cursor, scan), ask)
 
 
 def _inputs(rel: Rel) -> dict[str, Input]:

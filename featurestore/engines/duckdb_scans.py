@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from featurestore.compiler.rel import DataFiles, Scan
 from featurestore.dtypes import DType
 from featurestore.engines import duckdb_values as values
 from featurestore.engines.sql import literal, quote, sql_type
 from featurestore.errors import SourceSchemaChanged
+from featurestore.timeline import INSTANT_US_MAX, INSTANT_US_MIN
 
-_FILE, _FILE_ROW = "__file", "file_row_number"
+_FILE, _FILE_ROW, _FILE_INDEX = "__file", "file_row_number", "file_index"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +34,90 @@ Describe = Callable[[Scan], Sequence[FileGroup]]
 """Looks at the Parquet files of a scan."""
 
 
-def scan_sql(scan: Scan, names: Mapping[str, str], describe: Describe) -> str:
-    """The rows of `scan`; `names` are the identifiers of its output columns.
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Only rows whose instant in the output column `column` is in this interval, both ends
+    included, are of interest."""
 
-    Raises `SourceSchemaChanged` for a column that is gone or has a type that does not read as the
-    wanted one.
+    column: str
+    from_us: int
+    to_us: int
+
+
+def groups_of(scan: Scan, describe: Describe) -> Sequence[FileGroup]:
+    """What `describe` finds in Parquet files; none for other formats.
+
+    Raises `SourceSchemaChanged` for a column that is gone.
     """
     for column in scan.columns.values():
         if column not in scan.files.schema:
             raise gone(scan, column)
+    return () if scan.files.format == "csv" else describe(scan)
+
+
+def place_width(groups: Sequence[FileGroup]) -> int:
+    """How many columns say where a row stands: two (file, row in the file), one where there is but
+    one file, none where DuckDB can't say it, as a column of the files has the name."""
+    taken = {name.casefold() for group in groups for name in group.types}
+    if taken & {_FILE_ROW, _FILE_INDEX}:
+        return 0
+    return min(2, sum(len(group.paths) for group in groups))
+
+
+def scan_sql(
+    scan: Scan,
+    names: Mapping[str, str],
+    groups: Sequence[FileGroup],
+    *,
+    place: Sequence[str] = (),
+    within: Within | None = None,
+) -> str:
+    """The rows of `scan`; `names` are the identifiers of its output columns, `place` those of the
+    columns, as many as `place_width`, that say where a row stands: the number of the row in its
+    file, and the number of the file.
+
+    Raises `SourceSchemaChanged` for a type that does not read as the wanted one.
+    """
     if scan.files.format == "csv":
         return "\nUNION ALL\n".join(_csv(scan, names))
-    return "\nUNION ALL\n".join(_parquet(scan, group, names) for group in describe(scan))
+    texts, first_file = [], 0
+    for group in groups:
+        values = (f"f.{_FILE_ROW}", f"{first_file} + f.{_FILE_INDEX}")
+        items = [f"{value} AS {name}" for value, name in zip(values, place, strict=False)]
+        texts.append(_parquet(scan, group, names, items) + _bounds(scan, group, within))
+        first_file += len(group.paths)
+    return "\nUNION ALL\n".join(texts)
+
+
+def can_bound(scan: Scan, groups: Sequence[FileGroup], within: Within) -> bool:
+    """Whether the files hold the instants in a type that is compared as it stands, so that DuckDB
+    skips by the files' own statistics."""
+    column = scan.columns[within.column]
+    if not groups or column in _partitions(scan.files):
+        return False
+    return all(group.types.get(column) in _MICROSECONDS for group in groups)
+
+
+def _bounds(scan: Scan, group: FileGroup, within: Within | None) -> str:
+    if within is None:
+        return ""
+    column = scan.columns[within.column]
+    zoned = _MICROSECONDS[group.types[column]]
+    ends = (">=", within.from_us), ("<=", within.to_us)
+    conditions = [
+        f"f.{quote(column)} {comparison} {zoned} '{_iso(us)}+00'"
+        for comparison, us in ends
+        if INSTANT_US_MIN <= us <= INSTANT_US_MAX
+    ]
+    return f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+_MICROSECONDS = {"TIMESTAMP": "TIMESTAMP", "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _iso(us: int) -> str:
+    return (_EPOCH + timedelta(microseconds=us)).replace(tzinfo=None).isoformat(sep=" ")
 
 
 def gone(scan: Scan, column: str) -> SourceSchemaChanged:
@@ -60,7 +134,7 @@ def glob_literal(paths: Sequence[str]) -> str:
     return f"[{', '.join(map(literal, escaped))}]"
 
 
-def _parquet(scan: Scan, group: FileGroup, names: Mapping[str, str]) -> str:
+def _parquet(scan: Scan, group: FileGroup, names: Mapping[str, str], place: Sequence[str]) -> str:
     partitions = _partitions(scan.files)
     items, checked = [], False
     for name, column in scan.columns.items():
@@ -78,7 +152,7 @@ def _parquet(scan: Scan, group: FileGroup, names: Mapping[str, str]) -> str:
     options += ["file_row_number = true"] if checked else []
     source = f"FROM read_parquet({glob_literal(group.paths)}, {', '.join(options)}) AS f"
     beside = _partition_join(scan.files, group.paths, partitions)
-    return f"SELECT {', '.join(items)}\n{source}{beside}"
+    return f"SELECT {', '.join([*items, *place])}\n{source}{beside}"
 
 
 def _file_column(scan: Scan, column: str, found: str, wanted: DType) -> str:

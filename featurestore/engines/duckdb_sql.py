@@ -6,8 +6,9 @@ differ by case alone, so every relation carries a map from our column names to i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from featurestore.compiler.rel import (
@@ -40,14 +41,24 @@ from featurestore.definitions.expression import (
 )
 from featurestore.dtypes import DATE, DType
 from featurestore.engines import duckdb_values as values
-from featurestore.engines.duckdb_scans import Describe, scan_sql
+from featurestore.engines.duckdb_scans import (
+    Describe,
+    Within,
+    can_bound,
+    groups_of,
+    place_width,
+    scan_sql,
+)
 from featurestore.engines.sql import expression_sql, literal, quote, sql_type
 from featurestore.timeline import DAY_US
 
-Span = Callable[[str, str], tuple[int, int] | None]
-"""`(table, column) → least and greatest value`, None where the table is empty."""
+Ask = Callable[[str], Sequence[int | None]]
+"""The one row of a query over tables that are loaded and files that are there: numbers by which
+the text is chosen."""
 ROW = "__row"
 """The column of an input's table that holds the position of each row, from 0."""
+PLACE = ("__file_row", "__file_number")
+"""The columns that say where a row stands in the files of its source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +67,9 @@ class Table:
 
     `row` is the identifier of a column with the position of each row, where there is an order to
     keep. A `stable` relation gives the same rows whenever it is read and costs no recomputing.
-    A `loaded` one is there before the query runs.
+    A `loaded` one is there before the query runs. `place` are the identifiers of columns that
+    together name the physical row, where that is known; rows are fetched fastest by them. In a
+    `bounded` one no row is outside the interval that was asked for.
     """
 
     name: str
@@ -64,6 +77,8 @@ class Table:
     row: str | None = None
     stable: bool = False
     loaded: bool = False
+    place: tuple[str, ...] = ()
+    bounded: bool = False
 
     def of(self, alias: str, column: str) -> str:
         """`column` of this table where the text calls the table `alias`."""
@@ -76,9 +91,9 @@ class Table:
 
 def identifiers(names: Iterable[str]) -> dict[str, str]:
     """Quoted identifiers for `names`: the names themselves, numbered where they differ by case
-    alone, are empty or would hide `ROW`."""
+    alone, are empty or would hide `ROW` or `PLACE`."""
     found: dict[str, str] = {}
-    taken = {ROW}
+    taken = {ROW, *PLACE}
     for name in names:
         wanted, number = name or "_", 2
         while wanted.casefold() in taken:
@@ -88,13 +103,13 @@ def identifiers(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def to_sql(rel: Rel, describe: Describe, span: Span) -> str:
+def to_sql(rel: Rel, describe: Describe, ask: Ask) -> str:
     """The query that yields the rows of `rel`, its columns in the order of `rel.schema`.
 
     An `Input` is read from a table named `input_table(name)`. Rows keep the order of the input
     that stands leftmost below as-of joins. Raises `SourceSchemaChanged`.
     """
-    query = Query(describe, span)
+    query = Query(describe, functools.cache(ask))
     if isinstance(rel, Sql):
         table = _sql(query, rel, materialized=False)
     else:
@@ -114,7 +129,7 @@ class Query:
     """The text while it is being written."""
 
     describe: Describe
-    span: Span
+    ask: Ask
     _ctes: list[str] = field(default_factory=list)
 
     def add(self, label: str, sql: str, *, materialized: bool = False) -> str:
@@ -129,13 +144,16 @@ class Query:
         listed = ",\n".join(self._ctes)
         return f"WITH {listed}\n" if listed else ""
 
-    def table(self, rel: Rel, needed: Collection[str]) -> Table:  # noqa: PLR0911 - one per node
-        """Write `rel`; the result has at least the columns `needed`."""
+    def table(  # noqa: PLR0911 - one per node
+        self, rel: Rel, needed: Collection[str], within: Within | None = None
+    ) -> Table:
+        """Write `rel`; the result has at least the columns `needed`. Rows that are not `within`
+        are left out where that costs nothing, and the result is `bounded`."""
         from featurestore.engines.duckdb_winners import as_of_join, latest
 
         match rel:
             case Scan():
-                return _scan(self, rel)
+                return _scan(self, rel, within)
             case Input():
                 columns = identifiers(rel.dtypes)
                 return Table(
@@ -152,9 +170,9 @@ class Query:
             case Project():
                 return _project(self, rel, needed)
             case Derive():
-                return _derive(self, rel, needed)
+                return _derive(self, rel, needed, within)
             case Stamped():
-                return _stamped(self, rel)
+                return _stamped(self, rel, within)
             case Latest():
                 return latest(self, rel, needed)
             case AsOfJoin():
@@ -166,17 +184,13 @@ class Query:
             case _:
                 assert_never(rel)
 
-    def least_and_greatest(self, table: Table, column: str) -> tuple[str, str]:
-        """SQL for the bounds of an int64 column: constants, which DuckDB plans with, where the
-        table is loaded."""
+    def bounds(self, table: Table, column: str) -> tuple[int, int] | None:
+        """The least and the greatest value of an int64 column, where the table is loaded."""
+        if not table.loaded:
+            return None
         identifier = table.columns[column]
-        if table.loaded:
-            low, high = self.span(table.name, identifier) or (0, 0)
-            return str(low), str(high)
-        least, greatest = (
-            f"(SELECT {name}(l.{identifier}) FROM {table.name} AS l)" for name in ("min", "max")
-        )
-        return least, greatest
+        least, greatest = self.ask(f"SELECT min({identifier}), max({identifier}) FROM {table.name}")
+        return (least or 0, greatest or 0)
 
     def rows(self, label: str, inner: Table, columns: Mapping[str, str], *clauses: str) -> Table:
         """`SELECT columns FROM inner AS r clauses`, the order kept; `columns` map our names to
@@ -185,18 +199,24 @@ class Query:
         items = [f"{sql} AS {names[name]}" for name, sql in columns.items()]
         if inner.row is not None:
             items.append(f"r.{inner.row} AS {quote(ROW)}")
+        items += [f"r.{name}" for name in inner.place]
         text = "\n".join([f"SELECT {', '.join(items)}", f"FROM {inner.name} AS r", *clauses])
         row = None if inner.row is None else quote(ROW)
-        return Table(name=self.add(label, text), columns=names, row=row)
+        name = self.add(label, text)
+        return Table(name=name, columns=names, row=row, place=inner.place, bounded=inner.bounded)
 
 
 # --- what is read ---------------------------------------------------------------------------------
 
 
-def _scan(query: Query, scan: Scan) -> Table:
+def _scan(query: Query, scan: Scan, within: Within | None) -> Table:
     names = identifiers(scan.columns)
-    text = scan_sql(scan, names, query.describe)
-    return Table(name=query.add(scan.source, text), columns=names)
+    groups = groups_of(scan, query.describe)
+    place = tuple(quote(name) for name in PLACE[: place_width(groups)])
+    bounded = within is not None and can_bound(scan, groups, within)
+    text = scan_sql(scan, names, groups, place=place, within=within if bounded else None)
+    name = query.add(scan.source, text)
+    return Table(name=name, columns=names, place=place, bounded=bounded)
 
 
 def _sql(query: Query, rel: Sql, *, materialized: bool = True) -> Table:
@@ -270,10 +290,12 @@ def _project(query: Query, rel: Project, needed: Collection[str]) -> Table:
     return query.rows("project", inner, {out: inner.of("r", name) for out, name in kept.items()})
 
 
-def _derive(query: Query, rel: Derive, needed: Collection[str]) -> Table:
+def _derive(query: Query, rel: Derive, needed: Collection[str], within: Within | None) -> Table:
     derived = {name: column for name, column in rel.columns.items() if name in needed}
     used = {column for expression, _ in derived.values() for column in columns_of(expression)}
-    inner = query.table(rel.input, {*used, *(set(needed) - derived.keys())})
+    if within is not None and within.column in rel.columns:
+        within = None
+    inner = query.table(rel.input, {*used, *(set(needed) - derived.keys())}, within)
     schema = rel.input.schema
     columns = {n: inner.of("r", n) for n in inner.columns if n not in rel.columns}
     for name, (expression, dtype) in derived.items():
@@ -283,9 +305,12 @@ def _derive(query: Query, rel: Derive, needed: Collection[str]) -> Table:
     return query.rows("derive", inner, columns)
 
 
-def _stamped(query: Query, rel: Stamped) -> Table:
+def _stamped(query: Query, rel: Stamped, within: Within | None) -> Table:
+    """`within` speaks of `EVENT_US` here."""
     schema = rel.input.schema
-    inner = query.table(rel.input, frozenset(schema))
+    if within is not None:
+        within = replace(within, column=rel.event_time)
+    inner = query.table(rel.input, frozenset(schema), within)
     event = _instant_us(inner.of("r", rel.event_time), schema[rel.event_time], rel.event_time_is)
     created = event
     if rel.created_time is not None:

@@ -1,16 +1,22 @@
 """`Latest` and `AsOfJoin` as DuckDB text: which row wins, and then its columns.
 
 Both work in two steps, so that wide columns are read for winners only. First keys and times alone
-decide which instants win:
+decide which rows win:
 
-* `Latest`: per key the greatest event time.
-* `AsOfJoin`: an ASOF join on the event time, a BIGINT. Where rows become known late, it is joined
-  on `known = max(event, created)` instead, against those rows alone whose event time is the
+* `Latest`: per key the row of the greatest event time.
+* `AsOfJoin`, in one of two forms, of which `_is_thin` chooses by counting the pairs of a left row
+  and a right row of its key. Where they are few, a **range join** makes them all and keeps the
+  greatest event time of each left row. Where they are many, since both sides have rows of a hot
+  key, an **ASOF join** finds the last row at or before the time. Where rows become known late, it
+  is joined on `known = max(event, created)`, against those rows alone whose event time is the
   greatest of their key so far; among the others none can win at any T.
 
-Then the rows at the winning instants are fetched by a hash join. Nearly always there is one per
-instant. Where there are more, and only then, a third pass over the rows reads `created_us` and the
-tiebreak columns and keeps the greatest; DuckDB leaves that pass at once when no instant needs it.
+The columns of a winner are then fetched by its place in the files, which lets DuckDB skip what it
+need not decode; rows of sources without places (CSV, queries) by key and times.
+
+Both searches note whether a winner is `tied`: whether it shares its key and event time with
+another row. Only then, and only for those, a further pass over the rows reads `created_us` and the
+tiebreak columns and keeps the greatest; DuckDB leaves that pass at once when nothing is tied.
 
 Every step is linear (or a sort) in rows of the source plus rows of the left side: a hot key costs
 no more than a cold one.
@@ -22,16 +28,30 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, AsOfJoin, Latest, Rel, Stamped
+from featurestore.engines.duckdb_scans import Within
 from featurestore.engines.duckdb_sql import ROW, Query, Table, identifiers
 from featurestore.engines.duckdb_values import order_key
 from featurestore.engines.sql import quote
 from featurestore.statuses import Status
+from featurestore.timeline import INSTANT_US_MIN
+
+PAIRS_PER_ROW_MAX = 4
+"""Up to so many pairs for each row that takes part, a range join is faster than an ASOF join."""
+ASKED_PER_KEY_MAX = 16
+"""Up to so many left rows of each key, pairs can't be too many."""
+SAMPLE_STRIDE = 16
+"""Of so many rows one is counted; a key that has too few rows to be seen has few pairs."""
+TIES_FIRST = 2
+"""So many tiebreak columns are read at first; nearly always they decide."""
+_PLACE_BITS, _FILE_BITS = 63, 22
+_ROW_BITS = _PLACE_BITS - 1 - _FILE_BITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Right:
     """The right side while it is searched. In the tables of this module its keys are `k0`, `k1`,
-    …, its event time `e`, the instant it was known `a` (where `late`), its columns `v0`, `v1`, …"""
+    …, its event time `e`, the instant it was known `a` (where `late`), its place `place`, its
+    columns `v0`, `v1`, …"""
 
     table: Table
     stamped: Stamped
@@ -46,7 +66,9 @@ class _Right:
         return self.table.columns[EVENT_US]
 
     def known(self, alias: str) -> str:
-        return f"greatest({alias}.{self.event}, {self.table.of(alias, CREATED_US)})"
+        """When row `alias` was known, where that matters, else its event time."""
+        event = f"{alias}.{self.event}"
+        return f"greatest({event}, {self.table.of(alias, CREATED_US)})" if self.late else event
 
     @property
     def instant(self) -> list[str]:
@@ -65,11 +87,54 @@ class _Right:
         return " AND ".join(f"{have} = {instant}.{name}" for have, name in pairs)
 
     @property
+    def has_place(self) -> bool:
+        return bool(self.table.place)
+
+    def place(self, alias: str) -> str:
+        """The place of row `alias` as one BIGINT: the file, then the row in it."""
+        row, *file = (f"{alias}.{name}" for name in self.table.place)
+        return f"(CAST({file[0]} AS BIGINT) * {1 << _ROW_BITS} + {row})" if file else row
+
+    def stands(self, alias: str, winner: str) -> str:
+        """The condition that row `alias` has the place of `winner`, on the columns themselves,
+        which DuckDB can then skip by."""
+        place = f"{winner}.place"
+        parts = [place]
+        if len(self.table.place) > 1:
+            parts = [f"{place} % {1 << _ROW_BITS}", f"{place} // {1 << _ROW_BITS}"]
+        pairs = zip(self.table.place, parts, strict=True)
+        return " AND ".join(f"{alias}.{name} = {part}" for name, part in pairs)
+
+    def values(self, columns: Sequence[str]) -> str:
+        """The values of `columns` of the row `s`, each after a comma."""
+        return "".join(f", {self.table.of('s', name)} AS v{n}" for n, name in enumerate(columns))
+
+    @property
     def order(self) -> list[str]:
         """The order of the rows at one instant, the winner first."""
+        return self._order(self.stamped.tiebreak)
+
+    @property
+    def first_order(self) -> list[str]:
+        """The beginning of `order`, of columns that can tell rows at one instant apart."""
+        settled = {*self.stamped.keys, self.stamped.event_time, self.stamped.created_time}
+        return self._order([n for n in self.stamped.tiebreak if n not in settled][:TIES_FIRST])
+
+    def _order(self, tiebreak: Sequence[str]) -> list[str]:
         schema = self.stamped.schema
-        ties = [order_key(self.table.of("s", n), schema[n]) for n in self.stamped.tiebreak]
+        ties = [order_key(self.table.of("s", name), schema[name]) for name in tiebreak]
         return [f"{self.table.of('s', CREATED_US)} DESC", *(f"{t} DESC NULLS LAST" for t in ties)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Winners:
+    """A table of winning rows: `instant`, the columns that say among which rows each has won,
+    `contends`, the condition that row `s` of the right side is one of those of `w`, the column
+    `tied`, whether there is more than one, and `place` if the right side has places."""
+
+    name: str
+    instant: Sequence[str]
+    contends: str
 
 
 def latest(query: Query, rel: Latest, needed: Collection[str]) -> Table:
@@ -78,14 +143,56 @@ def latest(query: Query, rel: Latest, needed: Collection[str]) -> Table:
     keys = [f"s.{name} AS k{number}" for number, name in enumerate(right.keys)]
     listed = "".join(f"{key}, " for key in keys)
     group = f"\nGROUP BY {', '.join(f's.{name}' for name in right.keys)}" if keys else ""
-    text = f"SELECT {listed}max(s.{right.event}) AS e\nFROM {right.table.name} AS s{group}"
+    greatest = _greatest(right) if right.has_place else f"max(s.{right.event}) AS e"
+    text = f"SELECT {listed}{greatest}\nFROM {right.table.name} AS s{group}"
+    if right.has_place:
+        text = _with_place(text)
+        newest = query.add("newest", text, materialized=True)
+    else:
+        newest = _counted(query, right, query.add("newest", text, materialized=True))
     columns = [name for name in rel.schema if name in needed]
-    newest = query.add("newest", text, materialized=True)
-    settled = _settled(query, right, newest, columns)
+    won = _Winners(name=newest, instant=right.instant, contends=right.is_at("s", "w"))
+    settled = _settled(query, right, won, columns)
     names = identifiers(columns)
     items = ", ".join(f"v{number} AS {names[name]}" for number, name in enumerate(columns))
     items = items or "1 AS nothing"
     return Table(name=query.add("latest", f"SELECT {items}\nFROM {settled}"), columns=names)
+
+
+def _greatest(right: _Right) -> str:
+    """Aggregates for `_with_place`: the greatest event time, and the greatest and the least place
+    of the rows that have it."""
+    event = f"s.{right.event}"
+    high = f"CAST({event} AS HUGEINT) * {1 << _PLACE_BITS}"
+    place = right.place("s")
+    return f"max({event}) AS e, max({high} + {place}) AS last, max({high} - {place}) AS first"
+
+
+def _with_place(greatest: str) -> str:
+    """The places that `_greatest` has packed, and whether there is more than one."""
+    high = f"CAST(e AS HUGEINT) * {1 << _PLACE_BITS}"
+    return (
+        f"SELECT * EXCLUDE (first, last), CAST(last - {high} AS BIGINT) AS place, "
+        f"last - {high} <> {high} - first AS tied\nFROM (\n{greatest})"
+    )
+
+
+def _counted(query: Query, right: _Right, found: str) -> str:
+    """`found` and whether its instants are `tied`, by a pass that counts the rows at them."""
+    instant = ", ".join(right.instant)
+    at = ", ".join(f"{have} AS {n}" for have, n in zip(right.at("s"), right.instant, strict=True))
+    text = (
+        f"SELECT {instant}\nFROM (SELECT {at} FROM {right.table.name} AS s\n"
+        f"SEMI JOIN {found} AS w ON {right.is_at('s', 'w')})\n"
+        f"GROUP BY {instant}\nHAVING count(*) > 1"
+    )
+    several = query.add("several", text, materialized=True)
+    same = _same(right.instant)
+    text = (
+        f"SELECT w.*, x.e IS NOT NULL AS tied\nFROM {found} AS w\n"
+        f"LEFT JOIN {several} AS x ON {same}"
+    )
+    return query.add("counted", text, materialized=True)
 
 
 def _bounded(query: Query, rel: Latest) -> Table:
@@ -113,7 +220,7 @@ def as_of_join(query: Query, rel: AsOfJoin, needed: Collection[str]) -> Table:
     beside its rows at the end, by position."""
     root, joins = _chain(rel)
     left = _left(query, root, joins, needed)
-    found = [_winners(query, left, join) for join in joins]
+    found = [_winners(query, left, join, with_status=join.status in needed) for join in joins]
     names = identifiers(rel.schema)
     columns = {name: left.of("l", name) for name in left.columns}
     for number, (join, answers) in enumerate(zip(joins, found, strict=True)):
@@ -161,18 +268,45 @@ def left_keys(join: AsOfJoin) -> list[str]:
     return [by_right[name] for name in join.right.keys]
 
 
-def _winners(query: Query, left: Table, join: AsOfJoin) -> Table:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """One as-of join while its winners are searched: `keys` and `time` are SQL over the left row
+    `l`, `reach_us` how far back a row can stand to be of interest."""
+
+    left: Table
+    right: _Right
+    keys: Sequence[str]
+    time: str
+    reach_us: int | None
+
+    @property
+    def same_key(self) -> list[str]:
+        return [f"s.{r} = {left}" for r, left in zip(self.right.keys, self.keys, strict=True)]
+
+    @property
+    def asked(self) -> list[str]:
+        """What is kept of a left row."""
+        keys = [f"{have} AS k{number}" for number, have in enumerate(self.keys)]
+        return [*keys, f"{self.time} AS t"]
+
+
+def _winners(query: Query, left: Table, join: AsOfJoin, *, with_status: bool) -> Table:
     """The columns and the status that `join` adds, with the position of the left row, for the left
-    rows that have a winner."""
-    late = join.as_of == "known" and join.right.created_time is not None
-    inner = query.table(join.right, frozenset(join.right.schema))
-    if join.known_until_us is not None:
-        known = f"greatest({inner.of('r', EVENT_US)}, {inner.of('r', CREATED_US)})"
-        inner = _where(query, inner, [f"{known} <= {join.known_until_us}"])
-    right = _Right(table=inner, stamped=join.right, late=late)
-    found = _instants(query, left, join, right)
+    rows that have a winner. Without `with_status`, rows beyond the ttl are left out."""
+    reach = join.ttl_us
+    if reach is not None and with_status:
+        reach += reach if join.grace_us is None else join.grace_us
+    right = _right(query, left, join, reach)
+    search = _Search(
+        left=left,
+        right=right,
+        keys=[left.of("l", name) for name in left_keys(join)],
+        time=left.of("l", join.left_time),
+        reach_us=reach,
+    )
+    won = _by_range(query, search) if _is_thin(query, search) else _by_as_of(query, search)
     columns = list(dict.fromkeys([*join.columns.values(), DELETED]))
-    settled = _settled(query, right, found, columns, beside=(quote(ROW), "t"))
+    settled = _settled(query, right, won, columns, beside=(quote(ROW), "t"))
     names = identifiers([*join.columns, join.status])
     places = {name: f"v{number}" for number, name in enumerate(columns)}
     present = f"CASE WHEN status = {int(Status.PRESENT)} THEN {{}} END"
@@ -185,79 +319,194 @@ def _winners(query: Query, left: Table, join: AsOfJoin) -> Table:
     return Table(name=query.add("answers", text), columns=names, row=quote(ROW))
 
 
-def _instants(query: Query, left: Table, join: AsOfJoin, right: _Right) -> str:
-    """The instant (key, event time, known time) of the winner of each left row that has one."""
-    narrow = _candidates(query, left, join, right)
-    on = "a" if right.late else "e"
-    if right.late:
-        keys = "".join(f"{name}, " for name in right.instant if name.startswith("k"))
-        by = f"PARTITION BY {keys[:-2]} " if keys else ""
-        running = f"SELECT *, max(e) OVER ({by}ORDER BY a) AS newest FROM {narrow}"
-        text = f"SELECT {keys}e, a\nFROM ({running})\nWHERE e = newest"
-        narrow = query.add("records", text)
-    keys_left = [left.of("l", name) for name in left_keys(join)]
-    same = [f"{have} = r.k{number}" for number, have in enumerate(keys_left)]
-    at = left.of("l", join.left_time)
-    items = [f"{have} AS k{number}" for number, have in enumerate(keys_left)]
-    items += [f"l.{left.row} AS {quote(ROW)}", f"{at} AS t", "r.e", *(["r.a"] if on == "a" else [])]
-    conditions = " AND ".join([*same, f"{at} >= r.{on}"])
-    text = (
-        f"SELECT {', '.join(items)}\nFROM {left.name} AS l\nASOF JOIN {narrow} AS r ON {conditions}"
+def _right(query: Query, left: Table, join: AsOfJoin, reach: int | None) -> _Right:
+    """The rows that can win by their event time: not after the last time asked about, not too old
+    for the first."""
+    late = join.as_of == "known" and join.right.created_time is not None
+    columns = frozenset(join.right.schema)
+    bounds = query.bounds(left, join.left_time)
+    if bounds is not None:
+        earliest = INSTANT_US_MIN if reach is None else bounds[0] - reach
+        inner = query.table(join.right, columns, Within(EVENT_US, earliest, bounds[1]))
+    else:
+        inner = query.table(join.right, columns)
+    conditions = []
+    if not inner.bounded:
+        least, greatest = (
+            f"(SELECT {name}({left.of('l', join.left_time)}) FROM {left.name} AS l)"
+            for name in ("min", "max")
+        )
+        event = inner.of("r", EVENT_US)
+        conditions.append(f"{event} <= {greatest}")
+        conditions += [f"{event} >= {least} - {reach}"] if reach is not None else []
+    if join.known_until_us is not None:
+        known = f"greatest({inner.of('r', EVENT_US)}, {inner.of('r', CREATED_US)})"
+        conditions.append(f"{known} <= {join.known_until_us}")
+    return _Right(table=_where(query, inner, conditions), stamped=join.right, late=late)
+
+
+def _is_thin(query: Query, search: _Search) -> bool:
+    """Whether a range join is the faster form. Left rows with few of each key settle that alone;
+    else each `SAMPLE_STRIDE`th row of the right side, whose key columns are read, is paired."""
+    right, left = search.right, search.left
+    if not (right.keys and right.has_place and left.loaded):
+        return False
+    keys = [f"{have} AS k{number}" for number, have in enumerate(search.keys)]
+    asked = f"SELECT {', '.join(keys)}, count(*) AS asked FROM {left.name} AS l GROUP BY ALL"
+    (most,) = query.ask(f"SELECT max(asked) FROM ({asked})")
+    if (most or 0) <= ASKED_PER_KEY_MAX:
+        return True
+    same = " AND ".join(f"s.{name} = k{number}" for number, name in enumerate(right.keys))
+    rows, pairs = query.ask(
+        f"{query.ctes()}SELECT count(*), CAST(coalesce(sum(asked), 0) AS BIGINT)\n"
+        f"FROM {right.table.name} AS s\nJOIN ({asked}) ON {same}\n"
+        f"WHERE s.{right.table.place[0]} % {SAMPLE_STRIDE} = 0"
     )
-    return query.add("as of", text, materialized=True)
+    return (pairs or 0) <= PAIRS_PER_ROW_MAX * ((rows or 0) + 1)
 
 
-def _candidates(query: Query, left: Table, join: AsOfJoin, right: _Right) -> str:
-    """Keys and times of the right rows that can win: of keys that are asked for, not after the
-    last time asked about, not too old for the first."""
-    first, last = query.least_and_greatest(left, join.left_time)
-    event = f"s.{right.event}"
-    conditions = [f"{right.known('s') if right.late else event} <= {last}"]
-    if join.ttl_us is not None:
-        reach = join.ttl_us + (join.ttl_us if join.grace_us is None else join.grace_us)
-        conditions.append(f"{event} >= {first} - {reach}")
-    names = zip(right.at("s"), right.instant, strict=True)
-    items = ", ".join(f"{have} AS {name}" for have, name in names)
-    semi = ""
-    if right.keys:
-        pairs = zip(right.keys, left_keys(join), strict=True)
-        same = " AND ".join(f"s.{have} = l.{left.columns[name]}" for have, name in pairs)
-        semi = f"\nSEMI JOIN {left.name} AS l ON {same}"
-    text = f"SELECT {items}\nFROM {right.table.name} AS s{semi}\nWHERE {' AND '.join(conditions)}"
+def _by_range(query: Query, search: _Search) -> _Winners:
+    """All pairs of a left row and a right row that it may see, and the greatest of each."""
+    right, time = search.right, search.time
+    known = right.known("s")
+    conditions = [*search.same_key, f"{known} <= {time}"]
+    if search.reach_us is not None:
+        conditions.append(f"s.{right.event} >= {time} - {search.reach_us}")
+    asked = ", ".join(f"any_value({item.replace(' AS ', ') AS ')}" for item in search.asked)
+    row = f"l.{search.left.row}"
+    text = _with_place(
+        f"SELECT {row} AS {quote(ROW)}, {asked}, {_greatest(right)}\nFROM {right.table.name} AS s\n"
+        f"JOIN {search.left.name} AS l ON {' AND '.join(conditions)}\nGROUP BY {row}"
+    )
+    keys = [f"k{number}" for number in range(len(search.keys))]
+    same = [f"s.{name} = w.{key}" for name, key in zip(right.keys, keys, strict=True)]
+    return _Winners(
+        name=query.add("in range", text, materialized=True),
+        instant=[quote(ROW), *keys, "e", "t"],
+        contends=" AND ".join([*same, f"s.{right.event} = w.e", f"{known} <= w.t"]),
+    )
+
+
+def _by_as_of(query: Query, search: _Search) -> _Winners:
+    """The last of the rows that can win, at or before the time."""
+    right = search.right
+    names = [*right.instant, *(["place"] if right.has_place else [])]
+    narrow = _candidates(query, search, names)
+    if right.late:
+        keys = ", ".join(name for name in names if name.startswith("k"))
+        window = f"{f'PARTITION BY {keys} ' if keys else ''}ORDER BY a"
+        running = (
+            "SELECT *, max(e) OVER known AS newest, "
+            "coalesce(a = lag(a) OVER known, false) OR coalesce(a = lead(a) OVER known, false) "
+            f"AS tied\nFROM {narrow} WINDOW known AS ({window})"
+        )
+        text = f"SELECT * EXCLUDE (newest)\nFROM ({running})\nWHERE e = newest"
+        narrow = query.add("records", text)
+        names = [*names, "tied"]
+    same = [f"{have} = r.k{number}" for number, have in enumerate(search.keys)]
+    found = [f"r.{name}" for name in names if not name.startswith("k")]
+    items = [f"l.{search.left.row} AS {quote(ROW)}", *search.asked, *found]
+    conditions = " AND ".join([*same, f"{search.time} >= r.{'a' if right.late else 'e'}"])
+    text = (
+        f"SELECT {', '.join(items)}\nFROM {search.left.name} AS l\n"
+        f"ASOF JOIN {narrow} AS r ON {conditions}"
+    )
+    name = query.add("as of", text, materialized=True)
+    if not right.late:
+        name = _counted(query, right, name)
+    return _Winners(name=name, instant=right.instant, contends=right.is_at("s", "w"))
+
+
+def _candidates(query: Query, search: _Search, names: Sequence[str]) -> str:
+    """Keys, times and places of the right rows whose keys are asked for."""
+    right = search.right
+    values = [*right.at("s"), *([right.place("s")] if right.has_place else [])]
+    items = ", ".join(f"{value} AS {name}" for value, name in zip(values, names, strict=True))
+    same = " AND ".join(search.same_key)
+    semi = f"\nSEMI JOIN {search.left.name} AS l ON {same}" if same else ""
+    text = f"SELECT {items}\nFROM {right.table.name} AS s{semi}"
     return query.add("candidates", text)
 
 
 def _settled(
-    query: Query, right: _Right, winners: str, columns: Sequence[str], *, beside: Sequence[str] = ()
+    query: Query,
+    right: _Right,
+    won: _Winners,
+    columns: Sequence[str],
+    *,
+    beside: Sequence[str] = (),
 ) -> str:
-    """The rows at the instants in `winners`: its columns `beside` and `e`, and `columns` of the
-    right side as `v0`, `v1`, …"""
-    instant, rows = right.instant, right.table.name
-    items = "".join(f", {right.table.of('s', name)} AS v{n}" for n, name in enumerate(columns))
-    at = ", ".join(f"{have} AS {n}" for have, n in zip(right.at("s"), instant, strict=True))
-    text = (
-        f"SELECT {', '.join(instant)}\nFROM (SELECT {at} FROM {rows} AS s\n"
-        f"SEMI JOIN {winners} AS w ON {right.is_at('s', 'w')})\n"
-        f"GROUP BY {', '.join(instant)}\nHAVING count(*) > 1"
-    )
+    """The winning rows: the columns `beside` and `e` of `won`, and `columns` of the right side as
+    `v0`, `v1`, …"""
+    text = f"SELECT DISTINCT {', '.join(won.instant)}\nFROM {won.name} WHERE tied"
     tied = query.add("tied", text, materialized=True)
-    listed = ", ".join(f"w.{name}" for name in instant)
+    kept = [*beside, "e"]
+    if right.has_place:
+        rivals, leaders = _leaders(query, right, won, tied)
+        best = _best(query, right, won, columns, rivals=rivals, rival=right.stands("s", "w"))
+        text = (
+            f"SELECT {_of('w', [*kept, 'place'])}\nFROM {won.name} AS w WHERE NOT tied\n"
+            f"UNION ALL\nSELECT {_of('w', kept)}, x.place\nFROM {won.name} AS w\n"
+            f"JOIN {leaders} AS x ON {_same(won.instant)}\nWHERE w.tied AND NOT x.tied"
+        )
+        clear, found = query.add("places", text), right.stands("s", "w")
+    else:
+        best = _best(query, right, won, columns, rivals=tied, rival=won.contends)
+        clear, found = f"(SELECT * FROM {won.name} WHERE NOT tied)", right.is_at("s", "w")
+    plain = "".join(f", x.v{number}" for number in range(len(columns)))
     text = (
-        f"SELECT *\nFROM (SELECT {listed}{items}, row_number() OVER ("
-        f"PARTITION BY {listed} ORDER BY {', '.join(right.order)}) AS place\n"
-        f"FROM {rows} AS s\nJOIN {tied} AS w ON {right.is_at('s', 'w')})\nWHERE place = 1"
-    )
-    best = query.add("best", text)
-    same = " AND ".join(f"x.{name} = w.{name}" for name in instant)
-    kept = ", ".join(f"w.{name}" for name in (*beside, "e"))
-    plain = "".join(f", x.v{n}" for n in range(len(columns)))
-    text = (
-        f"SELECT {kept}{items}\nFROM {rows} AS s\n"
-        f"JOIN (SELECT w.* FROM {winners} AS w ANTI JOIN {tied} AS x ON {same}) AS w "
-        f"ON {right.is_at('s', 'w')}\nUNION ALL\n"
-        f"SELECT {kept}{plain}\nFROM {winners} AS w\nJOIN {best} AS x ON {same}"
+        f"SELECT {_of('w', kept)}{right.values(columns)}\nFROM {right.table.name} AS s\n"
+        f"JOIN {clear} AS w ON {found}\nUNION ALL\n"
+        f"SELECT {_of('w', kept)}{plain}\nFROM {won.name} AS w\n"
+        f"JOIN {best} AS x ON {_same(won.instant)}\nWHERE w.tied"
     )
     return query.add("settled", text)
+
+
+def _leaders(query: Query, right: _Right, won: _Winners, tied: str) -> tuple[str, str]:
+    """Two tables: the rows that are first by created time and the first few tiebreak columns among
+    those that are tied, by place, where more than one is, and for each tied instant the place of
+    such a row and whether there are more."""
+    instant = _of("w", won.instant)
+    text = (
+        f"SELECT {instant}, {right.place('s')} AS place, rank() OVER (PARTITION BY {instant} "
+        f"ORDER BY {', '.join(right.first_order)}) AS rank\n"
+        f"FROM {right.table.name} AS s\nJOIN {tied} AS w ON {won.contends}"
+    )
+    rivals = query.add("rivals", text, materialized=True)
+    listed = ", ".join(won.instant)
+    text = (
+        f"SELECT {listed}, max(place) AS place, count(*) > 1 AS tied\n"
+        f"FROM {rivals}\nWHERE rank = 1\nGROUP BY {listed}"
+    )
+    leaders = query.add("leaders", text, materialized=True)
+    text = (
+        f"SELECT {instant}, w.place\nFROM {rivals} AS w\n"
+        f"SEMI JOIN (SELECT * FROM {leaders} WHERE tied) AS x ON {_same(won.instant)}\n"
+        "WHERE w.rank = 1"
+    )
+    return query.add("equals", text, materialized=True), leaders
+
+
+def _best(
+    query: Query, right: _Right, won: _Winners, columns: Sequence[str], *, rivals: str, rival: str
+) -> str:
+    """For each instant in `rivals` the first of the rows for which `rival` holds."""
+    instant = _of("w", won.instant)
+    text = (
+        f"SELECT *\nFROM (SELECT {instant}{right.values(columns)}, row_number() OVER ("
+        f"PARTITION BY {instant} ORDER BY {', '.join(right.order)}) AS rank\n"
+        f"FROM {right.table.name} AS s\nJOIN {rivals} AS w ON {rival})\nWHERE rank = 1"
+    )
+    return query.add("best", text)
+
+
+def _of(alias: str, names: Sequence[str]) -> str:
+    return ", ".join(f"{alias}.{name}" for name in names)
+
+
+def _same(names: Sequence[str]) -> str:
+    return " AND ".join(f"x.{name} = w.{name}" for name in names)
 
 
 def _status(join: AsOfJoin, *, deleted: str) -> str:

@@ -17,7 +17,7 @@ from featurestore.compiler.typed import TypedRepo
 from featurestore.definitions.repo import collect
 from featurestore.dtypes import DATE, FLOAT64, INT32, INT64, STRING, TIMESTAMP, DType
 from featurestore.engines.duckdb_scans import FileGroup
-from featurestore.engines.duckdb_sql import to_sql
+from featurestore.engines.duckdb_sql import Ask, to_sql
 from featurestore.timeline import to_us
 
 SCHEMAS: dict[str, dict[str, DType]] = {
@@ -90,8 +90,19 @@ def groups(scan: Scan) -> list[FileGroup]:
     return [FileGroup(paths=(path,), types=types) for path, types in pairs]
 
 
-def check(name: str, rel: Rel, request: pytest.FixtureRequest) -> None:
-    text = to_sql(run_passes(rel), groups, lambda _table, _column: (1_000, 2_000)) + "\n"
+def answered(*, asked: int) -> Ask:
+    """Bounds of the times, and `asked` rows of each key on both sides."""
+
+    def ask(query: str) -> tuple[int, ...]:
+        if "min(" in query:
+            return (1_000, 2_000)
+        return (asked,) if "max(asked)" in query else (10, 10 * asked)
+
+    return ask
+
+
+def check(name: str, rel: Rel, request: pytest.FixtureRequest, *, asked: int = 1) -> None:
+    text = to_sql(run_passes(rel), groups, answered(asked=asked)) + "\n"
     path = Path(__file__).parent / "sql" / f"{name}.sql"
     if request.config.getoption("--update-golden", default=False):
         path.parent.mkdir(exist_ok=True)
@@ -99,7 +110,8 @@ def check(name: str, rel: Rel, request: pytest.FixtureRequest) -> None:
     assert text == path.read_text(encoding="utf-8")
 
 
-def test_a_training_set(request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(("name", "asked"), [("training", 1), ("training_hot_keys", 1_000)])
+def test_a_training_set(name: str, asked: int, request: pytest.FixtureRequest) -> None:
     repo = repository()
     compiled = compile_training(
         select(repo, "delays"),
@@ -109,7 +121,7 @@ def test_a_training_set(request: pytest.FixtureRequest) -> None:
         known_until_us=to_us("2014-01-01T00:00:00Z"),
         include_status=True,
     )
-    check("training", compiled.rel, request)
+    check(name, compiled.rel, request, asked=asked)
 
 
 def test_the_latest_rows_of_a_query(request: pytest.FixtureRequest) -> None:

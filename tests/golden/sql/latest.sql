@@ -1,9 +1,9 @@
 WITH "1 weather" AS NOT MATERIALIZED (
-SELECT f."airport" AS "airport", make_timestamp(epoch_us(f."observed_at")) AS "observed_at", f."published_at" AS "published_at", CASE WHEN isfinite(f."temp") OR isinf(f."temp") THEN f."temp" + 0 END AS "temp", f."wind" AS "wind", CASE WHEN p."p0" IS NULL THEN NULL WHEN CAST(TRY_CAST(p."p0" AS BIGINT) AS DOUBLE) = TRY_CAST(p."p0" AS DOUBLE) THEN TRY_CAST(p."p0" AS BIGINT) ELSE error('lossy value: ' || 'column ''year'' of source ''weather''' || ': ' || CAST(p."p0" AS VARCHAR) || ' is not an exact int64') END AS "year"
+SELECT f."airport" AS "airport", make_timestamp(epoch_us(f."observed_at")) AS "observed_at", f."published_at" AS "published_at", CASE WHEN isfinite(f."temp") OR isinf(f."temp") THEN f."temp" + 0 END AS "temp", f."wind" AS "wind", CASE WHEN p."p0" IS NULL THEN NULL WHEN CAST(TRY_CAST(p."p0" AS BIGINT) AS DOUBLE) = TRY_CAST(p."p0" AS DOUBLE) THEN TRY_CAST(p."p0" AS BIGINT) ELSE error('lossy value: ' || 'column ''year'' of source ''weather''' || ': ' || CAST(p."p0" AS VARCHAR) || ' is not an exact int64') END AS "year", f.file_row_number AS "__file_row", 0 + f.file_index AS "__file_number"
 FROM read_parquet(['/data/weather/year=2013/a.parquet'], union_by_name = true, hive_partitioning = false, filename = '__file') AS f
 JOIN (VALUES ('/data/weather/year=2013/a.parquet', CAST('2013' AS VARCHAR))) AS p("__file", "p0") ON p."__file" = f."__file"
 UNION ALL
-SELECT f."airport" AS "airport", make_timestamp(epoch_ns(f."observed_at") // 1000 - CAST(epoch_ns(f."observed_at") % 1000 < 0 AS BIGINT)) AS "observed_at", f."published_at" AS "published_at", CAST(CASE WHEN isfinite(f."temp") OR isinf(f."temp") THEN f."temp" + 0 END AS DOUBLE) AS "temp", CAST(NULL AS INTEGER) AS "wind", CASE WHEN p."p0" IS NULL THEN NULL WHEN CAST(TRY_CAST(p."p0" AS BIGINT) AS DOUBLE) = TRY_CAST(p."p0" AS DOUBLE) THEN TRY_CAST(p."p0" AS BIGINT) ELSE error('lossy value: ' || 'column ''year'' of source ''weather''' || ': ' || CAST(p."p0" AS VARCHAR) || ' is not an exact int64') END AS "year"
+SELECT f."airport" AS "airport", make_timestamp(epoch_ns(f."observed_at") // 1000 - CAST(epoch_ns(f."observed_at") % 1000 < 0 AS BIGINT)) AS "observed_at", f."published_at" AS "published_at", CAST(CASE WHEN isfinite(f."temp") OR isinf(f."temp") THEN f."temp" + 0 END AS DOUBLE) AS "temp", CAST(NULL AS INTEGER) AS "wind", CASE WHEN p."p0" IS NULL THEN NULL WHEN CAST(TRY_CAST(p."p0" AS BIGINT) AS DOUBLE) = TRY_CAST(p."p0" AS DOUBLE) THEN TRY_CAST(p."p0" AS BIGINT) ELSE error('lossy value: ' || 'column ''year'' of source ''weather''' || ': ' || CAST(p."p0" AS VARCHAR) || ' is not an exact int64') END AS "year", f.file_row_number AS "__file_row", 1 + f.file_index AS "__file_number"
 FROM read_parquet(['/data/weather/year=2014/it''s [[]b].parquet'], union_by_name = true, hive_partitioning = false, filename = '__file') AS f
 JOIN (VALUES ('/data/weather/year=2014/it''s [b].parquet', CAST('2014' AS VARCHAR))) AS p("__file", "p0") ON p."__file" = f."__file"
 ),
@@ -36,32 +36,42 @@ SELECT s."airport" AS k0, max(s."__event_us") AS e
 FROM "6 bounded" AS s
 GROUP BY s."airport"
 ),
-"8 tied" AS MATERIALIZED (
+"8 several" AS MATERIALIZED (
 SELECT k0, e
 FROM (SELECT s."airport" AS k0, s."__event_us" AS e FROM "6 bounded" AS s
 SEMI JOIN "7 newest" AS w ON s."airport" = w.k0 AND s."__event_us" = w.e)
 GROUP BY k0, e
 HAVING count(*) > 1
 ),
-"9 best" AS NOT MATERIALIZED (
-SELECT *
-FROM (SELECT w.k0, w.e, s."airport" AS v0, s."days" AS v1, s."last" AS v2, s."feature:days" AS v3, s."__event_us" AS v4, s."__created_us" AS v5, s."__deleted" AS v6, row_number() OVER (PARTITION BY w.k0, w.e ORDER BY s."__created_us" DESC, s."airport" DESC NULLS LAST, s."days" DESC NULLS LAST, s."last" DESC NULLS LAST) AS place
-FROM "6 bounded" AS s
-JOIN "8 tied" AS w ON s."airport" = w.k0 AND s."__event_us" = w.e)
-WHERE place = 1
+"9 counted" AS MATERIALIZED (
+SELECT w.*, x.e IS NOT NULL AS tied
+FROM "7 newest" AS w
+LEFT JOIN "8 several" AS x ON x.k0 = w.k0 AND x.e = w.e
 ),
-"10 settled" AS NOT MATERIALIZED (
+"10 tied" AS MATERIALIZED (
+SELECT DISTINCT k0, e
+FROM "9 counted" WHERE tied
+),
+"11 best" AS NOT MATERIALIZED (
+SELECT *
+FROM (SELECT w.k0, w.e, s."airport" AS v0, s."days" AS v1, s."last" AS v2, s."feature:days" AS v3, s."__event_us" AS v4, s."__created_us" AS v5, s."__deleted" AS v6, row_number() OVER (PARTITION BY w.k0, w.e ORDER BY s."__created_us" DESC, s."airport" DESC NULLS LAST, s."days" DESC NULLS LAST, s."last" DESC NULLS LAST) AS rank
+FROM "6 bounded" AS s
+JOIN "10 tied" AS w ON s."airport" = w.k0 AND s."__event_us" = w.e)
+WHERE rank = 1
+),
+"12 settled" AS NOT MATERIALIZED (
 SELECT w.e, s."airport" AS v0, s."days" AS v1, s."last" AS v2, s."feature:days" AS v3, s."__event_us" AS v4, s."__created_us" AS v5, s."__deleted" AS v6
 FROM "6 bounded" AS s
-JOIN (SELECT w.* FROM "7 newest" AS w ANTI JOIN "8 tied" AS x ON x.k0 = w.k0 AND x.e = w.e) AS w ON s."airport" = w.k0 AND s."__event_us" = w.e
+JOIN (SELECT * FROM "9 counted" WHERE NOT tied) AS w ON s."airport" = w.k0 AND s."__event_us" = w.e
 UNION ALL
 SELECT w.e, x.v0, x.v1, x.v2, x.v3, x.v4, x.v5, x.v6
-FROM "7 newest" AS w
-JOIN "9 best" AS x ON x.k0 = w.k0 AND x.e = w.e
+FROM "9 counted" AS w
+JOIN "11 best" AS x ON x.k0 = w.k0 AND x.e = w.e
+WHERE w.tied
 ),
-"11 latest" AS NOT MATERIALIZED (
+"13 latest" AS NOT MATERIALIZED (
 SELECT v0 AS "airport", v1 AS "days", v2 AS "last", v3 AS "feature:days", v4 AS "__event_us", v5 AS "__created_us", v6 AS "__deleted"
-FROM "10 settled"
+FROM "12 settled"
 )
 SELECT "airport", "days", "last", "feature:days", "__event_us", "__created_us", "__deleted"
-FROM "11 latest"
+FROM "13 latest"
