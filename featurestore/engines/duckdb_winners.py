@@ -135,6 +135,7 @@ class _Winners:
     name: str
     instant: Sequence[str]
     contends: str
+    among: str = ""
 
 
 def latest(query: Query, rel: Latest, needed: Collection[str]) -> Table:
@@ -143,7 +144,8 @@ def latest(query: Query, rel: Latest, needed: Collection[str]) -> Table:
     keys = [f"s.{name} AS k{number}" for number, name in enumerate(right.keys)]
     listed = "".join(f"{key}, " for key in keys)
     group = f"\nGROUP BY {', '.join(f's.{name}' for name in right.keys)}" if keys else ""
-    greatest = _greatest(right) if right.has_place else f"max(s.{right.event}) AS e"
+    event = f"s.{right.event}"
+    greatest = _greatest(event, right.place("s")) if right.has_place else f"max({event}) AS e"
     text = f"SELECT {listed}{greatest}\nFROM {right.table.name} AS s{group}"
     if right.has_place:
         text = _with_place(text)
@@ -159,12 +161,10 @@ def latest(query: Query, rel: Latest, needed: Collection[str]) -> Table:
     return Table(name=query.add("latest", f"SELECT {items}\nFROM {settled}"), columns=names)
 
 
-def _greatest(right: _Right) -> str:
+def _greatest(event: str, place: str) -> str:
     """Aggregates for `_with_place`: the greatest event time, and the greatest and the least place
     of the rows that have it."""
-    event = f"s.{right.event}"
     high = f"CAST({event} AS HUGEINT) * {1 << _PLACE_BITS}"
-    place = right.place("s")
     return f"max({event}) AS e, max({high} + {place}) AS last, max({high} - {place}) AS first"
 
 
@@ -368,22 +368,27 @@ def _is_thin(query: Query, search: _Search) -> bool:
 def _by_range(query: Query, search: _Search) -> _Winners:
     """All pairs of a left row and a right row that it may see, and the greatest of each."""
     right, time = search.right, search.time
-    known = right.known("s")
-    conditions = [*search.same_key, f"{known} <= {time}"]
+    names = [*right.instant, "place"]
+    narrow = _candidates(query, search, names, materialized=True)
+    known = "a" if right.late else "e"
+    keys = [f"k{number}" for number in range(len(search.keys))]
+    same = [f"s.{name} = {have}" for name, have in zip(keys, search.keys, strict=True)]
+    conditions = [*same, f"s.{known} <= {time}"]
     if search.reach_us is not None:
-        conditions.append(f"s.{right.event} >= {time} - {search.reach_us}")
+        conditions.append(f"s.e >= {time} - {search.reach_us}")
     asked = ", ".join(f"any_value({item.replace(' AS ', ') AS ')}" for item in search.asked)
     row = f"l.{search.left.row}"
     text = _with_place(
-        f"SELECT {row} AS {quote(ROW)}, {asked}, {_greatest(right)}\nFROM {right.table.name} AS s\n"
+        f"SELECT {row} AS {quote(ROW)}, {asked}, {_greatest('s.e', 's.place')}\n"
+        f"FROM {narrow} AS s\n"
         f"JOIN {search.left.name} AS l ON {' AND '.join(conditions)}\nGROUP BY {row}"
     )
-    keys = [f"k{number}" for number in range(len(search.keys))]
-    same = [f"s.{name} = w.{key}" for name, key in zip(right.keys, keys, strict=True)]
+    same = [f"s.{name} = w.{name}" for name in [*keys, "e"]]
     return _Winners(
         name=query.add("in range", text, materialized=True),
         instant=[quote(ROW), *keys, "e", "t"],
-        contends=" AND ".join([*same, f"s.{right.event} = w.e", f"{known} <= w.t"]),
+        contends=" AND ".join([*same, f"s.{known} <= w.t"]),
+        among=narrow,
     )
 
 
@@ -417,7 +422,9 @@ def _by_as_of(query: Query, search: _Search) -> _Winners:
     return _Winners(name=name, instant=right.instant, contends=right.is_at("s", "w"))
 
 
-def _candidates(query: Query, search: _Search, names: Sequence[str]) -> str:
+def _candidates(
+    query: Query, search: _Search, names: Sequence[str], *, materialized: bool = False
+) -> str:
     """Keys, times and places of the right rows whose keys are asked for."""
     right = search.right
     values = [*right.at("s"), *([right.place("s")] if right.has_place else [])]
@@ -425,7 +432,7 @@ def _candidates(query: Query, search: _Search, names: Sequence[str]) -> str:
     same = " AND ".join(search.same_key)
     semi = f"\nSEMI JOIN {search.left.name} AS l ON {same}" if same else ""
     text = f"SELECT {items}\nFROM {right.table.name} AS s{semi}"
-    return query.add("candidates", text)
+    return query.add("candidates", text, materialized=materialized)
 
 
 def _settled(
@@ -468,10 +475,16 @@ def _leaders(query: Query, right: _Right, won: _Winners, tied: str) -> tuple[str
     those that are tied, by place, where more than one is, and for each tied instant the place of
     such a row and whether there are more."""
     instant = _of("w", won.instant)
+    place = "s.place" if won.among else right.place("s")
     text = (
-        f"SELECT {instant}, {right.place('s')} AS place, rank() OVER (PARTITION BY {instant} "
+        f"SELECT {instant}, {place} AS place\n"
+        f"FROM {won.among or right.table.name} AS s\nJOIN {tied} AS w ON {won.contends}"
+    )
+    places = query.add("tied places", text, materialized=True)
+    text = (
+        f"SELECT {instant}, w.place, rank() OVER (PARTITION BY {instant} "
         f"ORDER BY {', '.join(right.first_order)}) AS rank\n"
-        f"FROM {right.table.name} AS s\nJOIN {tied} AS w ON {won.contends}"
+        f"FROM {right.table.name} AS s\nJOIN {places} AS w ON {right.stands('s', 'w')}"
     )
     rivals = query.add("rivals", text, materialized=True)
     listed = ", ".join(won.instant)
