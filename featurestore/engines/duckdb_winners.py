@@ -116,9 +116,10 @@ class _Right:
 
     @property
     def first_order(self) -> list[str]:
-        """The beginning of `order`, of columns that can tell rows at one instant apart."""
-        settled = {*self.stamped.keys, self.stamped.event_time, self.stamped.created_time}
-        return self._order([n for n in self.stamped.tiebreak if n not in settled][:TIES_FIRST])
+        """The beginning of `order`, without the columns that are equal at one instant. (Created
+        times are not: NULL counts as the event time there, and as lowest here.)"""
+        equal = {*self.stamped.keys, self.stamped.event_time}
+        return self._order([n for n in self.stamped.tiebreak if n not in equal][:TIES_FIRST])
 
     def _order(self, tiebreak: Sequence[str]) -> list[str]:
         schema = self.stamped.schema

@@ -44,7 +44,7 @@ FROM "5 candidates" AS s
 JOIN "7 tied" AS w ON s.k0 = w.k0 AND s.e = w.e AND s.a <= w.t
 ),
 "9 rivals" AS MATERIALIZED (
-SELECT w."__row", w.k0, w.e, w.t, w.place, rank() OVER (PARTITION BY w."__row", w.k0, w.e, w.t ORDER BY s."__created_us" DESC, s."temp" DESC NULLS LAST, s."wind" DESC NULLS LAST) AS rank
+SELECT w."__row", w.k0, w.e, w.t, w.place, rank() OVER (PARTITION BY w."__row", w.k0, w.e, w.t ORDER BY s."__created_us" DESC, s."published_at" DESC NULLS LAST, s."temp" DESC NULLS LAST) AS rank
 FROM "4 bounded" AS s
 JOIN "8 tied places" AS w ON s."__file_row" = w.place % 1099511627776 AND s."__file_number" = w.place // 1099511627776
 ),
