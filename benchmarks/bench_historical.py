@@ -3,26 +3,30 @@
     python benchmarks/bench_historical.py [--quick] [--large] [--json FILE]
 
 Three views of ten features each, ttl 7 days, rows known up to an hour late, the winner by (event
-time, created time, all columns). `ratio` is our time over the best of two queries that a DuckDB
-expert would write for that: `wide` reduces the rows with a window and joins them as of the time as
-they are; `narrow` finds the winners by keys and times first and fetches their columns then. All
-three answers are compared. Times are medians of three runs, after one to warm up.
+time, created time, all columns); one row in fifty has the key and event time of another, a quarter
+of those its created time too. The floor is the fastest of the forms in `historical_queries.py`;
+those that take `TOO_SLOW` times as long as the fastest at first are not run again. All answers are
+compared. Times are medians of three runs, ours and theirs in turn, after one to warm up. Peak
+memory is that of a process that does nothing else, without what it had before the query.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from results import Result, parser, report
+from historical_queries import FORMS, hand_written
+from results import Result, parser, peak_mb, report
 
 from featurestore import Entity, FeatureView, FileSource
 from featurestore.compiler.resolve import resolve
@@ -40,125 +44,53 @@ INSTANT = pa.timestamp("us", tz="UTC")
 COLUMNS = [f"f{number}" for number in range(FEATURES)]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One line of the table; times in seconds."""
-
-    entity_rows: int
-    feature_rows: int
-    keys: str
-    ours_s: float
-    narrow_s: float
-    wide_s: float
-
-    def result(self) -> Result:
-        """As the common form has it."""
-        return Result(
-            job="get_historical_features",
-            setting=f"{self.entity_rows:,} × {self.feature_rows:,}, {self.keys}",
-            ours=self.ours_s,
-            floor=min(self.narrow_s, self.wide_s),
-            floor_name="narrow" if self.narrow_s <= self.wide_s else "wide",
-            unit="s",
-            higher_is_better=False,
-            target=1.2,
-        )
+TOO_SLOW = 1.5
+FRAMES = {200_000: (20_000,), 1_000_000: (100_000,), 10_000_000: (100,)}
+"""Feature rows of each view → entity rows asked about."""
+LARGE_FRAME = 1_000_000
 
 
 # --- data -----------------------------------------------------------------------------------------
 
 
-def write_data(folder: Path, *, entity_rows: int, feature_rows: int, skew: float) -> None:
-    """`view0.parquet`, … and `frame.parquet`: as many keys as a tenth of the feature rows."""
+def write_data(folder: Path, feature_rows: int, frames: tuple[int, ...], skew: float) -> None:
+    """`view0.parquet`, … and `frame<rows>.parquet`: as many keys as a tenth of the feature rows."""
     rng = np.random.default_rng(7)
     keys = feature_rows // 10
     weights = 1 / np.arange(1, keys + 1) ** skew
     weights /= weights.sum()
     for view in range(VIEWS):
+        key = rng.choice(keys, feature_rows, p=weights)
         at = rng.integers(0, 30 * DAY_US, feature_rows)
+        known = at + rng.integers(0, HOUR_US, feature_rows)
+        again, first = rng.integers(0, feature_rows, (2, feature_rows // 50))
+        key[again], at[again] = key[first], at[first]
+        known[again] = at[again] + rng.integers(0, HOUR_US, len(again))
+        equal = len(again) // 4
+        known[again[:equal]] = known[first[:equal]]
         table = pa.table(
             {
-                "key": rng.choice(keys, feature_rows, p=weights),
+                "key": key,
                 "at": pa.array(at, INSTANT),
-                "known": pa.array(at + rng.integers(0, HOUR_US, feature_rows), INSTANT),
+                "known": pa.array(known, INSTANT),
                 **{name: rng.random(feature_rows) for name in COLUMNS},
             }
         )
         pq.write_table(table, folder / f"view{view}.parquet", row_group_size=122_880)
-    frame = pa.table(
-        {
-            "key": rng.choice(keys, entity_rows, p=weights),
-            "event_timestamp": pa.array(rng.integers(0, 30 * DAY_US, entity_rows), INSTANT),
-        }
-    )
-    pq.write_table(frame, folder / "frame.parquet")
-
-
-# --- hand-written ---------------------------------------------------------------------------------
-
-FRAME = """frame AS MATERIALIZED (
-    SELECT row_number() OVER () AS rn, key, epoch_us(event_timestamp) AS t
-    FROM '{folder}/frame.parquet')"""
-
-WIDE = """reduced{n} AS (
-    SELECT * FROM (
-        SELECT *, max(e) OVER (PARTITION BY key ORDER BY a) AS newest FROM (
-            SELECT key, epoch_us("at") AS e, epoch_us(known) AS c,
-                greatest(epoch_us("at"), epoch_us(known)) AS a, {columns}
-            FROM '{folder}/view{n}.parquet' WHERE key IN (SELECT key FROM frame)))
-    WHERE e = newest
-    QUALIFY row_number() OVER (PARTITION BY key, a ORDER BY c DESC, {ties}) = 1),
-view{n} AS (
-    SELECT rn, {features}
-    FROM frame ASOF LEFT JOIN reduced{n} AS r ON frame.key = r.key AND frame.t >= r.a)"""
-
-NARROW = """times{n} AS (
-    SELECT key, epoch_us("at") AS e, greatest(epoch_us("at"), epoch_us(known)) AS a
-    FROM '{folder}/view{n}.parquet' WHERE key IN (SELECT key FROM frame)),
-records{n} AS (
-    SELECT key, e, a FROM (
-        SELECT *, max(e) OVER (PARTITION BY key ORDER BY a) AS newest FROM times{n})
-    WHERE e = newest),
-winners{n} AS MATERIALIZED (
-    SELECT rn, frame.key, t, e, r.a
-    FROM frame ASOF JOIN records{n} AS r ON frame.key = r.key AND frame.t >= r.a),
-view{n} AS (
-    SELECT rn, {features}
-    FROM winners{n} AS r JOIN '{folder}/view{n}.parquet' AS s
-        ON s.key = r.key AND epoch_us("at") = e
-        AND greatest(epoch_us("at"), epoch_us(known)) = a
-    QUALIFY row_number() OVER (PARTITION BY rn ORDER BY known DESC, {ties}) = 1)"""
-
-
-def hand_written(folder: Path, form: str) -> str:
-    """The query for three views in one of the two forms."""
-    parts = [FRAME.format(folder=folder)]
-    for number in range(VIEWS):
-        features = (
-            f"CASE WHEN frame.t - e <= {TTL_US} THEN {{c}} END"
-            if form == WIDE
-            else f"CASE WHEN t - e <= {TTL_US} THEN {{c}} END"
+    for rows in frames:
+        frame = pa.table(
+            {
+                "key": rng.choice(keys, rows, p=weights),
+                "event_timestamp": pa.array(rng.integers(0, 30 * DAY_US, rows), INSTANT),
+            }
         )
-        items = ", ".join(f"{features.format(c=c)} AS v{number}__{c}" for c in COLUMNS)
-        parts.append(
-            form.format(
-                n=number,
-                folder=folder,
-                columns=", ".join(COLUMNS),
-                ties=", ".join(f"{c} DESC" for c in COLUMNS),
-                features=items,
-            )
-        )
-    wanted = ", ".join(f"v{number}__{c}" for number in range(VIEWS) for c in COLUMNS)
-    joins = " ".join(f"LEFT JOIN view{n} USING (rn)" for n in range(VIEWS))
-    ctes = ",\n".join(parts)
-    return f"WITH {ctes}\nSELECT {wanted} FROM frame {joins} ORDER BY rn"
+        pq.write_table(frame, folder / f"frame{rows}.parquet")
 
 
 # --- ours -----------------------------------------------------------------------------------------
 
 
-def our_job(folder: Path, engine: DuckDBEngine) -> RetrievalJob:
+def our_job(folder: Path, frame: Path, engine: DuckDBEngine) -> RetrievalJob:
     """The same three views as definitions."""
     key = Entity("key", join_keys={"key": "int64"})
     sources = [FileSource(f"s{n}", f"view{n}.parquet", "at", "known") for n in range(VIEWS)]
@@ -169,7 +101,7 @@ def our_job(folder: Path, engine: DuckDBEngine) -> RetrievalJob:
     schemas = {source.name: files_of(source, folder).schema for source in sources}
     repo = resolve(collect([key, *sources, *views]), schemas, project="bench")
     return retrieve(
-        pq.read_table(folder / "frame.parquet"),
+        pq.read_table(frame),
         views,
         repo=repo,
         root=folder,
@@ -181,37 +113,68 @@ def our_job(folder: Path, engine: DuckDBEngine) -> RetrievalJob:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def timed(run: Callable[[], pa.Table]) -> tuple[float, pa.Table]:
-    """The median time of `RUNS` runs, and the result of one."""
-    result = run()
-    times = []
+def runner(form: str, folder: Path, frame: Path) -> Callable[[], pa.Table]:
+    """What runs one form, or `ours`, on an engine of its own."""
+    if form == "ours":
+        engine = DuckDBEngine.open(OfflineSettings(), temp_directory=str(folder / "spill"))
+        our_job(folder, frame, engine)  # loads what is loaded when first needed
+        return lambda: our_job(folder, frame, engine).to_arrow()
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
+    views = [folder / f"view{number}.parquet" for number in range(VIEWS)]
+    query = hand_written(form, frame, views, COLUMNS, TTL_US)
+    return lambda: connection.sql(query).to_arrow_table()
+
+
+def measure(folder: Path, feature_rows: int, entity_rows: int, keys: str) -> list[Result]:
+    """The lines of time and memory. Raises `AssertionError` where the answers differ."""
+    frame = folder / f"frame{entity_rows}.parquet"
+    forms = [form for form in FORMS if form != "range" or keys == "uniform"]
+    runs = {form: runner(form, folder, frame) for form in ["ours", *forms]}
+    wanted, first = None, {}
+    for form, run in runs.items():
+        begun = time.perf_counter()
+        found = run()
+        first[form] = time.perf_counter() - begun
+        wanted = found.select(found.column_names[-VIEWS * FEATURES :]) if wanted is None else wanted
+        assert same(found.select(wanted.column_names), wanted), f"the answer of {form} differs"
+    slow = TOO_SLOW * min(first[form] for form in forms)
+    times: dict[str, list[float]] = {
+        form: [] for form in runs if form == "ours" or first[form] <= slow
+    }
     for _ in range(RUNS):
-        begin = time.perf_counter()
-        result = run()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times), result
+        for form, taken in times.items():
+            begun = time.perf_counter()
+            runs[form]()
+            taken.append(time.perf_counter() - begun)
+    medians = {form: statistics.median(taken) for form, taken in times.items()}
+    ours_s = medians.pop("ours")
+    floor = min(medians, key=lambda form: medians[form])
+    setting = f"{entity_rows:,} × {feature_rows:,}, {keys}"
+    others = ", ".join(f"{form} {taken:.2f}" for form, taken in medians.items() if form != floor)
+    ours_mb, floor_mb = (peak_of(form, folder, frame) for form in ("ours", floor))
+    return [
+        Result(job="get_historical_features", setting=setting, ours=ours_s, floor=medians[floor],
+               floor_name=floor, unit="s", higher_is_better=False, target=1.2, note=others),
+        Result(job="get_historical_features, memory", setting=setting, ours=ours_mb,
+               floor=floor_mb, floor_name=floor, unit="MB", higher_is_better=False, target=1.3,
+               gates=False),
+    ]  # fmt: skip
 
 
-def measure(entity_rows: int, feature_rows: int, keys: str) -> Measured:
-    """One line. Raises `AssertionError` where the answers differ."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_data(folder, entity_rows=entity_rows, feature_rows=feature_rows, skew=SKEWS[keys])
-        connection = duckdb.connect()
-        connection.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
+def peak_of(form: str, folder: Path, frame: Path) -> float:
+    """The memory that one run takes in a process of its own, in MB."""
+    command = [sys.executable, __file__, "--peak", form, str(folder), str(frame)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
+    return float(done.stdout.split()[-1])
 
-        def by_hand(form: str) -> Callable[[], pa.Table]:
-            query = hand_written(folder, form)
-            return lambda: connection.sql(query).to_arrow_table()
 
-        narrow_s, narrow = timed(by_hand(NARROW))
-        wide_s, wide = timed(by_hand(WIDE))
-        connection.close()
-        with DuckDBEngine.open(OfflineSettings(), temp_directory=str(folder / "spill")) as engine:
-            ours_s, ours = timed(lambda: our_job(folder, engine).to_arrow())
-        assert same(ours.select(narrow.column_names), narrow), "the narrow query differs"
-        assert same(wide, narrow), "the wide query differs"
-    return Measured(entity_rows, feature_rows, keys, ours_s, narrow_s, wide_s)
+def print_peak(form: str, folder: str, frame: str) -> None:
+    """What `peak_of` runs."""
+    run = runner(form, Path(folder), Path(frame))
+    before = peak_mb()
+    run()
+    print(peak_mb() - before)
 
 
 def same(left: pa.Table, right: pa.Table) -> bool:
@@ -223,11 +186,23 @@ def main() -> None:
     """Measure, print, write."""
     arguments = parser(__doc__)
     arguments.add_argument("--large", action="store_true", help="also 1 M × 10 M rows")
+    arguments.add_argument("--peak", nargs=3, help="FORM FOLDER FRAME: print what one run takes")
     asked = arguments.parse_args()
-    shapes = [(20_000, 200_000)] if asked.quick else [(100_000, 1_000_000)]
-    shapes += [(1_000_000, 10_000_000)] if asked.large else []
-    measured = [measure(*shape, keys) for shape in shapes for keys in SKEWS]
-    report([line.result() for line in measured], asked)
+    if asked.peak:
+        print_peak(*asked.peak)
+        return
+    shapes = [(200_000 if asked.quick else 1_000_000, keys) for keys in SKEWS]
+    shapes += [] if asked.quick else [(10_000_000, "uniform")]
+    shapes += [(10_000_000, keys) for keys in SKEWS if asked.large and keys != "uniform"]
+    found = []
+    for feature_rows, keys in shapes:
+        large = asked.large and feature_rows == 10_000_000
+        frames = FRAMES[feature_rows] + ((LARGE_FRAME,) if large else ())
+        with tempfile.TemporaryDirectory(prefix="fs_historical_") as name:
+            write_data(Path(name), feature_rows, frames, SKEWS[keys])
+            for entity_rows in frames:
+                found += measure(Path(name), feature_rows, entity_rows, keys)
+    report(found, asked)
 
 
 if __name__ == "__main__":
