@@ -35,7 +35,8 @@ Txn: TypeAlias = "lmdb.Transaction[bytes]"
 
 READERS_MAX: Final = 1024
 DATA_FILE = "data.mdb"
-_GONE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# A page that was written in part is EIO to LMDB.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _DENIED = (errno.EACCES, errno.EPERM)
 
 
@@ -143,7 +144,7 @@ class SharedEnvironment:
             return StoreReadOnly(f"{where} may only be read: {error}")
         if code in _DENIED:
             return StoreAccessDenied(f"{where} is not ours to open: {error}. Check its permissions")
-        if code in _GONE:
+        if code in _NO_ROOM:
             return StoreFull(f"{where} cannot be written: {error}. Free some disk space")
         if isinstance(error, lmdb.ReadersFullError):
             return StoreUnavailable(f"{where} has more than {READERS_MAX:,} readers at once")

@@ -27,6 +27,7 @@ from featurestore.errors import (
     SchemaTooNew,
     StoreAccessDenied,
     StoreError,
+    StoreFull,
     StoreReadOnly,
     StoreTimeout,
     StoreUnavailable,
@@ -149,6 +150,10 @@ def _translate(cause: BaseException | None, shown: str) -> FeatureStoreError:
     return _translate_postgres(cause, where, text)
 
 
+# A file that may not grow is an error of its write or of the shared memory beside it.
+_NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHM")
+
+
 def _translate_sqlite(cause: sqlite3.Error, where: str, text: str) -> FeatureStoreError:
     name = getattr(cause, "sqlite_errorname", "")
     if _is_busy(cause):
@@ -157,8 +162,8 @@ def _translate_sqlite(cause: sqlite3.Error, where: str, text: str) -> FeatureSto
         return StoreReadOnly(f"{where} can't be written: {text}; check the file's permissions")
     if name.startswith(("SQLITE_PERM", "SQLITE_AUTH")):
         return StoreAccessDenied(f"{where} can't be opened: {text}; check the file's permissions")
-    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-        return StoreUnavailable(f"{where} can't be written: {text}; free some disk space")
+    if name.startswith(_NO_ROOM):
+        return StoreFull(f"{where} can't be written: {text}; free some disk space")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return StoreError(f"{where} is damaged or no SQLite database ({text}); restore a backup")
     if isinstance(cause, sqlite3.OperationalError) and not name.startswith("SQLITE_ERROR"):
