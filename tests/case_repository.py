@@ -13,7 +13,8 @@ from featurestore.testing.data import KEY_VALUES, Case, Choose, to_array, write_
 from featurestore.testing.oracle import Row, Use, Value
 
 TIME = "event_timestamp"
-SETTINGS = '[project]\nname = "cases"\n[online]\nmap_size_mb = 16\n'
+SETTINGS = '[project]\nname = "{name}"\n[online]\n{online}\n'
+LMDB = "map_size_mb = 16"
 HEADER = """\
 from datetime import timedelta
 
@@ -23,8 +24,16 @@ from featurestore import Entity, Feature, FeatureService, FeatureView, FileSourc
 Frame = list[dict[str, Value]]
 
 
-def write_definitions(folder: Path, cases: Sequence[Case], *, lateness_us: int = 0) -> None:
-    """View `v0` for the first case, and so on; a service `everything` of all of them."""
+def write_definitions(
+    folder: Path,
+    cases: Sequence[Case],
+    *,
+    lateness_us: int = 0,
+    name: str = "cases",
+    online: str = LMDB,
+) -> None:
+    """View `v0` for the first case, and so on; a service `everything` of all of them. `name` is the
+    project's, `online` the settings of its online store."""
     entities = {entity_name(case): keys_of(case) for case in cases if case.shape.keys}
     lines = [
         f"{name} = Entity({name!r}, join_keys={ {k: str(d) for k, d in keys.items()}!r})"
@@ -35,7 +44,7 @@ def write_definitions(folder: Path, cases: Sequence[Case], *, lateness_us: int =
     views = ", ".join(f"v{number}" for number in range(len(cases)))
     lines.append(f"everything = FeatureService('everything', features=[{views}])")
     (folder / "definitions.py").write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "featurestore.toml").write_text(SETTINGS)
+    (folder / "featurestore.toml").write_text(SETTINGS.format(name=name, online=online))
 
 
 def _source_and_view(number: int, case: Case, lateness_us: int) -> list[str]:

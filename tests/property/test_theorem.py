@@ -8,14 +8,16 @@ another, and all keys are asked for in both ways.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 from case_repository import (
+    LMDB,
     TIME,
     Frame,
     arrow_frame,
@@ -28,6 +30,7 @@ from case_repository import (
 from effort import FUZZ, examples, seeds
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from redis_servers import RedisServer, valkey_binary
 
 from featurestore import FeatureStore
 from featurestore.statuses import Status
@@ -54,6 +57,9 @@ from featurestore.testing.oracle import (
 from featurestore.timeline import ManualClock
 
 T = TypeVar("T")
+PROJECTS = itertools.count()
+YET_TO_COME_US = (max(ORIGINS_US),)
+"""For a server that expires rows by its own clock: to it, all of 2013 has expired."""
 MODES = ("incremental", "incremental", "replace", "interval")
 
 
@@ -70,11 +76,19 @@ class Life:
     tables: list[OnlineTable] = field(default_factory=list)
     known_us: list[list[int | None]] = field(default_factory=list)
     declared_lateness_us: int | None = None
+    project: str = "cases"
+    online: str = LMDB
 
     def begin(self) -> None:
         declared = self.declared_lateness_us
         lateness_us = self.lateness_us if declared is None else declared
-        write_definitions(self.folder, self.cases, lateness_us=lateness_us)
+        write_definitions(
+            self.folder,
+            self.cases,
+            lateness_us=lateness_us,
+            name=self.project,
+            online=self.online,
+        )
         for number, case in enumerate(self.cases):
             land(self.folder, number, case, "none", [])
             self.landed.append([])
@@ -233,9 +247,16 @@ def check_tables(life: Life, answers: Frame) -> None:
             assert all(same(row[f"v{number}__{name}"], v) for name, v in held.values.items())
 
 
-def begin(choose: Choose, folder: Path, *, views: int, rows_max: int) -> Life:
+def begin(
+    choose: Choose,
+    folder: Path,
+    *,
+    views: int,
+    rows_max: int,
+    origins_us: Sequence[int] = ORIGINS_US,
+) -> Life:
     """A life on one grid, with moments just when rows become known."""
-    grid_us, origin_us = choose(GRIDS_US), choose(ORIGINS_US)
+    grid_us, origin_us = choose(GRIDS_US), choose(origins_us)
     cases = []
     for _ in range(views):
         case = make_case(choose, rows_max=rows_max, grid_us=grid_us, origin_us=origin_us)
@@ -284,6 +305,37 @@ def test_online_is_offline_is_the_oracle(data: st.DataObject) -> None:
 @pytest.mark.parametrize("seed", seeds(8))
 def test_larger_repositories(tmp_path: Path, seed: int) -> None:
     live(begin(seeded(seed), tmp_path, views=3, rows_max=30))
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[RedisServer]:
+    with RedisServer(valkey_binary()) as server:
+        yield server
+
+
+def begin_on(valkey: RedisServer, choose: Choose, folder: Path, *, views: int, rows: int) -> Life:
+    """A life on a server: in a project of its own, so that it finds nothing of the lives before."""
+    life = begin(choose, folder, views=views, rows_max=rows, origins_us=YET_TO_COME_US)
+    life.project = f"cases-{next(PROJECTS)}"
+    life.online = f'url = "{valkey.url}"\ntimeout_ms = 30_000'
+    return life
+
+
+@settings(max_examples=examples(2), phases=tuple(Phase) if FUZZ else (Phase.generate,))
+@given(data=st.data())
+def test_on_a_server_as_well(valkey: RedisServer, data: st.DataObject) -> None:
+    def choose(options: Sequence[T], /) -> T:
+        return data.draw(st.sampled_from(options))
+
+    with tempfile.TemporaryDirectory() as folder:
+        live(begin_on(valkey, choose, Path(folder), views=2, rows=8))
+
+
+@pytest.mark.parametrize("seed", seeds(4))
+def test_larger_repositories_on_a_server(tmp_path: Path, valkey: RedisServer, seed: int) -> None:
+    live(begin_on(valkey, seeded(seed), tmp_path, views=3, rows=30))
+    stored = valkey.command("DBSIZE")
+    assert int(stored[1:]) > 0, "the answers came from the server"
 
 
 def test_rows_that_land_too_late_are_noticed(tmp_path: Path) -> None:
