@@ -247,7 +247,8 @@ class _Check:
         of_source = self._context.engine.stream(sample).read_all()
         held = self._held(max(1, samples * STORE_SHARE_PERCENT // 100), seed)
         known = {tuple(row.values()) for row in of_source.to_pylist()}
-        extra = held.filter([tuple(row.values()) not in known for row in held.to_pylist()])
+        gone = [tuple(row.values()) not in known for row in held.to_pylist()]
+        extra = held.filter(pa.array(gone, pa.bool_()))
         return pa.concat_tables([extra, of_source]).slice(0, samples)
 
     def _held(self, count: int, seed: int) -> pa.Table:

@@ -266,6 +266,14 @@ def test_verify_is_exact_and_tells_the_lag(shop: Shop) -> None:
     assert {view.lag for view in report.views} == {"3h"}
 
 
+def test_verify_of_a_store_that_holds_no_row(shop: Shop) -> None:
+    (shop.folder / "data" / "1.parquet").unlink()
+    shop.land(row("ann", NOON - 10 * DAY_US, 1))
+    shop.fs.apply()
+    shop.fs.materialize(["stats"])
+    assert shop.fs.verify("scoring").rate == 1.0
+
+
 def test_verify_names_the_cause_of_each_difference(shop: Shop) -> None:
     shop.fs.apply()
     shop.fs.materialize()
