@@ -508,7 +508,7 @@ class OnlineStoreContract:
     ) -> None:
         keys = numbered(50)
         put(store, keys[0], row(-1))
-        with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as processes:
+        with ProcessPoolExecutor(4, mp_context=get_context("forkserver")) as processes:
             jobs = [processes.submit(write_shuffled, opener, s, keys, 50) for s in range(4)]
             seen = -1
             while not all(job.done() for job in jobs):

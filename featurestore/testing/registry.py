@@ -480,7 +480,7 @@ class RegistryContract(RegistryAccessRules):
     @pytest.mark.slow
     def test_processes_lose_nothing(self, opener: RegistryOpener) -> None:
         start_at_s = time.time() + 2
-        with ProcessPoolExecutor(RACERS, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(RACERS, mp_context=get_context("forkserver")) as pool:
             jobs = [
                 pool.submit(advance, opener, f"p{number}", start_at_s) for number in range(RACERS)
             ]

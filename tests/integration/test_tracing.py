@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from hostile import BODY, served
+from hostile import BODY, VIEW, served
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from pyarrow import int64, string
@@ -22,7 +22,10 @@ from pyarrow import int64, string
 from featurestore import FeatureClient, FeatureStore
 from featurestore.config import TracingSettings
 from featurestore.errors import FeatureStoreError, NotApplied, UnknownService
+from featurestore.jobs.project import open_online_store
 from featurestore.serving.serve import ServerProcess
+from featurestore.stores.online.base import RowBatch
+from featurestore.testing.served import ServedView, served_settings
 from featurestore.wire import serving_pb2 as pb
 from tests.conftest import INSTANT, MakeRepo, utc, write_rows
 
@@ -185,73 +188,67 @@ def test_an_endpoint_that_is_none(make_repo: MakeRepo) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("door", ["grpcio", "native"])
-class TestRequestIds:
-    def test_given_or_made_and_sent_back(self, tmp_path: Path, door: str) -> None:
-        with served(tmp_path, door=door) as server:
-            with grpc.insecure_channel(server.process.grpc_target) as channel:
-                call = channel.unary_unary(GET)
-                _, given = call.with_call(REQUEST, metadata=(("x-request-id", "mine-1"),))
-                assert dict(given.trailing_metadata())["x-request-id"] == "mine-1"
-                made = set()
-                for _ in range(3):
-                    _, free = call.with_call(REQUEST)
-                    made.add(dict(free.trailing_metadata())["x-request-id"])
-                assert len(made) == 3
-                with pytest.raises(grpc.RpcError) as caught:
-                    call(b"\xff", metadata=(("x-request-id", "mine-2"),))
-                assert dict(caught.value.trailing_metadata())["x-request-id"] == "mine-2"
-            with FeatureClient(server.process.grpc_target) as client:
-                with pytest.raises(UnknownService) as unknown:
-                    client.get_online_features("nobody", {"id": [1]})
-                assert unknown.value.details["request_id"]
-            url = server.process.http_url
-            for path in ("/healthz", "/v1/services", "/nowhere"):
-                answer = httpx.get(url + path, headers={"x-request-id": "mine-3"})
-                assert answer.headers["x-request-id"] == "mine-3"
-            answer = httpx.post(f"{url}/v1/online-features", json={**BODY, "feature_service": "n"})
-            assert answer.json()["details"]["request_id"] == answer.headers["x-request-id"]
-            # What is not fit for a log or a header is not taken.
-            for unfit in (b"", b"a b", b"x" * 129, "é".encode(), b"{}", b"a;b"):
-                answer = httpx.get(f"{url}/healthz", headers={b"x-request-id": unfit})
-                assert answer.headers["x-request-id"].encode() not in (b"", unfit)
+def test_request_ids(tmp_path: Path, capfd: pytest.CaptureFixture[str], door: str) -> None:
+    """They are given or made, sent back, and in every line of their request."""
+    with served(tmp_path, door=door) as server:
+        check_grpc_ids(server.process)
+        check_http_ids(server.process)
+        with open_online_store(served_settings(tmp_path).online, root=tmp_path) as store:
+            keys = VIEW.store_keys([(1_000,)])
+            store.write(RowBatch(field=VIEW.field, keys=keys, rows=[damaged()]))
+        with grpc.insecure_channel(server.process.grpc_target) as channel:
+            request = pb.GetOnlineFeaturesRequest.FromString(REQUEST)
+            request.keys[0].int64s.values[:] = [1_000]
+            with pytest.raises(grpc.RpcError):
+                channel.unary_unary(GET)(
+                    request.SerializeToString(), metadata=(("x-request-id", "bad-1"),)
+                )
+        httpx.post(
+            f"{server.process.http_url}/v1/online-features",
+            json={"feature_service": "m", "entities": [{"id": 1_000}]},
+            headers={"x-request-id": "bad-2"},
+        )
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    failures = [line for line in lines if line["event"] == "request failed"]
+    assert [line["request_id"] for line in failures] == ["bad-1", "bad-2"]
+    others = [line for line in lines if line["event"] in ("serving", "stopped", "draining")]
+    assert len(others) == 3
+    assert not any("request_id" in line for line in others)
 
-    def test_is_in_every_line_of_its_request(
-        self, tmp_path: Path, capfd: pytest.CaptureFixture[str], door: str
-    ) -> None:
-        from hostile import VIEW
 
-        from featurestore.jobs.project import open_online_store
-        from featurestore.stores.online.base import RowBatch
-        from featurestore.testing.served import served_settings
+def check_grpc_ids(process: ServerProcess) -> None:
+    with grpc.insecure_channel(process.grpc_target) as channel:
+        call = channel.unary_unary(GET)
+        _, given = call.with_call(REQUEST, metadata=(("x-request-id", "mine-1"),))
+        assert dict(given.trailing_metadata())["x-request-id"] == "mine-1"
+        made = set()
+        for _ in range(3):
+            _, free = call.with_call(REQUEST)
+            made.add(dict(free.trailing_metadata())["x-request-id"])
+        assert len(made) == 3
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"\xff", metadata=(("x-request-id", "mine-2"),))
+        assert dict(caught.value.trailing_metadata())["x-request-id"] == "mine-2"
+    with FeatureClient(process.grpc_target) as client:
+        with pytest.raises(UnknownService) as unknown:
+            client.get_online_features("nobody", {"id": [1]})
+        assert unknown.value.details["request_id"]
 
-        with served(tmp_path, door=door) as server:
-            with open_online_store(served_settings(tmp_path).online, root=tmp_path) as store:
-                keys = VIEW.store_keys([(1_000,)])
-                store.write(RowBatch(field=VIEW.field, keys=keys, rows=[damaged()]))
-            with grpc.insecure_channel(server.process.grpc_target) as channel:
-                request = pb.GetOnlineFeaturesRequest.FromString(REQUEST)
-                request.keys[0].int64s.values[:] = [1_000]
-                with pytest.raises(grpc.RpcError):
-                    channel.unary_unary(GET)(
-                        request.SerializeToString(), metadata=(("x-request-id", "bad-1"),)
-                    )
-            httpx.post(
-                f"{server.process.http_url}/v1/online-features",
-                json={"feature_service": "m", "entities": [{"id": 1_000}]},
-                headers={"x-request-id": "bad-2"},
-            )
-            assert isinstance(server.process, ServerProcess)
-        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-        failures = [line for line in lines if line["event"] == "request failed"]
-        assert [line["request_id"] for line in failures] == ["bad-1", "bad-2"]
-        others = [line for line in lines if line["event"] in ("serving", "stopped", "draining")]
-        assert len(others) == 3
-        assert not any("request_id" in line for line in others)
+
+def check_http_ids(process: ServerProcess) -> None:
+    url = process.http_url
+    for path in ("/healthz", "/v1/services", "/nowhere"):
+        answer = httpx.get(url + path, headers={"x-request-id": "mine-3"})
+        assert answer.headers["x-request-id"] == "mine-3"
+    answer = httpx.post(f"{url}/v1/online-features", json={**BODY, "feature_service": "n"})
+    assert answer.json()["details"]["request_id"] == answer.headers["x-request-id"]
+    # What is not fit for a log or a header is not taken.
+    for unfit in (b"", b"a b", b"x" * 129, "é".encode(), b"{}", b"a;b"):
+        answer = httpx.get(f"{url}/healthz", headers={b"x-request-id": unfit})
+        assert answer.headers["x-request-id"].encode() not in (b"", unfit)
 
 
 def damaged() -> bytes:
     """A row of another view."""
-    from featurestore.testing.served import ServedView
-
     other = ServedView(name="other", keys={"id": "int64"}, features={"a": "int64"})
     return other.rows([{"a": 1}], [1])[0]

@@ -20,7 +20,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::featurestore.jobs.source_report.NullCreatedTimeWarning"),
 ]
 
-SEEDS_MAX = 40
+SEEDS = (9, 23, *range(40))
+"""The first two are known to notice all of the bugs; the others are there should that change."""
 BUGS: dict[str, tuple[Change, ...]] = {
     "the ttl is not checked": (
         ("if ttl_us is None or now_us - event_us <= ttl_us:", "if True:"),
@@ -36,8 +37,8 @@ BUGS: dict[str, tuple[Change, ...]] = {
 
 
 def noticed(folder: Path) -> bool:
-    for seed in range(SEEDS_MAX):
-        there = folder / str(seed)
+    for number, seed in enumerate(SEEDS):
+        there = folder / str(number)
         there.mkdir()
         try:
             live(begin(seeded(seed), there, views=1, rows_max=12))
