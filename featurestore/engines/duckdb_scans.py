@@ -20,6 +20,8 @@ from featurestore.errors import SourceSchemaChanged
 from featurestore.timeline import INSTANT_US_MAX, INSTANT_US_MIN
 
 _FILE, _FILE_ROW, _FILE_INDEX = "__file", "file_row_number", "file_index"
+_FILE_NUMBER = "number"
+_CHECKED = f"' of ' || f.{quote(_FILE)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +60,13 @@ def groups_of(scan: Scan, describe: Describe) -> Sequence[FileGroup]:
 def place_width(groups: Sequence[FileGroup]) -> int:
     """How many columns say where a row stands: two (file, row in the file), one where there is but
     one file, none where DuckDB can't say it, as a column of the files has the name."""
-    taken = {name.casefold() for group in groups for name in group.types}
-    if taken & {_FILE_ROW, _FILE_INDEX}:
+    if _taken(groups) & {_FILE_ROW, _FILE_INDEX}:
         return 0
     return min(2, sum(len(group.paths) for group in groups))
+
+
+def _taken(groups: Sequence[FileGroup]) -> set[str]:
+    return {name.casefold() for group in groups for name in group.types}
 
 
 def scan_sql(
@@ -82,7 +87,9 @@ def scan_sql(
         return "\nUNION ALL\n".join(_csv(scan, names))
     texts, first_file = [], 0
     for group in groups:
-        values = (f"f.{_FILE_ROW}", f"{first_file} + f.{_FILE_INDEX}")
+        # Of files that it skips by name DuckDB 2 counts none: those have a number of ours.
+        file = f"p.{_FILE_NUMBER}" if _partitions(scan.files) else f"f.{_FILE_INDEX}"
+        values = (f"f.{_FILE_ROW}", f"{first_file} + {file}")
         items = [f"{value} AS {name}" for value, name in zip(values, place, strict=False)]
         texts.append(_parquet(scan, group, names, items) + _bounds(scan, group, within))
         first_file += len(group.paths)
@@ -136,32 +143,36 @@ def glob_literal(paths: Sequence[str]) -> str:
 
 def _parquet(scan: Scan, group: FileGroup, names: Mapping[str, str], place: Sequence[str]) -> str:
     partitions = _partitions(scan.files)
+    numbered = not _taken([group]) & {_FILE_ROW}
     items, checked = [], False
     for name, column in scan.columns.items():
         wanted = scan.dtypes[name]
         if column in partitions:
             value = _partition(scan, column, partitions, wanted)
         elif column in group.types:
-            value = _file_column(scan, column, group.types[column], wanted)
+            value = _file_column(scan, column, group.types[column], wanted, numbered=numbered)
         else:
             value = _null(wanted)
-        checked = checked or _FILE_ROW in value
+        checked = checked or _CHECKED in value
         items.append(f"{value} AS {names[name]}")
     options = ["union_by_name = true", "hive_partitioning = false"]
     options += [f"filename = {literal(_FILE)}"] if partitions or checked else []
-    options += ["file_row_number = true"] if checked else []
+    options += ["file_row_number = true"] if checked and numbered else []
     source = f"FROM read_parquet({glob_literal(group.paths)}, {', '.join(options)}) AS f"
     beside = _partition_join(scan.files, group.paths, partitions)
     return f"SELECT {', '.join([*items, *place])}\n{source}{beside}"
 
 
-def _file_column(scan: Scan, column: str, found: str, wanted: DType) -> str:
+def _file_column(scan: Scan, column: str, found: str, wanted: DType, *, numbered: bool) -> str:
+    """The values of a column; where one doesn't read as `wanted`, the error says its row where
+    the rows are `numbered`."""
     if not values.readable(found, wanted):
         raise SourceSchemaChanged(
             f"Column {column!r} of source {scan.source!r} is {found} in the files now, which does "
             f"not read as {wanted}. Correct the files, or apply the definitions again."
         )
-    place = f" || ', row ' || f.{_FILE_ROW} || ' of ' || f.{quote(_FILE)}"
+    row = f" || ', row ' || f.{_FILE_ROW}" if numbered else ""
+    place = f"{row} || {_CHECKED}"
     return values.read(f"f.{quote(column)}", found, wanted, what=_where(scan, column) + place)
 
 
@@ -240,10 +251,14 @@ def _partition_join(files: DataFiles, paths: Sequence[str], partitions: Mapping[
         return ""
     by_path = dict(zip(files.paths, files.partitions, strict=True))
     rows = []
-    for path in paths:
+    for number, path in enumerate(paths):
         texts = [by_path[path].get(name) for name in partitions]
-        cells = [literal(path), *(f"CAST({literal(text)} AS VARCHAR)" for text in texts)]
+        cells = [
+            literal(path),
+            str(number),
+            *(f"CAST({literal(text)} AS VARCHAR)" for text in texts),
+        ]
         rows.append(f"({', '.join(cells)})")
     file = quote(_FILE)
-    columns = ", ".join([file, *partitions.values()])
+    columns = ", ".join([file, _FILE_NUMBER, *partitions.values()])
     return f"\nJOIN (VALUES {', '.join(rows)}) AS p({columns}) ON p.{file} = f.{file}"

@@ -39,8 +39,6 @@ PAIRS_PER_ROW_MAX = 4
 """Up to so many pairs for each row that takes part, a range join is faster than an ASOF join."""
 ASKED_PER_KEY_MAX = 16
 """Up to so many left rows of each key, pairs can't be too many."""
-SAMPLE_STRIDE = 16
-"""Of so many rows one is counted; a key that has too few rows to be seen has few pairs."""
 TIES_FIRST = 2
 """So many tiebreak columns are read at first; nearly always they decide."""
 _PLACE_BITS, _FILE_BITS = 63, 22
@@ -348,7 +346,8 @@ def _right(query: Query, left: Table, join: AsOfJoin, reach: int | None) -> _Rig
 
 def _is_thin(query: Query, search: _Search) -> bool:
     """Whether a range join is the faster form. Left rows with few of each key settle that alone;
-    else each `SAMPLE_STRIDE`th row of the right side, whose key columns are read, is paired."""
+    else the pairs of a key are counted, all of them: a sample may miss the one hot key, whose
+    rows can stand at any places."""
     right, left = search.right, search.left
     if not (right.keys and right.has_place and left.loaded):
         return False
@@ -358,12 +357,11 @@ def _is_thin(query: Query, search: _Search) -> bool:
     if (most or 0) <= ASKED_PER_KEY_MAX:
         return True
     same = " AND ".join(f"s.{name} = k{number}" for number, name in enumerate(right.keys))
-    rows, pairs = query.ask(
-        f"{query.ctes()}SELECT count(*), CAST(coalesce(sum(asked), 0) AS BIGINT)\n"
-        f"FROM {right.table.name} AS s\nJOIN ({asked}) ON {same}\n"
-        f"WHERE s.{right.table.place[0]} % {SAMPLE_STRIDE} = 0"
+    (thin,) = query.ask(
+        f"{query.ctes()}SELECT CAST(sum(asked) <= {PAIRS_PER_ROW_MAX} * count(*) AS INTEGER)\n"
+        f"FROM {right.table.name} AS s\nJOIN ({asked}) ON {same}"
     )
-    return (pairs or 0) <= PAIRS_PER_ROW_MAX * ((rows or 0) + 1)
+    return thin != 0
 
 
 def _by_range(query: Query, search: _Search) -> _Winners:

@@ -18,6 +18,7 @@ from featurestore.definitions.repo import collect
 from featurestore.dtypes import DATE, FLOAT64, INT32, INT64, STRING, TIMESTAMP, DType
 from featurestore.engines.duckdb_scans import FileGroup
 from featurestore.engines.duckdb_sql import Ask, to_sql
+from featurestore.engines.duckdb_winners import PAIRS_PER_ROW_MAX
 from featurestore.timeline import to_us
 
 SCHEMAS: dict[str, dict[str, DType]] = {
@@ -94,9 +95,9 @@ def answered(*, asked: int) -> Ask:
     """Bounds of the times, and `asked` rows of each key on both sides."""
 
     def ask(query: str) -> tuple[int, ...]:
-        if "min(" in query:
-            return (1_000, 2_000)
-        return (asked,) if "max(asked)" in query else (10, 10 * asked)
+        if "max(asked)" in query:
+            return (asked,)
+        return (int(asked <= PAIRS_PER_ROW_MAX),) if "sum(asked)" in query else (1_000, 2_000)
 
     return ask
 

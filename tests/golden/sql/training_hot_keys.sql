@@ -1,11 +1,11 @@
 WITH "1 weather" AS NOT MATERIALIZED (
-SELECT f."airport" AS "airport", make_timestamp(epoch_us(f."observed_at")) AS "observed_at", f."published_at" AS "published_at", CASE WHEN isfinite(f."temp") OR isinf(f."temp") THEN f."temp" + 0 END AS "temp", f."wind" AS "wind", CASE WHEN p."p0" IS NULL THEN NULL WHEN CAST(TRY_CAST(p."p0" AS BIGINT) AS DOUBLE) = TRY_CAST(p."p0" AS DOUBLE) THEN TRY_CAST(p."p0" AS BIGINT) ELSE error('lossy value: ' || 'column ''year'' of source ''weather''' || ': ' || CAST(p."p0" AS VARCHAR) || ' is not an exact int64') END AS "year", f.file_row_number AS "__file_row", 0 + f.file_index AS "__file_number"
+SELECT f."airport" AS "airport", make_timestamp(epoch_us(f."observed_at")) AS "observed_at", f."published_at" AS "published_at", CASE WHEN isfinite(f."temp") OR isinf(f."temp") THEN f."temp" + 0 END AS "temp", f."wind" AS "wind", CASE WHEN p."p0" IS NULL THEN NULL WHEN CAST(TRY_CAST(p."p0" AS BIGINT) AS DOUBLE) = TRY_CAST(p."p0" AS DOUBLE) THEN TRY_CAST(p."p0" AS BIGINT) ELSE error('lossy value: ' || 'column ''year'' of source ''weather''' || ': ' || CAST(p."p0" AS VARCHAR) || ' is not an exact int64') END AS "year", f.file_row_number AS "__file_row", 0 + p.number AS "__file_number"
 FROM read_parquet(['/data/weather/year=2013/a.parquet'], union_by_name = true, hive_partitioning = false, filename = '__file') AS f
-JOIN (VALUES ('/data/weather/year=2013/a.parquet', CAST('2013' AS VARCHAR))) AS p("__file", "p0") ON p."__file" = f."__file"
+JOIN (VALUES ('/data/weather/year=2013/a.parquet', 0, CAST('2013' AS VARCHAR))) AS p("__file", number, "p0") ON p."__file" = f."__file"
 UNION ALL
-SELECT f."airport" AS "airport", make_timestamp(epoch_ns(f."observed_at") // 1000 - CAST(epoch_ns(f."observed_at") % 1000 < 0 AS BIGINT)) AS "observed_at", f."published_at" AS "published_at", CAST(CASE WHEN isfinite(f."temp") OR isinf(f."temp") THEN f."temp" + 0 END AS DOUBLE) AS "temp", CAST(NULL AS INTEGER) AS "wind", CASE WHEN p."p0" IS NULL THEN NULL WHEN CAST(TRY_CAST(p."p0" AS BIGINT) AS DOUBLE) = TRY_CAST(p."p0" AS DOUBLE) THEN TRY_CAST(p."p0" AS BIGINT) ELSE error('lossy value: ' || 'column ''year'' of source ''weather''' || ': ' || CAST(p."p0" AS VARCHAR) || ' is not an exact int64') END AS "year", f.file_row_number AS "__file_row", 1 + f.file_index AS "__file_number"
+SELECT f."airport" AS "airport", make_timestamp(epoch_ns(f."observed_at") // 1000 - CAST(epoch_ns(f."observed_at") % 1000 < 0 AS BIGINT)) AS "observed_at", f."published_at" AS "published_at", CAST(CASE WHEN isfinite(f."temp") OR isinf(f."temp") THEN f."temp" + 0 END AS DOUBLE) AS "temp", CAST(NULL AS INTEGER) AS "wind", CASE WHEN p."p0" IS NULL THEN NULL WHEN CAST(TRY_CAST(p."p0" AS BIGINT) AS DOUBLE) = TRY_CAST(p."p0" AS DOUBLE) THEN TRY_CAST(p."p0" AS BIGINT) ELSE error('lossy value: ' || 'column ''year'' of source ''weather''' || ': ' || CAST(p."p0" AS VARCHAR) || ' is not an exact int64') END AS "year", f.file_row_number AS "__file_row", 1 + p.number AS "__file_number"
 FROM read_parquet(['/data/weather/year=2014/it''s [[]b].parquet'], union_by_name = true, hive_partitioning = false, filename = '__file') AS f
-JOIN (VALUES ('/data/weather/year=2014/it''s [b].parquet', CAST('2014' AS VARCHAR))) AS p("__file", "p0") ON p."__file" = f."__file"
+JOIN (VALUES ('/data/weather/year=2014/it''s [b].parquet', 0, CAST('2014' AS VARCHAR))) AS p("__file", number, "p0") ON p."__file" = f."__file"
 ),
 "2 derive" AS NOT MATERIALIZED (
 SELECT r."airport" AS "airport", r."observed_at" AS "observed_at", r."published_at" AS "published_at", r."temp" AS "temp", r."wind" AS "wind", r."year" AS "year", "temp" AS "feature:temp", CASE WHEN isfinite(((CAST("wind" AS DOUBLE) * 0.868976e0) + 0e0)) THEN ((CAST("wind" AS DOUBLE) * 0.868976e0) + 0e0) END AS "feature:knots", r."__file_row", r."__file_number"
@@ -21,150 +21,153 @@ SELECT r."airport" AS "airport", r."observed_at" AS "observed_at", r."published_
 FROM "3 stamped" AS r
 WHERE r."__event_us" <= (SELECT max(l."time") FROM "input entity_frame" AS l) AND r."__event_us" >= (SELECT min(l."time") FROM "input entity_frame" AS l) - 21600000000 AND greatest(r."__event_us", r."__created_us") <= 1388534400000000
 ),
-"5 candidates" AS MATERIALIZED (
+"5 candidates" AS NOT MATERIALIZED (
 SELECT s."airport" AS k0, s."__event_us" AS e, greatest(s."__event_us", s."__created_us") AS a, (CAST(s."__file_number" AS BIGINT) * 1099511627776 + s."__file_row") AS place
 FROM "4 bounded" AS s
 SEMI JOIN "input entity_frame" AS l ON s."airport" = l."key:origin"
 ),
-"6 in range" AS MATERIALIZED (
-SELECT * EXCLUDE (first, last), CAST(last - CAST(e AS HUGEINT) * 9223372036854775808 AS BIGINT) AS place, last - CAST(e AS HUGEINT) * 9223372036854775808 <> CAST(e AS HUGEINT) * 9223372036854775808 - first AS tied
-FROM (
-SELECT l."__row" AS "__row", any_value(l."key:origin") AS k0, any_value(l."time") AS t, max(s.e) AS e, max(CAST(s.e AS HUGEINT) * 9223372036854775808 + s.place) AS last, max(CAST(s.e AS HUGEINT) * 9223372036854775808 - s.place) AS first
-FROM "5 candidates" AS s
-JOIN "input entity_frame" AS l ON s.k0 = l."key:origin" AND s.a <= l."time" AND s.e >= l."time" - 21600000000
-GROUP BY l."__row")
+"6 records" AS NOT MATERIALIZED (
+SELECT * EXCLUDE (newest)
+FROM (SELECT *, max(e) OVER known AS newest, coalesce(a = lag(a) OVER known, false) OR coalesce(a = lead(a) OVER known, false) AS tied
+FROM "5 candidates" WINDOW known AS (PARTITION BY k0 ORDER BY a))
+WHERE e = newest
 ),
-"7 tied" AS MATERIALIZED (
-SELECT DISTINCT "__row", k0, e, t
-FROM "6 in range" WHERE tied
+"7 as of" AS MATERIALIZED (
+SELECT l."__row" AS "__row", l."key:origin" AS k0, l."time" AS t, r.e, r.a, r.place, r.tied
+FROM "input entity_frame" AS l
+ASOF JOIN "6 records" AS r ON l."key:origin" = r.k0 AND l."time" >= r.a
 ),
-"8 tied places" AS MATERIALIZED (
-SELECT w."__row", w.k0, w.e, w.t, s.place AS place
-FROM "5 candidates" AS s
-JOIN "7 tied" AS w ON s.k0 = w.k0 AND s.e = w.e AND s.a <= w.t
+"8 tied" AS MATERIALIZED (
+SELECT DISTINCT k0, e, a
+FROM "7 as of" WHERE tied
 ),
-"9 rivals" AS MATERIALIZED (
-SELECT w."__row", w.k0, w.e, w.t, w.place, rank() OVER (PARTITION BY w."__row", w.k0, w.e, w.t ORDER BY s."__created_us" DESC, s."published_at" DESC NULLS LAST, s."temp" DESC NULLS LAST) AS rank
+"9 tied places" AS MATERIALIZED (
+SELECT w.k0, w.e, w.a, (CAST(s."__file_number" AS BIGINT) * 1099511627776 + s."__file_row") AS place
 FROM "4 bounded" AS s
-JOIN "8 tied places" AS w ON s."__file_row" = w.place % 1099511627776 AND s."__file_number" = w.place // 1099511627776
+JOIN "8 tied" AS w ON s."airport" = w.k0 AND s."__event_us" = w.e AND greatest(s."__event_us", s."__created_us") = w.a
 ),
-"10 leaders" AS MATERIALIZED (
-SELECT "__row", k0, e, t, max(place) AS place, count(*) > 1 AS tied
-FROM "9 rivals"
+"10 rivals" AS MATERIALIZED (
+SELECT w.k0, w.e, w.a, w.place, rank() OVER (PARTITION BY w.k0, w.e, w.a ORDER BY s."__created_us" DESC, s."published_at" DESC NULLS LAST, s."temp" DESC NULLS LAST) AS rank
+FROM "4 bounded" AS s
+JOIN "9 tied places" AS w ON s."__file_row" = w.place % 1099511627776 AND s."__file_number" = w.place // 1099511627776
+),
+"11 leaders" AS MATERIALIZED (
+SELECT k0, e, a, max(place) AS place, count(*) > 1 AS tied
+FROM "10 rivals"
 WHERE rank = 1
-GROUP BY "__row", k0, e, t
+GROUP BY k0, e, a
 ),
-"11 equals" AS MATERIALIZED (
-SELECT w."__row", w.k0, w.e, w.t, w.place
-FROM "9 rivals" AS w
-SEMI JOIN (SELECT * FROM "10 leaders" WHERE tied) AS x ON x."__row" = w."__row" AND x.k0 = w.k0 AND x.e = w.e AND x.t = w.t
+"12 equals" AS MATERIALIZED (
+SELECT w.k0, w.e, w.a, w.place
+FROM "10 rivals" AS w
+SEMI JOIN (SELECT * FROM "11 leaders" WHERE tied) AS x ON x.k0 = w.k0 AND x.e = w.e AND x.a = w.a
 WHERE w.rank = 1
 ),
-"12 best" AS NOT MATERIALIZED (
+"13 best" AS NOT MATERIALIZED (
 SELECT *
-FROM (SELECT w."__row", w.k0, w.e, w.t, s."feature:temp" AS v0, s."feature:knots" AS v1, s."__deleted" AS v2, row_number() OVER (PARTITION BY w."__row", w.k0, w.e, w.t ORDER BY s."__created_us" DESC, s."airport" DESC NULLS LAST, s."observed_at" DESC NULLS LAST, s."published_at" DESC NULLS LAST, s."temp" DESC NULLS LAST, s."wind" DESC NULLS LAST, s."year" DESC NULLS LAST) AS rank
+FROM (SELECT w.k0, w.e, w.a, s."feature:temp" AS v0, s."feature:knots" AS v1, s."__deleted" AS v2, row_number() OVER (PARTITION BY w.k0, w.e, w.a ORDER BY s."__created_us" DESC, s."airport" DESC NULLS LAST, s."observed_at" DESC NULLS LAST, s."published_at" DESC NULLS LAST, s."temp" DESC NULLS LAST, s."wind" DESC NULLS LAST, s."year" DESC NULLS LAST) AS rank
 FROM "4 bounded" AS s
-JOIN "11 equals" AS w ON s."__file_row" = w.place % 1099511627776 AND s."__file_number" = w.place // 1099511627776)
+JOIN "12 equals" AS w ON s."__file_row" = w.place % 1099511627776 AND s."__file_number" = w.place // 1099511627776)
 WHERE rank = 1
 ),
-"13 places" AS NOT MATERIALIZED (
+"14 places" AS NOT MATERIALIZED (
 SELECT w."__row", w.t, w.e, w.place
-FROM "6 in range" AS w WHERE NOT tied
+FROM "7 as of" AS w WHERE NOT tied
 UNION ALL
 SELECT w."__row", w.t, w.e, x.place
-FROM "6 in range" AS w
-JOIN "10 leaders" AS x ON x."__row" = w."__row" AND x.k0 = w.k0 AND x.e = w.e AND x.t = w.t
+FROM "7 as of" AS w
+JOIN "11 leaders" AS x ON x.k0 = w.k0 AND x.e = w.e AND x.a = w.a
 WHERE w.tied AND NOT x.tied
 ),
-"14 settled" AS NOT MATERIALIZED (
+"15 settled" AS NOT MATERIALIZED (
 SELECT w."__row", w.t, w.e, s."feature:temp" AS v0, s."feature:knots" AS v1, s."__deleted" AS v2
 FROM "4 bounded" AS s
-JOIN "13 places" AS w ON s."__file_row" = w.place % 1099511627776 AND s."__file_number" = w.place // 1099511627776
+JOIN "14 places" AS w ON s."__file_row" = w.place % 1099511627776 AND s."__file_number" = w.place // 1099511627776
 UNION ALL
 SELECT w."__row", w.t, w.e, x.v0, x.v1, x.v2
-FROM "6 in range" AS w
-JOIN "12 best" AS x ON x."__row" = w."__row" AND x.k0 = w.k0 AND x.e = w.e AND x.t = w.t
+FROM "7 as of" AS w
+JOIN "13 best" AS x ON x.k0 = w.k0 AND x.e = w.e AND x.a = w.a
 WHERE w.tied
 ),
-"15 answers" AS NOT MATERIALIZED (
+"16 answers" AS NOT MATERIALIZED (
 SELECT CASE WHEN status = 1 THEN v0 END AS "out:temp", CASE WHEN status = 1 THEN v1 END AS "out:knots", status AS "status:conditions", "__row"
-FROM (SELECT *, CAST(CASE WHEN v2 THEN 3 WHEN t - e <= 10800000000 THEN 1 WHEN t - e <= 21600000000 THEN 4 ELSE 3 END AS INTEGER) AS status FROM "14 settled")
+FROM (SELECT *, CAST(CASE WHEN v2 THEN 3 WHEN t - e <= 10800000000 THEN 1 WHEN t - e <= 21600000000 THEN 4 ELSE 3 END AS INTEGER) AS status FROM "15 settled")
 ),
-"16 planes" AS NOT MATERIALIZED (
+"17 planes" AS NOT MATERIALIZED (
 SELECT CASE WHEN f."c2" IS NULL THEN NULL WHEN TRY_CAST(f."c2" AS DATE) IS NOT NULL THEN TRY_CAST(f."c2" AS DATE) ELSE error('lossy value: ' || 'column ''bought'' of source ''planes''' || ': ' || CAST(f."c2" AS VARCHAR) || ' is not an exact date') END AS "bought", f."c3" AS "change", CASE WHEN f."c1" IS NULL THEN NULL WHEN CAST(TRY_CAST(f."c1" AS BIGINT) AS DOUBLE) = TRY_CAST(f."c1" AS DOUBLE) THEN TRY_CAST(f."c1" AS BIGINT) ELSE error('lossy value: ' || 'column ''seats'' of source ''planes''' || ': ' || CAST(f."c1" AS VARCHAR) || ' is not an exact int64') END AS "seats", f."c0" AS "tailnum"
 FROM read_csv(['/data/planes.csv'], auto_detect = false, columns = {'c0': 'VARCHAR', 'c1': 'VARCHAR', 'c2': 'VARCHAR', 'c3': 'VARCHAR'}, delim = ';', header = true, nullstr = ['', 'NA'], quote = '"', escape = '"', hive_partitioning = false) AS f
 ),
-"17 derive" AS NOT MATERIALIZED (
+"18 derive" AS NOT MATERIALIZED (
 SELECT r."bought" AS "bought", r."change" AS "change", r."seats" AS "seats", r."tailnum" AS "tailnum", "seats" AS "feature:seats"
-FROM "16 planes" AS r
+FROM "17 planes" AS r
 ),
-"18 stamped" AS NOT MATERIALIZED (
+"19 stamped" AS NOT MATERIALIZED (
 SELECT r."bought" AS "bought", r."change" AS "change", r."seats" AS "seats", r."tailnum" AS "tailnum", r."feature:seats" AS "feature:seats", epoch_us(CAST(r."bought" AS TIMESTAMP)) + 86400000000 AS "__event_us", epoch_us(CAST(r."bought" AS TIMESTAMP)) + 86400000000 AS "__created_us", coalesce(r."change" = 'D', false) AS "__deleted"
-FROM "17 derive" AS r
+FROM "18 derive" AS r
 WHERE r."tailnum" IS NOT NULL AND r."bought" IS NOT NULL
 ),
-"19 bounded" AS NOT MATERIALIZED (
+"20 bounded" AS NOT MATERIALIZED (
 SELECT r."bought" AS "bought", r."change" AS "change", r."seats" AS "seats", r."tailnum" AS "tailnum", r."feature:seats" AS "feature:seats", r."__event_us" AS "__event_us", r."__created_us" AS "__created_us", r."__deleted" AS "__deleted"
-FROM "18 stamped" AS r
+FROM "19 stamped" AS r
 WHERE r."__event_us" <= (SELECT max(l."time") FROM "input entity_frame" AS l) AND greatest(r."__event_us", r."__created_us") <= 1388534400000000
 ),
-"20 candidates" AS NOT MATERIALIZED (
+"21 candidates" AS NOT MATERIALIZED (
 SELECT s."tailnum" AS k0, s."__event_us" AS e
-FROM "19 bounded" AS s
+FROM "20 bounded" AS s
 SEMI JOIN "input entity_frame" AS l ON s."tailnum" = l."key:tailnum"
 ),
-"21 as of" AS MATERIALIZED (
+"22 as of" AS MATERIALIZED (
 SELECT l."__row" AS "__row", l."key:tailnum" AS k0, l."time" AS t, r.e
 FROM "input entity_frame" AS l
-ASOF JOIN "20 candidates" AS r ON l."key:tailnum" = r.k0 AND l."time" >= r.e
+ASOF JOIN "21 candidates" AS r ON l."key:tailnum" = r.k0 AND l."time" >= r.e
 ),
-"22 several" AS MATERIALIZED (
+"23 several" AS MATERIALIZED (
 SELECT k0, e
-FROM (SELECT s."tailnum" AS k0, s."__event_us" AS e FROM "19 bounded" AS s
-SEMI JOIN "21 as of" AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e)
+FROM (SELECT s."tailnum" AS k0, s."__event_us" AS e FROM "20 bounded" AS s
+SEMI JOIN "22 as of" AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e)
 GROUP BY k0, e
 HAVING count(*) > 1
 ),
-"23 counted" AS MATERIALIZED (
+"24 counted" AS MATERIALIZED (
 SELECT w.*, x.e IS NOT NULL AS tied
-FROM "21 as of" AS w
-LEFT JOIN "22 several" AS x ON x.k0 = w.k0 AND x.e = w.e
+FROM "22 as of" AS w
+LEFT JOIN "23 several" AS x ON x.k0 = w.k0 AND x.e = w.e
 ),
-"24 tied" AS MATERIALIZED (
+"25 tied" AS MATERIALIZED (
 SELECT DISTINCT k0, e
-FROM "23 counted" WHERE tied
+FROM "24 counted" WHERE tied
 ),
-"25 best" AS NOT MATERIALIZED (
+"26 best" AS NOT MATERIALIZED (
 SELECT *
 FROM (SELECT w.k0, w.e, s."feature:seats" AS v0, s."__deleted" AS v1, row_number() OVER (PARTITION BY w.k0, w.e ORDER BY s."__created_us" DESC, s."seats" DESC NULLS LAST, s."bought" DESC NULLS LAST, s."change" DESC NULLS LAST, s."tailnum" DESC NULLS LAST) AS rank
-FROM "19 bounded" AS s
-JOIN "24 tied" AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e)
+FROM "20 bounded" AS s
+JOIN "25 tied" AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e)
 WHERE rank = 1
 ),
-"26 settled" AS NOT MATERIALIZED (
+"27 settled" AS NOT MATERIALIZED (
 SELECT w."__row", w.t, w.e, s."feature:seats" AS v0, s."__deleted" AS v1
-FROM "19 bounded" AS s
-JOIN (SELECT * FROM "23 counted" WHERE NOT tied) AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e
+FROM "20 bounded" AS s
+JOIN (SELECT * FROM "24 counted" WHERE NOT tied) AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e
 UNION ALL
 SELECT w."__row", w.t, w.e, x.v0, x.v1
-FROM "23 counted" AS w
-JOIN "25 best" AS x ON x.k0 = w.k0 AND x.e = w.e
+FROM "24 counted" AS w
+JOIN "26 best" AS x ON x.k0 = w.k0 AND x.e = w.e
 WHERE w.tied
 ),
-"27 answers" AS NOT MATERIALIZED (
+"28 answers" AS NOT MATERIALIZED (
 SELECT CASE WHEN status = 1 THEN v0 END AS "out:seats", status AS "status:fleet", "__row"
-FROM (SELECT *, CAST(CASE WHEN v1 THEN 3 ELSE 1 END AS INTEGER) AS status FROM "26 settled")
+FROM (SELECT *, CAST(CASE WHEN v1 THEN 3 ELSE 1 END AS INTEGER) AS status FROM "27 settled")
 ),
-"28 joined" AS NOT MATERIALIZED (
+"29 joined" AS NOT MATERIALIZED (
 SELECT l."key:origin" AS "key:origin", l."key:tailnum" AS "key:tailnum", l."time" AS "time", j0."out:temp" AS "out:temp", j0."out:knots" AS "out:knots", coalesce(j0."status:conditions", 3) AS "status:conditions", j1."out:seats" AS "out:seats", coalesce(j1."status:fleet", 3) AS "status:fleet", l."__row" AS "__row"
 FROM "input entity_frame" AS l
-LEFT JOIN "15 answers" AS j0 ON j0."__row" = l."__row"
-LEFT JOIN "27 answers" AS j1 ON j1."__row" = l."__row"
+LEFT JOIN "16 answers" AS j0 ON j0."__row" = l."__row"
+LEFT JOIN "28 answers" AS j1 ON j1."__row" = l."__row"
 ),
-"29 project" AS NOT MATERIALIZED (
+"30 project" AS NOT MATERIALIZED (
 SELECT r."out:temp" AS "temp", r."out:knots" AS "knots", r."out:seats" AS "seats", r."status:conditions" AS "conditions__status", r."status:fleet" AS "fleet__status", r."__row" AS "__row"
-FROM "28 joined" AS r
+FROM "29 joined" AS r
 )
 SELECT "temp", "knots", "seats", "conditions__status", "fleet__status"
-FROM "29 project"
+FROM "30 project"
 ORDER BY "__row"
