@@ -90,8 +90,9 @@ def test_bits_that_flip_in_a_row_harm_that_row_alone(folder: Path) -> None:
         # A request is answered whole or not at all: the damaged row fails those that ask for it.
         garbage = b"\xff" * 40
         assert fs.online_store.replace(field, key, expected=now, row=garbage, expire_at_us=None)
-        with pytest.raises(CorruptRow, match="price"):
-            fs.get_online_features("shelf", {"item": [2, 3, 4]})
+        for items in ([3], [2, 3, 4], range(kill_jobs.ITEMS)):
+            with pytest.raises(CorruptRow, match="price"):
+                fs.get_online_features("shelf", {"item": items})
         assert found == {"corrupt", "another value"}
         fs.materialize(replace=True)
     assert kill_jobs.answers(folder) == {(100, 100, "PRESENT", "PRESENT")}

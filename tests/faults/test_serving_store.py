@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -13,7 +14,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis_servers import RedisServer, valkey_binary
 
 from featurestore.client import FeatureClient
-from featurestore.errors import CorruptRow, StoreAccessDenied, StoreTimeout, StoreUnavailable
+from featurestore.errors import (
+    CorruptRow,
+    FeatureStoreError,
+    StoreAccessDenied,
+    StoreTimeout,
+    StoreUnavailable,
+)
 from featurestore.jobs.project import open_online_store, open_registry
 from featurestore.serving.serve import ServerProcess
 from featurestore.stores.online.base import RowBatch
@@ -138,8 +145,15 @@ def test_a_row_of_another_version_fails_its_request_and_no_other(
             )
         )
     with FeatureClient(server.grpc_target) as client:
-        with pytest.raises(CorruptRow, match="'v'"):
-            client.get_online_features("m", [{"id": 2}])
+        good: list[dict[str, Any]] = [{"id": 1}]
+        for bad in ([{"id": 2}], [*good, {"id": 2}], [{"id": key} for key in range(10)]):
+            with pytest.raises(CorruptRow, match="'v'"):
+                client.get_online_features("m", bad)
+            before, damaged, after = client.stream_online_features("m", [good, bad, good])
+            assert isinstance(damaged, CorruptRow)
+            for answer in (before, after):
+                assert not isinstance(answer, FeatureStoreError)
+                assert answer.to_dict()["a"] == [7]
         assert client.get_online_features("m", [{"id": 1}]).to_dict()["a"] == [7]
 
 
