@@ -11,12 +11,8 @@ decide which rows win:
   is joined on `known = max(event, created)`, against those rows alone whose event time is the
   greatest of their key so far; among the others none can win at any T.
 
-The columns of a winner are then fetched by its place in the files, which lets DuckDB skip what it
-need not decode; rows of sources without places (CSV, queries) by key and times.
-
 Both searches note whether a winner is `tied`: whether it shares its key and event time with
-another row. Only then, and only for those, a further pass over the rows reads `created_us` and the
-tiebreak columns and keeps the greatest; DuckDB leaves that pass at once when nothing is tied.
+another row. `duckdb_ties.py` settles those and fetches the columns of all.
 
 Every step is linear (or a sort) in rows of the source plus rows of the left side: a hot key costs
 no more than a cold one.
@@ -27,10 +23,17 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, AsOfJoin, Latest, Rel, Stamped
+from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, AsOfJoin, Latest, Rel
 from featurestore.engines.duckdb_scans import Within
 from featurestore.engines.duckdb_sql import ROW, Query, Table, identifiers
-from featurestore.engines.duckdb_values import order_key
+from featurestore.engines.duckdb_ties import (
+    Right,
+    Winners,
+    count_ties,
+    greatest_place,
+    settle,
+    with_place,
+)
 from featurestore.engines.sql import quote
 from featurestore.statuses import Status
 from featurestore.timeline import INSTANT_US_MIN
@@ -39,159 +42,29 @@ PAIRS_PER_ROW_MAX = 4
 """Up to so many pairs for each row that takes part, a range join is faster than an ASOF join."""
 ASKED_PER_KEY_MAX = 16
 """Up to so many left rows of each key, pairs can't be too many."""
-TIES_FIRST = 2
-"""So many tiebreak columns are read at first; nearly always they decide."""
-_PLACE_BITS, _FILE_BITS = 63, 22
-_ROW_BITS = _PLACE_BITS - 1 - _FILE_BITS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Right:
-    """The right side while it is searched. In the tables of this module its keys are `k0`, `k1`,
-    …, its event time `e`, the instant it was known `a` (where `late`), its place `place`, its
-    columns `v0`, `v1`, …"""
-
-    table: Table
-    stamped: Stamped
-    late: bool
-
-    @property
-    def keys(self) -> list[str]:
-        return [self.table.columns[name] for name in self.stamped.keys]
-
-    @property
-    def event(self) -> str:
-        return self.table.columns[EVENT_US]
-
-    def known(self, alias: str) -> str:
-        """When row `alias` was known, where that matters, else its event time."""
-        event = f"{alias}.{self.event}"
-        return f"greatest({event}, {self.table.of(alias, CREATED_US)})" if self.late else event
-
-    @property
-    def instant(self) -> list[str]:
-        """The columns that name a winning instant of a key."""
-        keys = [f"k{number}" for number in range(len(self.keys))]
-        return [*keys, "e", *(["a"] if self.late else [])]
-
-    def at(self, alias: str) -> list[str]:
-        """What `instant` is of the row `alias` of the right side."""
-        found = [f"{alias}.{name}" for name in [*self.keys, self.event]]
-        return [*found, *([self.known(alias)] if self.late else [])]
-
-    def is_at(self, alias: str, instant: str) -> str:
-        """The condition that row `alias` stands at the row `instant` of winning instants."""
-        pairs = zip(self.at(alias), self.instant, strict=True)
-        return " AND ".join(f"{have} = {instant}.{name}" for have, name in pairs)
-
-    @property
-    def has_place(self) -> bool:
-        return bool(self.table.place)
-
-    def place(self, alias: str) -> str:
-        """The place of row `alias` as one BIGINT: the file, then the row in it."""
-        row, *file = (f"{alias}.{name}" for name in self.table.place)
-        return f"(CAST({file[0]} AS BIGINT) * {1 << _ROW_BITS} + {row})" if file else row
-
-    def stands(self, alias: str, winner: str) -> str:
-        """The condition that row `alias` has the place of `winner`, on the columns themselves,
-        which DuckDB can then skip by."""
-        place = f"{winner}.place"
-        parts = [place]
-        if len(self.table.place) > 1:
-            parts = [f"{place} % {1 << _ROW_BITS}", f"{place} // {1 << _ROW_BITS}"]
-        pairs = zip(self.table.place, parts, strict=True)
-        return " AND ".join(f"{alias}.{name} = {part}" for name, part in pairs)
-
-    def values(self, columns: Sequence[str]) -> str:
-        """The values of `columns` of the row `s`, each after a comma."""
-        return "".join(f", {self.table.of('s', name)} AS v{n}" for n, name in enumerate(columns))
-
-    @property
-    def order(self) -> list[str]:
-        """The order of the rows at one instant, the winner first."""
-        return self._order(self.stamped.tiebreak)
-
-    @property
-    def first_order(self) -> list[str]:
-        """The beginning of `order`, without the columns that are equal at one instant. (Created
-        times are not: NULL counts as the event time there, and as lowest here.)"""
-        equal = {*self.stamped.keys, self.stamped.event_time}
-        return self._order([n for n in self.stamped.tiebreak if n not in equal][:TIES_FIRST])
-
-    def _order(self, tiebreak: Sequence[str]) -> list[str]:
-        schema = self.stamped.schema
-        ties = [order_key(self.table.of("s", name), schema[name]) for name in tiebreak]
-        return [f"{self.table.of('s', CREATED_US)} DESC", *(f"{t} DESC NULLS LAST" for t in ties)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Winners:
-    """A table of winning rows: `instant`, the columns that say among which rows each has won,
-    `contends`, the condition that row `s` of the right side is one of those of `w`, the column
-    `tied`, whether there is more than one, and `place` if the right side has places."""
-
-    name: str
-    instant: Sequence[str]
-    contends: str
-    among: str = ""
 
 
 def latest(query: Query, rel: Latest, needed: Collection[str]) -> Table:
     """The winning row of each key."""
-    right = _Right(table=_bounded(query, rel), stamped=rel.input, late=False)
+    right = Right(table=_bounded(query, rel), stamped=rel.input, late=False)
     keys = [f"s.{name} AS k{number}" for number, name in enumerate(right.keys)]
     listed = "".join(f"{key}, " for key in keys)
     group = f"\nGROUP BY {', '.join(f's.{name}' for name in right.keys)}" if keys else ""
     event = f"s.{right.event}"
-    greatest = _greatest(event, right.place("s")) if right.has_place else f"max({event}) AS e"
+    greatest = greatest_place(event, right.place("s")) if right.has_place else f"max({event}) AS e"
     text = f"SELECT {listed}{greatest}\nFROM {right.table.name} AS s{group}"
     if right.has_place:
-        text = _with_place(text)
+        text = with_place(text)
         newest = query.add("newest", text, materialized=True)
     else:
-        newest = _counted(query, right, query.add("newest", text, materialized=True))
+        newest = count_ties(query, right, query.add("newest", text, materialized=True))
     columns = [name for name in rel.schema if name in needed]
-    won = _Winners(name=newest, instant=right.instant, contends=right.is_at("s", "w"))
-    settled = _settled(query, right, won, columns)
+    won = Winners(name=newest, instant=right.instant, contends=right.is_at("s", "w"))
+    settled = settle(query, right, won, columns)
     names = identifiers(columns)
     items = ", ".join(f"v{number} AS {names[name]}" for number, name in enumerate(columns))
     items = items or "1 AS nothing"
     return Table(name=query.add("latest", f"SELECT {items}\nFROM {settled}"), columns=names)
-
-
-def _greatest(event: str, place: str) -> str:
-    """Aggregates for `_with_place`: the greatest event time, and the greatest and the least place
-    of the rows that have it."""
-    high = f"CAST({event} AS HUGEINT) * {1 << _PLACE_BITS}"
-    return f"max({event}) AS e, max({high} + {place}) AS last, max({high} - {place}) AS first"
-
-
-def _with_place(greatest: str) -> str:
-    """The places that `_greatest` has packed, and whether there is more than one."""
-    high = f"CAST(e AS HUGEINT) * {1 << _PLACE_BITS}"
-    return (
-        f"SELECT * EXCLUDE (first, last), CAST(last - {high} AS BIGINT) AS place, "
-        f"last - {high} <> {high} - first AS tied\nFROM (\n{greatest})"
-    )
-
-
-def _counted(query: Query, right: _Right, found: str) -> str:
-    """`found` and whether its instants are `tied`, by a pass that counts the rows at them."""
-    instant = ", ".join(right.instant)
-    at = ", ".join(f"{have} AS {n}" for have, n in zip(right.at("s"), right.instant, strict=True))
-    text = (
-        f"SELECT {instant}\nFROM (SELECT {at} FROM {right.table.name} AS s\n"
-        f"SEMI JOIN {found} AS w ON {right.is_at('s', 'w')})\n"
-        f"GROUP BY {instant}\nHAVING count(*) > 1"
-    )
-    several = query.add("several", text, materialized=True)
-    same = _same(right.instant)
-    text = (
-        f"SELECT w.*, x.e IS NOT NULL AS tied\nFROM {found} AS w\n"
-        f"LEFT JOIN {several} AS x ON {same}"
-    )
-    return query.add("counted", text, materialized=True)
 
 
 def _bounded(query: Query, rel: Latest) -> Table:
@@ -273,7 +146,7 @@ class _Search:
     `l`, `reach_us` how far back a row can stand to be of interest."""
 
     left: Table
-    right: _Right
+    right: Right
     keys: Sequence[str]
     time: str
     reach_us: int | None
@@ -305,7 +178,7 @@ def _winners(query: Query, left: Table, join: AsOfJoin, *, with_status: bool) ->
     )
     won = _by_range(query, search) if _is_thin(query, search) else _by_as_of(query, search)
     columns = list(dict.fromkeys([*join.columns.values(), DELETED]))
-    settled = _settled(query, right, won, columns, beside=(quote(ROW), "t"))
+    settled = settle(query, right, won, columns, beside=(quote(ROW), "t"))
     names = identifiers([*join.columns, join.status])
     places = {name: f"v{number}" for number, name in enumerate(columns)}
     present = f"CASE WHEN status = {int(Status.PRESENT)} THEN {{}} END"
@@ -318,7 +191,7 @@ def _winners(query: Query, left: Table, join: AsOfJoin, *, with_status: bool) ->
     return Table(name=query.add("answers", text), columns=names, row=quote(ROW))
 
 
-def _right(query: Query, left: Table, join: AsOfJoin, reach: int | None) -> _Right:
+def _right(query: Query, left: Table, join: AsOfJoin, reach: int | None) -> Right:
     """The rows that can win by their event time: not after the last time asked about, not too old
     for the first."""
     late = join.as_of == "known" and join.right.created_time is not None
@@ -341,7 +214,7 @@ def _right(query: Query, left: Table, join: AsOfJoin, reach: int | None) -> _Rig
     if join.known_until_us is not None:
         known = f"greatest({inner.of('r', EVENT_US)}, {inner.of('r', CREATED_US)})"
         conditions.append(f"{known} <= {join.known_until_us}")
-    return _Right(table=_where(query, inner, conditions), stamped=join.right, late=late)
+    return Right(table=_where(query, inner, conditions), stamped=join.right, late=late)
 
 
 def _is_thin(query: Query, search: _Search) -> bool:
@@ -364,7 +237,7 @@ def _is_thin(query: Query, search: _Search) -> bool:
     return thin != 0
 
 
-def _by_range(query: Query, search: _Search) -> _Winners:
+def _by_range(query: Query, search: _Search) -> Winners:
     """All pairs of a left row and a right row that it may see, and the greatest of each."""
     right, time = search.right, search.time
     names = [*right.instant, "place"]
@@ -377,13 +250,13 @@ def _by_range(query: Query, search: _Search) -> _Winners:
         conditions.append(f"s.e >= {time} - {search.reach_us}")
     asked = ", ".join(f"any_value({item.replace(' AS ', ') AS ')}" for item in search.asked)
     row = f"l.{search.left.row}"
-    text = _with_place(
-        f"SELECT {row} AS {quote(ROW)}, {asked}, {_greatest('s.e', 's.place')}\n"
+    text = with_place(
+        f"SELECT {row} AS {quote(ROW)}, {asked}, {greatest_place('s.e', 's.place')}\n"
         f"FROM {narrow} AS s\n"
         f"JOIN {search.left.name} AS l ON {' AND '.join(conditions)}\nGROUP BY {row}"
     )
     same = [f"s.{name} = w.{name}" for name in [*keys, "e"]]
-    return _Winners(
+    return Winners(
         name=query.add("in range", text, materialized=True),
         instant=[quote(ROW), *keys, "e", "t"],
         contends=" AND ".join([*same, f"s.{known} <= w.t"]),
@@ -391,7 +264,7 @@ def _by_range(query: Query, search: _Search) -> _Winners:
     )
 
 
-def _by_as_of(query: Query, search: _Search) -> _Winners:
+def _by_as_of(query: Query, search: _Search) -> Winners:
     """The last of the rows that can win, at or before the time."""
     right = search.right
     names = [*right.instant, *(["place"] if right.has_place else [])]
@@ -417,8 +290,8 @@ def _by_as_of(query: Query, search: _Search) -> _Winners:
     )
     name = query.add("as of", text, materialized=True)
     if not right.late:
-        name = _counted(query, right, name)
-    return _Winners(name=name, instant=right.instant, contends=right.is_at("s", "w"))
+        name = count_ties(query, right, name)
+    return Winners(name=name, instant=right.instant, contends=right.is_at("s", "w"))
 
 
 def _candidates(
@@ -432,93 +305,6 @@ def _candidates(
     semi = f"\nSEMI JOIN {search.left.name} AS l ON {same}" if same else ""
     text = f"SELECT {items}\nFROM {right.table.name} AS s{semi}"
     return query.add("candidates", text, materialized=materialized)
-
-
-def _settled(
-    query: Query,
-    right: _Right,
-    won: _Winners,
-    columns: Sequence[str],
-    *,
-    beside: Sequence[str] = (),
-) -> str:
-    """The winning rows: the columns `beside` and `e` of `won`, and `columns` of the right side as
-    `v0`, `v1`, …"""
-    text = f"SELECT DISTINCT {', '.join(won.instant)}\nFROM {won.name} WHERE tied"
-    tied = query.add("tied", text, materialized=True)
-    kept = [*beside, "e"]
-    if right.has_place:
-        rivals, leaders = _leaders(query, right, won, tied)
-        best = _best(query, right, won, columns, rivals=rivals, rival=right.stands("s", "w"))
-        text = (
-            f"SELECT {_of('w', [*kept, 'place'])}\nFROM {won.name} AS w WHERE NOT tied\n"
-            f"UNION ALL\nSELECT {_of('w', kept)}, x.place\nFROM {won.name} AS w\n"
-            f"JOIN {leaders} AS x ON {_same(won.instant)}\nWHERE w.tied AND NOT x.tied"
-        )
-        clear, found = query.add("places", text), right.stands("s", "w")
-    else:
-        best = _best(query, right, won, columns, rivals=tied, rival=won.contends)
-        clear, found = f"(SELECT * FROM {won.name} WHERE NOT tied)", right.is_at("s", "w")
-    plain = "".join(f", x.v{number}" for number in range(len(columns)))
-    text = (
-        f"SELECT {_of('w', kept)}{right.values(columns)}\nFROM {right.table.name} AS s\n"
-        f"JOIN {clear} AS w ON {found}\nUNION ALL\n"
-        f"SELECT {_of('w', kept)}{plain}\nFROM {won.name} AS w\n"
-        f"JOIN {best} AS x ON {_same(won.instant)}\nWHERE w.tied"
-    )
-    return query.add("settled", text)
-
-
-def _leaders(query: Query, right: _Right, won: _Winners, tied: str) -> tuple[str, str]:
-    """Two tables: the rows that are first by created time and the first few tiebreak columns among
-    those that are tied, by place, where more than one is, and for each tied instant the place of
-    such a row and whether there are more."""
-    instant = _of("w", won.instant)
-    place = "s.place" if won.among else right.place("s")
-    text = (
-        f"SELECT {instant}, {place} AS place\n"
-        f"FROM {won.among or right.table.name} AS s\nJOIN {tied} AS w ON {won.contends}"
-    )
-    places = query.add("tied places", text, materialized=True)
-    text = (
-        f"SELECT {instant}, w.place, rank() OVER (PARTITION BY {instant} "
-        f"ORDER BY {', '.join(right.first_order)}) AS rank\n"
-        f"FROM {right.table.name} AS s\nJOIN {places} AS w ON {right.stands('s', 'w')}"
-    )
-    rivals = query.add("rivals", text, materialized=True)
-    listed = ", ".join(won.instant)
-    text = (
-        f"SELECT {listed}, max(place) AS place, count(*) > 1 AS tied\n"
-        f"FROM {rivals}\nWHERE rank = 1\nGROUP BY {listed}"
-    )
-    leaders = query.add("leaders", text, materialized=True)
-    text = (
-        f"SELECT {instant}, w.place\nFROM {rivals} AS w\n"
-        f"SEMI JOIN (SELECT * FROM {leaders} WHERE tied) AS x ON {_same(won.instant)}\n"
-        "WHERE w.rank = 1"
-    )
-    return query.add("equals", text, materialized=True), leaders
-
-
-def _best(
-    query: Query, right: _Right, won: _Winners, columns: Sequence[str], *, rivals: str, rival: str
-) -> str:
-    """For each instant in `rivals` the first of the rows for which `rival` holds."""
-    instant = _of("w", won.instant)
-    text = (
-        f"SELECT *\nFROM (SELECT {instant}{right.values(columns)}, row_number() OVER ("
-        f"PARTITION BY {instant} ORDER BY {', '.join(right.order)}) AS rank\n"
-        f"FROM {right.table.name} AS s\nJOIN {rivals} AS w ON {rival})\nWHERE rank = 1"
-    )
-    return query.add("best", text)
-
-
-def _of(alias: str, names: Sequence[str]) -> str:
-    return ", ".join(f"{alias}.{name}" for name in names)
-
-
-def _same(names: Sequence[str]) -> str:
-    return " AND ".join(f"x.{name} = w.{name}" for name in names)
 
 
 def _status(join: AsOfJoin, *, deleted: str) -> str:
