@@ -202,7 +202,7 @@ def prepare(plan: CompiledPlan, request: Request, limits: Limits) -> Prepared:
             asked=plan.feature_count,
             allowed=limits.features_per_request_max,
         )
-    if not request.count and not any(len(column.values) for column in request.columns.values()):
+    if not (request.count or any(len(column.values) for column in request.columns.values())):
         return Prepared([], [()] * len(plan.groups))
     columns = [_column(request, *key) for key in plan.keys]
     prepared = Prepared([], [])
@@ -341,13 +341,16 @@ def _add_reads(
         reads.append(KeyFields(encode(()), fields))
         prepared.slots.append([first] * request.count)
         return
-    keys = list(zip(*(columns[index] for index in group.key_columns), strict=True))
-    if not any(None in columns[index] for index in group.key_columns):
-        reads.extend(map(KeyFields, map(encode, keys), repeat(fields)))
+    picked = [columns[index] for index in group.key_columns]
+    for column in picked:
+        if None in column:
+            break
+    else:
+        reads.extend(map(KeyFields, map(encode, zip(*picked, strict=True)), repeat(fields)))
         prepared.slots.append(range(first, len(reads)))
         return
     slots = []
-    for key in keys:
+    for key in zip(*picked, strict=True):
         if None in key:
             slots.append(_NO_READ)
         else:

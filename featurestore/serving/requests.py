@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from featurestore.errors import InvalidRequest
 from featurestore.serving.assemble import Request
 from featurestore.wire import serving_pb2 as pb
-from featurestore.wire.entities import from_message
+from featurestore.wire.entities import KeyColumn, from_message
 
 if TYPE_CHECKING:
     from featurestore.serving.reload import What
@@ -29,14 +29,19 @@ def read_request(data: bytes) -> tuple[What, bool, Request]:
         if not message.HasField("features"):
             raise InvalidRequest("no feature is asked for; name a feature service or features")
         what = tuple(message.features.refs)
-    columns = {column.name: from_message(column) for column in message.keys}
+    columns, longest = dict[str, KeyColumn](), -1
+    for sent in message.keys[:]:
+        column = from_message(sent)
+        columns[column.name] = column
+        if column.kind != "other":
+            longest = max(longest, len(column.values))
+    if message.HasField("entity_count"):
+        count = message.entity_count
+    else:
+        count = longest if longest >= 0 else 1
     options = message.options
     request = Request(
-        count=(
-            message.entity_count
-            if message.HasField("entity_count")
-            else max((len(c.values) for c in columns.values() if c.kind != "other"), default=1)
-        ),
+        count=count,
         columns=columns,
         event_times=options.event_times,
         as_columns=options.columns,
