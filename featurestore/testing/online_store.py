@@ -517,6 +517,7 @@ class OnlineStoreContract:
                 event_us, _ = row_head(found)
                 assert event_us >= seen
                 seen = event_us
+                time.sleep(0.001)  # leave the machine to the writers
             for job in jobs:
                 job.result()
         assert store.read([KeyFields(key, (FIELD,)) for key in keys]) == [[row(50)]] * 50

@@ -74,7 +74,7 @@ def texts(name: str, *values: str) -> pb.KeyColumn:
 
 def refused(stub: OnlineFeaturesStub, request: pb.GetOnlineFeaturesRequest) -> grpc.RpcError:
     with pytest.raises(grpc.RpcError) as caught:
-        stub.GetOnlineFeatures(request, timeout=5)
+        stub.GetOnlineFeatures(request, timeout=20)
     return caught.value
 
 
@@ -88,7 +88,7 @@ def info_of(error: grpc.RpcError) -> ErrorInfo:
 def test_generated_code_reads_a_service(stub: OnlineFeaturesStub) -> None:
     keys = [texts("airport", "EWR", "EWR"), texts("tailnum", "N1", "N2")]
     request = pb.GetOnlineFeaturesRequest(feature_service="model", keys=keys)
-    found = stub.GetOnlineFeatures(request, timeout=5)
+    found = stub.GetOnlineFeatures(request, timeout=20)
     assert list(found.statuses) == [1, 1, 1, 1]
     assert [view.name for view in found.schema.views] == ["weather", "planes"]
     weather, plane, _, unknown = found.rows
@@ -106,7 +106,7 @@ def test_a_list_of_features_and_columns(stub: OnlineFeaturesStub) -> None:
         keys=[texts("airport", "EWR", "JFK"), texts("tailnum", "N1", "")],
         options=pb.Options(columns=True, full_feature_names=True, event_times=True),
     )
-    found = stub.GetOnlineFeatures(request, timeout=5)
+    found = stub.GetOnlineFeatures(request, timeout=20)
     seats, temp, sky = found.columns
     assert list(seats.integers.values) == [2**53 + 1, 0]
     assert (list(temp.doubles.values), list(temp.statuses)) == ([1.5, 0.0], [1, 3])
@@ -120,13 +120,13 @@ def test_null_keys(stub: OnlineFeaturesStub) -> None:
     tails = texts("tailnum", "N1", "N1")
     tails.nulls.append(1)
     request = pb.GetOnlineFeaturesRequest(features=pb.FeatureRefs(refs=["planes"]), keys=[tails])
-    assert list(stub.GetOnlineFeatures(request, timeout=5).statuses) == [1, 3]
+    assert list(stub.GetOnlineFeatures(request, timeout=20).statuses) == [1, 3]
     request.keys[0].nulls.append(7)
     assert refused(stub, request).code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_serving_info(stub: OnlineFeaturesStub) -> None:
-    info = stub.GetServingInfo(pb.GetServingInfoRequest(), timeout=5)
+    info = stub.GetServingInfo(pb.GetServingInfoRequest(), timeout=20)
     (service,) = info.services
     assert (service.name, service.plan_version) == ("model", MODEL.hash)
     assert list(service.features) == ["weather:temp", "planes:seats"]
@@ -206,7 +206,7 @@ def test_a_limit_is_named(stub: OnlineFeaturesStub) -> None:
 def test_bytes_that_are_no_request(channel: grpc.Channel) -> None:
     call = channel.unary_unary("/featurestore.v1.OnlineFeatures/GetOnlineFeatures")
     with pytest.raises(grpc.RpcError) as caught:
-        call(b"\xff\xff\xff", timeout=5)
+        call(b"\xff\xff\xff", timeout=20)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -214,13 +214,13 @@ def test_other_versions_are_asked_for_by_name(stub: OnlineFeaturesStub) -> None:
     service = f"model@{MODEL.service_version[:8]}"
     keys = [texts("airport", "EWR"), texts("tailnum", "N1")]
     request = pb.GetOnlineFeaturesRequest(feature_service=service, keys=keys)
-    assert stub.GetOnlineFeatures(request, timeout=5).plan_version == MODEL.hash
+    assert stub.GetOnlineFeatures(request, timeout=20).plan_version == MODEL.hash
 
 
 def test_the_standard_health_service(channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     for service in ("", "featurestore.v1.OnlineFeatures"):
-        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+        answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=20)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -229,7 +229,7 @@ def test_reflection_describes_the_contract(channel: grpc.Channel) -> None:
     request = reflection_pb2.ServerReflectionRequest(
         file_containing_symbol="featurestore.v1.OnlineFeatures"
     )
-    (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=5)
+    (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=20)
     files = [
         FileDescriptorProto.FromString(data)
         for data in answer.file_descriptor_response.file_descriptor_proto
