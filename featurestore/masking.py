@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 
-_CREDENTIALS = re.compile(
-    r"(?P<scheme>(?:[a-z][a-z0-9+.\-]*:)?//)(?P<who>[^\s\"]*)@", re.IGNORECASE
-)
+# Names come from anywhere, and are long: nothing here may begin anew at each letter of one.
+_RUN = re.compile(r"[^\s\"]+")
 _PARAMETER = re.compile(
-    r"(?P<name>\b[a-z0-9_.\-]*(?:password|passwd|token|secret|access_key|key_id|signature)"
+    r"(?P<name>(?<![a-z0-9_.\-])[a-z0-9_.\-]*(?:password|passwd|token|secret|access_key|key_id|signature)"
     r"[a-z0-9_\-]*=)[^&\s\"';]+",
     re.IGNORECASE,
 )
@@ -25,7 +24,13 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 
 def mask(text: str) -> str:
     """The text with the user and password of every URL, secret parameters and tokens replaced."""
-    return _rest(_CREDENTIALS.sub(rf"\g<scheme>{_HIDDEN}@", text))
+    return _rest(_RUN.sub(_without_credentials, text))
+
+
+def _without_credentials(run: re.Match[str]) -> str:
+    head, slashes, rest = run[0].partition("//")
+    _, at, host = rest.rpartition("@")
+    return f"{head}//{_HIDDEN}@{host}" if slashes and at else run[0]
 
 
 def mask_url(url: str) -> str:

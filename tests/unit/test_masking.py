@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,3 +62,11 @@ def test_no_password_of_a_url_is_shown(secret: str, host: str) -> None:
     for shown in (mask(url), mask_url(url), mask(f"cannot reach {url} now")):
         assert "SECRET" not in shown
         assert host.rpartition("@")[2] in shown
+
+
+@pytest.mark.parametrize("part", ["s", "//", "a.", "@", "a:"])
+def test_long_names_take_no_longer_than_they_are_long(part: str) -> None:
+    """A megabyte; in the square of its length it would take hours."""
+    begun = time.process_time()
+    mask(part * (1_000_000 // len(part)))
+    assert time.process_time() - begun < 20
