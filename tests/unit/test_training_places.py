@@ -182,4 +182,4 @@ def test_a_hot_key_in_a_regular_order(tmp_path: Path, engine: DuckDBEngine) -> N
     begun = time.process_time()
     found = values(tmp_path, engine, "rows.parquet", frame)
     assert found == [*((times - 1) // 2 * 2 + 1).tolist(), 0]
-    assert time.process_time() - begun < 30
+    assert time.process_time() - begun < 10  # one second; all pairs take half a minute
