@@ -32,7 +32,14 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
-REASONS = {"runs make", "installs packages", "needs curl", "needs a bucket", "needs certificates"}
+REASONS = {
+    "runs make",
+    "installs packages",
+    "needs curl",
+    "needs a bucket",
+    "needs certificates",
+    "part of a file",
+}
 LANGUAGES = {"bash", "python", "text", "json", "toml", ""}
 STARTS_WITHIN_S = 60.0
 # The newest of the wheel, as its server is: pg_dump asks for its own version.
