@@ -272,7 +272,14 @@ class TestSupported:
         assert set(re.findall(r"\[`\w+Contract`\]\([^)]+\)", self.table)) == files
 
     def test_every_built_in_back_end(self) -> None:
-        shown = {"rediss": "TLS", "redis": "Redis", "postgresql": "PostgreSQL"}
+        shown = {
+            "rediss": "Redis 7.0, over TLS",
+            "redis+cluster": "Redis Cluster",
+            "rediss+cluster": "as a cluster, over TLS",
+            "redis+sentinel": "behind Sentinel",
+            "rediss+sentinel": "behind Sentinel",
+            "postgresql": "PostgreSQL",
+        }
         for group in ("engines", "online_stores", "registries", "file_formats"):
             for point in entry_points(group=f"featurestore.{group}"):
                 if point.value.startswith("featurestore."):
