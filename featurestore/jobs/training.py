@@ -165,7 +165,7 @@ def get_historical_features(
 
 def _check_one_of(entity_df: object, span: Span | None) -> None:
     if entity_df is None and span is None:
-        raise InvalidRequest(
+        raise InvalidEntityFrame(
             "there is no entity_df; give one, or a start (and an end), between which all keys and "
             "the instants at which their values changed are found"
         )

@@ -102,7 +102,8 @@ def server() -> Iterator[TlsPostgres]:
     )
     try:
         give_up = time.monotonic() + 60
-        while not (data / f".s.PGSQL.{port}").exists():
+        ready = [programs / "pg_isready", "-q", "-h", data, "-p", str(port)]
+        while subprocess.run(ready, check=False).returncode != 0:
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < give_up
             time.sleep(0.05)

@@ -260,18 +260,18 @@ def wait_until(condition: Callable[[], bool], within_s: float = 20) -> None:
 
 def crowd(root: Path, count: int, door: str) -> None:
     """Half of `count` connections at each door, all of them open at once."""
-    with served(root, door=door, request_timeout_ms=20_000) as crowded:
+    with served(root, door=door, request_timeout_ms=60_000) as crowded:
         crowded.answers_right()
         memory, files = crowded.memory_mb(), crowded.open_files()
         with (
             held(crowded.connect_http, HALF_A_HEADER, count // 2),
             held(crowded.connect_grpc, h2.PREFACE + h2.frame(h2.SETTINGS), count // 2),
         ):
-            wait_until(lambda: crowded.open_files() >= files + count)
+            wait_until(lambda: crowded.open_files() >= files + count, within_s=50)
             for _ in range(5):
                 crowded.answers_right(within_s=20)
             assert crowded.memory_mb() < memory + 200 + count / 20
-        crowded.let_go(files + 10, within_s=60)
+        crowded.let_go(files + 10, within_s=90)
         crowded.answers_right()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from featurestore import FeatureStore
 from featurestore.definitions.repo import load
-from featurestore.errors import InvalidRequest, NameClash, UnknownView
+from featurestore.errors import InvalidEntityFrame, InvalidRequest, NameClash, UnknownView
 from featurestore.jobs.training import RetrievalJob
 from featurestore.timeline import ManualClock, to_us
 
@@ -140,7 +140,7 @@ def test_an_alias_names_its_key(store: FeatureStore) -> None:
 
 def test_what_it_does_not_take(store: FeatureStore) -> None:
     ask = store.get_historical_features
-    with pytest.raises(InvalidRequest, match="there is no entity_df"):
+    with pytest.raises(InvalidEntityFrame, match="there is no entity_df"):
         ask(features=["when"])
     with pytest.raises(InvalidRequest, match="without an entity_df"):
         ask(pa.table({"plane": ["a"]}), ["when"], start=at(0))
