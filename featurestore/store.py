@@ -139,7 +139,7 @@ class FeatureStore:
             event_timestamp: the column of request times.
 
         Raises `UnknownService`, `UnknownView`, `UnknownFeature`, `NameClash`, `MissingJoinKey`,
-        `InvalidJoinKey`, `InvalidEntityFrame`, `InvalidRequest` (neither or both of frame and
+        `InvalidJoinKey`, `InvalidEntityFrame`, `InvalidRequest` (a frame and a
         span, an empty span, keys that differ).
         """
         from featurestore.jobs import training
