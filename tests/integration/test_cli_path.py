@@ -313,7 +313,7 @@ class TestGetHistorical:
         assert empty.out == "0 rows\n"
         neither = shell("get-historical", "-f", "last_order:amount")
         assert neither.status == 1
-        assert "[invalid-request]" in neither.err
+        assert "[invalid-entity-frame]" in neither.err
 
     def test_explain(self, shell: Shell) -> None:
         shown = shell(
