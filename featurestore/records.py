@@ -126,7 +126,8 @@ class LedgerRow:
     `incremental`, `interval` or `replace`. An incremental or replace run covers the rows known in
     `(start_us, end_us]` and moves the watermark to `end_us`; an interval covers event times in
     `[start_us, end_us)`. `reach_us` is how old (`ttl + grace`) a row may be and still have been
-    written; None is unbounded.
+    written; None is unbounded. `values_undefined` are feature values of the rows read that are NULL
+    for want of a result (a division by zero, an overflow).
     """
 
     run_id: str
@@ -144,3 +145,4 @@ class LedgerRow:
     rows_skipped: int
     started_at_us: int
     finished_at_us: int
+    values_undefined: int = 0

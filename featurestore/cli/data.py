@@ -102,6 +102,7 @@ LEDGER = (
     "rows_read",
     "rows_written",
     "rows_skipped",
+    "values_undefined",
     "started_at_us",
     "finished_at_us",
 )
@@ -116,6 +117,7 @@ def _run_summary(run: LedgerRow) -> dict[str, Any]:
         "rows read": run.rows_read,
         "written": run.rows_written,
         "skipped": run.rows_skipped,
+        "undefined": run.values_undefined,
         "took": f"{(run.finished_at_us - run.started_at_us) / 1e6:.1f} s",
     }
 

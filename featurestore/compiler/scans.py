@@ -9,7 +9,8 @@ from featurestore.compiler.rel import DataFiles, Derive, Rel, Scan, Sql, Stamped
 from featurestore.compiler.typed import TypedFeature, TypedRepo, TypedSource, TypedView
 from featurestore.definitions.expression import Column, Expression
 from featurestore.definitions.source import FileSource
-from featurestore.dtypes import DType
+from featurestore.definitions.undefined import undefined
+from featurestore.dtypes import BOOL, DType
 from featurestore.errors import InternalError
 
 Files = Mapping[str, DataFiles]
@@ -40,6 +41,18 @@ def feature_column(feature: str) -> str:
     return f"feature:{feature}"
 
 
+def undefined_column(feature: str) -> str:
+    """The column of `view_rel` that says whether a feature is NULL for want of a result."""
+    return f"undefined:{feature}"
+
+
+def undefined_conditions(view: TypedView) -> dict[str, Expression]:
+    """For the features that can be NULL for want of a result: the condition under which they are,
+    over columns of the source."""
+    found = {feature.name: undefined(feature.expression) for feature in view.features}
+    return {name: condition for name, condition in found.items() if condition is not None}
+
+
 def view_rel(
     view: TypedView,
     repo: TypedRepo,
@@ -47,10 +60,12 @@ def view_rel(
     *,
     features: Sequence[TypedFeature] | None = None,
     with_deleted: bool = False,
+    with_undefined: bool = False,
 ) -> Stamped:
     """The rows of `view`, their times settled: keys under their names and in the view's types,
     features (all by default) as `feature_column`s, and the source's columns. What was deleted is
-    left out, or not (`with_deleted`)."""
+    left out, or not (`with_deleted`). `with_undefined` adds an `undefined_column` for each feature
+    of `undefined_conditions`."""
     source = view.source
     derived: dict[str, tuple[Expression, DType]] = {
         key.name: (Column(key.name), key.dtype)
@@ -59,6 +74,9 @@ def view_rel(
     }
     for feature in view.features if features is None else features:
         derived[feature_column(feature.name)] = (feature.expression, feature.dtype)
+    if with_undefined:
+        for name, condition in undefined_conditions(view).items():
+            derived[undefined_column(name)] = (condition, BOOL)
     # What `tiebreak` leaves open is settled by the other columns, so that no tie is settled by
     # chance.
     rest = [column.name for column in source.columns if column.name not in source.tiebreak]

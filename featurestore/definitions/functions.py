@@ -328,6 +328,13 @@ _ROWS = (
 FUNCTIONS: Mapping[str, Function] = {row.name: row for row in _ROWS}
 """The table, by the name that stands in trees and hashes."""
 
+CAN_FAIL = frozenset(
+    {"add", "sub", "mul", "div", "intdiv", "mod", "neg", "abs", "round", "power", "exp", "sqrt"}
+    | {"ln", "log10", "log2", "substring", "left", "right", "date_diff"}
+)
+"""The functions that may be NULL where none of their arguments is, for want of a result (`nullif`
+is so by intent)."""
+
 ALIASES: Mapping[str, str] = {
     "ceiling": "ceil",
     "datediff": "date_diff",

@@ -28,7 +28,12 @@ from featurestore.compiler.rel import (
     Rel,
     Sql,
 )
-from featurestore.compiler.scans import feature_column, view_rel
+from featurestore.compiler.scans import (
+    feature_column,
+    undefined_column,
+    undefined_conditions,
+    view_rel,
+)
 from featurestore.dtypes import INT64, STRING
 from featurestore.engines.sql import quote
 from featurestore.errors import NotApplied, StoreUnavailable, UnknownView
@@ -93,6 +98,7 @@ class _Counts:
     read: int = 0
     written: int = 0
     skipped: int = 0
+    undefined: int = 0
 
 
 def materialize(
@@ -170,11 +176,17 @@ def newest_rows(
 
 
 def _stored_columns(view: TypedView, latest: Latest) -> Project:
-    """What a stored row is made of; the source's other columns need not be read."""
+    """What a stored row is made of, and what is counted of it where the rows have that; the
+    source's other columns need not be read."""
     keys = [key.name for key in view.keys]
     features = [feature_column(feature.name) for feature in view.features]
-    names = [*keys, *features, EVENT_US, CREATED_US, DELETED]
+    counted = [name for name in _counted_columns(view) if name in latest.schema]
+    names = [*keys, *features, *counted, EVENT_US, CREATED_US, DELETED]
     return Project(input=latest, columns={name: name for name in names})
+
+
+def _counted_columns(view: TypedView) -> list[str]:
+    return [undefined_column(name) for name in undefined_conditions(view)]
 
 
 def stored_rows(view: TypedView, latest: Latest, *, ordered: bool) -> Rel:
@@ -256,7 +268,8 @@ class _Run:
         serving = self._table
         if plan.mode == "replace":
             self._table = add_generation(context.registry, self._view)
-        rows = view_rel(self._view, context.repo, self._files)
+        rows = view_rel(self._view, context.repo, self._files, with_undefined=True)
+        counted = _counted_columns(self._view)
         counts.skipped = self._count_skipped()
         for selection in plan.passes:
             with (
@@ -265,6 +278,7 @@ class _Run:
             ):
                 for batch, encoded in batches:
                     counts.read += batch.num_rows
+                    counts.undefined += sum(batch.column(name).true_count for name in counted)
                     counts.written += self._write(batch, encoded)
                     progress(self._view.name, counts.written)
         erase_since(context, self._view, self._files)
@@ -366,6 +380,7 @@ class _Run:
             rows_skipped=counts.skipped,
             started_at_us=started_at_us,
             finished_at_us=self._context.clock.now_us(),
+            values_undefined=counts.undefined,
         )
         self._context.registry.commit(
             requires=[AliasIs(alias, serving.record_id)],

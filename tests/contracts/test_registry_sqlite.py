@@ -21,7 +21,7 @@ from featurestore.errors import (
 from featurestore.records import Record
 from featurestore.stores.registry.schema import SCHEMA_REVISION, metadata
 from featurestore.stores.registry.sql import SqlRegistry
-from featurestore.testing.registry import RegistryContract, RegistryOpener, fact
+from featurestore.testing.registry import RegistryContract, RegistryOpener, fact, run
 
 FILE = "deep/er/registry.db"
 
@@ -94,6 +94,19 @@ def test_the_tables_are_those_that_the_migrations_make(opener: RegistryOpener) -
         assert compare_metadata(context, metadata) == []
         assert context.get_current_revision() == SCHEMA_REVISION
     engine.dispose()
+
+
+def test_a_ledger_of_the_first_schema_is_kept(opener: RegistryOpener) -> None:
+    """What a registry looked like before runs counted values without a result."""
+    with opener.open() as registry:
+        registry.commit(ledger=[run("r1")])
+    with closing(sqlite3.connect(opener.root / FILE)) as file, file:
+        file.execute("ALTER TABLE materialization DROP COLUMN values_undefined")
+        file.execute("UPDATE featurestore_version SET version_num = '0001'")
+    with opener.open() as registry:
+        assert registry.ledger() == [run("r1")]
+        registry.commit(ledger=[run("r1"), run("r2", values_undefined=2)])
+        assert [run.values_undefined for run in registry.ledger()] == [0, 2]
 
 
 def test_a_newer_schema_is_refused(opener: RegistryOpener) -> None:

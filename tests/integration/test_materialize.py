@@ -309,6 +309,33 @@ def test_a_store_of_another_url_starts_from_nothing(shop: Shop) -> None:
     moved.fs.close()
 
 
+def test_values_without_a_result_are_counted(shop: Shop) -> None:
+    text = shop.folder / "definitions.py"
+    text.write_text(
+        text.read_text().replace(
+            'Feature("stars", "rating * 2")',
+            'Feature("per_trip", "rating / trips"), Feature("safe", "coalesce(1 / trips, 0)"), '
+            'Feature("more", "trips + 9223372036854775807")',
+        )
+    )
+    shop.fs = shop.open()
+    shop.fs.apply()
+    shop.land(
+        row("ann", NOON - HOUR_US // 2, 0, rating=4.5),  # no result per trip
+        row("dan", NOON - HOUR_US, 0, rating=None),  # NULL, as one is NULL
+        row("eve", NOON - HOUR_US, 0, rating=1.0),  # no result per trip
+        row("fay", NOON - HOUR_US, 1, rating=1.0),  # too many, as bob's are
+    )
+    (stats, totals) = shop.fs.materialize()
+    assert (stats.values_undefined, totals.values_undefined) == (4, 0)
+    assert shop.look("ann")["per_trip"] == (None, "NULL_VALUE")
+    assert shop.fs.registry.ledger(view="stats")[-1].values_undefined == 4
+    frame = pa.table({"driver": ["ann"], "event_timestamp": pa.array([NOON], INSTANT)})
+    (report,) = shop.fs.get_historical_features(frame, "scoring").source_report()
+    # Of all rows, so that ann's first one counts as well.
+    assert report.undefined_values == {"per_trip": 2, "safe": 0, "more": 3}
+
+
 def test_rows_without_times_or_keys_are_counted(shop: Shop) -> None:
     shop.fs.apply()
     shop.land(

@@ -16,8 +16,9 @@ from expression_reference import TRIALS, VALUES, Trial, naive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.definitions.expression import infer, parse_expression
-from featurestore.definitions.functions import FUNCTIONS
+from featurestore.definitions.expression import Expression, infer, parse_expression
+from featurestore.definitions.functions import CAN_FAIL, FUNCTIONS, STRICT
+from featurestore.definitions.undefined import undefined
 from featurestore.dtypes import (
     BOOL,
     DATE,
@@ -65,8 +66,17 @@ def compute(
     rows: Sequence[tuple[Any, ...]],
 ) -> list[Any]:
     """The values of `text` for `rows` of columns a, b, c; its type is checked too."""
+    return evaluate(con, parse_expression(text), types, rows)
+
+
+def evaluate(
+    con: duckdb.DuckDBPyConnection,
+    expression: Expression,
+    types: Sequence[DType],
+    rows: Sequence[tuple[Any, ...]],
+) -> list[Any]:
+    """As `compute`, of a tree."""
     schema = dict(zip("abc", types, strict=False))
-    expression = parse_expression(text)
     columns = {
         name: pa.array([row[i] for row in rows], arrow_type(dtype))
         for i, (name, dtype) in enumerate(schema.items())
@@ -103,6 +113,21 @@ def test_every_function_is_tried_and_computed() -> None:
 def test_function_on_every_pair_of_edges(con: duckdb.DuckDBPyConnection, trial: Trial) -> None:
     rows = list(itertools.product(*(VALUES[dtype] for dtype in trial.types)))
     check(con, trial, rows)
+
+
+@pytest.mark.parametrize("trial", TRIALS, ids=name)
+def test_a_value_without_a_result_is_told_from_other_nulls(
+    con: duckdb.DuckDBPyConnection, trial: Trial
+) -> None:
+    rows = list(itertools.product(*(VALUES[dtype] for dtype in trial.types)))
+    failed = [trial.expected(row) is None and None not in row for row in rows]
+    condition = undefined(parse_expression(trial.text))
+    if condition is None:
+        strict = FUNCTIONS[trial.function].nulls == STRICT
+        assert trial.function not in CAN_FAIL
+        assert not (strict and any(failed)), [r for r, f in zip(rows, failed, strict=True) if f]
+    else:
+        assert evaluate(con, condition, trial.types, rows) == failed
 
 
 @pytest.mark.parametrize("trial", TRIALS, ids=name)

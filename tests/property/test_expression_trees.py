@@ -28,6 +28,7 @@ from featurestore.definitions.expression import (
     inferred,
     signature,
 )
+from featurestore.definitions.undefined import undefined
 from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, DType, parse, to_arrow
 from featurestore.engines.sql import expression_sql
 
@@ -303,6 +304,50 @@ def test_random_trees(tree: Expression, rows: list[tuple[Any, ...]]) -> None:
         relation = con.from_arrow(table).select(duckdb.SQLExpression(text).alias("r"))
         got = relation.to_arrow_table().column(0).to_pylist()
     assert got == [evaluate(tree, row) for row in named], text
+
+
+def is_undefined(node: Expression, row: Mapping[str, Any]) -> bool:
+    """Whether the value is NULL, and a step on the way to it had arguments but no result."""
+    if evaluate(node, row) is not None:
+        return False
+    match node:
+        case Case(branches=((condition, value),), default=default):
+            return is_undefined(value if evaluate(condition, row) else default, row)
+        case Call(function="nullif", arguments=(value, _)):
+            return is_undefined(value, row)
+        case Cast(argument=argument):
+            arguments: tuple[Expression, ...] = (argument,)
+        case Call(arguments=arguments):
+            pass
+        case _:
+            return False
+    failed = all(evaluate(argument, row) is not None for argument in arguments)
+    return failed or any(is_undefined(argument, row) for argument in arguments)
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(
+    TREES.filter(lambda tree: inferred(tree, SCHEMA) is not None),
+    st.lists(
+        st.tuples(*(st.none() | STRATEGIES[dtype] for dtype in SCHEMA.values())),
+        min_size=1,
+        max_size=8,
+    ),
+)
+def test_undefined_values_of_random_trees(tree: Expression, rows: list[tuple[Any, ...]]) -> None:
+    named = [dict(zip(SCHEMA, row, strict=True)) for row in rows]
+    want = [is_undefined(tree, row) for row in named]
+    condition = undefined(tree)
+    if condition is None:
+        assert not any(want)
+        return
+    text = expression_sql(condition, SCHEMA)
+    with duckdb.connect(config={"threads": 1}) as con:
+        table = pa.Table.from_pylist(
+            named, schema=pa.schema([(n, to_arrow(t)) for n, t in SCHEMA.items()])
+        )
+        relation = con.from_arrow(table).select(duckdb.SQLExpression(text).alias("r"))
+        assert relation.to_arrow_table().column(0).to_pylist() == want, text
 
 
 def test_text_grows_linearly_with_nesting() -> None:

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from featurestore.records import RECORD_NAME_CHARS_MAX
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 VERSION_TABLE = "featurestore_version"
 """Where the revision is kept. Not Alembic's default name: MLflow and others, which may share the
 database, use that one."""
@@ -118,6 +118,7 @@ materialization = Table(
     Column("rows_skipped", BigInteger, nullable=False),
     Column("started_at_us", BigInteger, nullable=False),
     Column("finished_at_us", BigInteger, nullable=False),
+    Column("values_undefined", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("project", "run_id", name="materialization_run"),
     Index("materialization_table", "project", "table"),
     Index("materialization_view", "project", "view"),
