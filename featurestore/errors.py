@@ -403,6 +403,13 @@ class StoreFull(StoreUnavailable):
     retryable = False
 
 
+class StoreExhausted(StoreUnavailable):
+    """The store's server runs and lacks something: connections, memory, what a limit of it allows.
+    Passes by itself where others give it back."""
+
+    code = "store-exhausted"
+
+
 class StoreTimeout(StoreError):
     code = "store-timeout"
     retryable = True

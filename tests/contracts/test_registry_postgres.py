@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import count
@@ -11,7 +15,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from featurestore.errors import SchemaTooNew, StoreAccessDenied, StoreReadOnly, StoreUnavailable
+from featurestore.errors import (
+    SchemaTooNew,
+    StoreAccessDenied,
+    StoreExhausted,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnavailable,
+)
 from featurestore.stores.registry.sql import SqlRegistry
 from featurestore.testing.registry import RegistryContract, RegistryOpener, fact
 
@@ -72,6 +83,72 @@ def test_a_newer_schema_is_refused(opener: RegistryOpener, postgres: PostgresSer
     )
     with pytest.raises(SchemaTooNew, match="pip install --upgrade featurestore"):
         opener.open()
+
+
+DISK_FULL = """
+CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+'BEGIN RAISE EXCEPTION ''could not extend file'' USING ERRCODE = ''{}''; END';
+CREATE TRIGGER no_room BEFORE INSERT ON record EXECUTE FUNCTION no_room();
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "words"),
+    [
+        ("53100", StoreFull, "disk of the server of the registry .* is full: .*; free some disk"),
+        ("53200", StoreExhausted, "runs, but is out of memory: .*work_mem"),
+        ("53400", StoreExhausted, "runs, but is at a limit of its own: .*raise that limit"),
+    ],
+)
+def test_what_the_server_lacks_is_said(
+    opener: RegistryOpener, postgres: PostgresServer, state: str, error: type[Exception], words: str
+) -> None:
+    database = opener.url.split("?")[0].rpartition("/")[2]
+    with opener.open() as registry:
+        postgres.psql(f"\\c {database}\n{DISK_FULL.format(state)}")
+        with pytest.raises(error, match=words) as caught:
+            registry.commit(records=[fact("a")])
+        assert type(caught.value) is error
+        assert "away" not in str(caught.value)
+        postgres.psql(f"\\c {database}\nDROP TRIGGER no_room ON record")
+        registry.commit(records=[fact("a")])
+
+
+def test_a_server_without_a_connection_left_is_not_away(
+    opener: RegistryOpener, postgres: PostgresServer
+) -> None:
+    opener.open().close()
+    postgres.psql("CREATE ROLE crowd LOGIN CONNECTION LIMIT 0")
+    with pytest.raises(StoreExhausted, match=r"runs, but has no connection left: .*too many conn"):
+        as_role(opener, "crowd", "").open()
+
+
+@pytest.mark.full
+@pytest.mark.slow
+def test_a_full_disk_below_the_server(postgres: PostgresServer) -> None:
+    """The database lies on a file system of 64 MB in memory; mounting it takes root's rights."""
+    disk = Path(tempfile.mkdtemp(prefix="fs_disk_"))
+    owner = postgres.pgdata.stat()
+    options = f"size=64m,uid={owner.st_uid},gid={owner.st_gid},mode=700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], check=True)
+    try:
+        postgres.psql(f"CREATE TABLESPACE small LOCATION '{disk}'")
+        postgres.psql("CREATE DATABASE crowded TABLESPACE small")
+        url = postgres.get_uri("crowded")
+        with RegistryOpener(SqlRegistry, url, Path("/unused")).open() as registry:
+            registry.commit(records=[fact("kept")])
+            filler = disk / "filler"
+            filler.write_bytes(b"\0" * (shutil.disk_usage(disk).free - 100_000))
+            with pytest.raises(StoreFull, match="free some disk space"):
+                registry.commit(blobs=[os.urandom(2**20)])
+            assert [stored.record.name for stored in registry.records()] == ["kept"]
+            filler.unlink()
+            registry.commit(blobs=[os.urandom(2**20)])
+    finally:
+        postgres.psql("DROP DATABASE IF EXISTS crowded WITH (FORCE)")
+        postgres.psql("DROP TABLESPACE IF EXISTS small")
+        subprocess.run(["umount", str(disk)], check=True)
+        disk.rmdir()
 
 
 def test_a_wrong_password_is_refused_and_not_shown(opener: RegistryOpener) -> None:

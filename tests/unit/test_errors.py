@@ -105,6 +105,7 @@ class TestIdentity:
             "server-overloaded",
             "server-timeout",
             "server-unavailable",
+            "store-exhausted",
             "store-timeout",
             "store-unavailable",
         }

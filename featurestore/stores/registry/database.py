@@ -27,6 +27,7 @@ from featurestore.errors import (
     SchemaTooNew,
     StoreAccessDenied,
     StoreError,
+    StoreExhausted,
     StoreFull,
     StoreReadOnly,
     StoreTimeout,
@@ -194,9 +195,31 @@ def _translate_postgres(cause: BaseException | None, where: str, text: str) -> F
         return InvalidRecord(f"{where} can't hold a value: {text}")
     if state == "25006":
         return StoreReadOnly(f"{where} can't be written: {text}")
-    if not state or state[:2] in ("08", "3D", "40", "53", "55", "57", "58"):
+    if state[:2] == "53" or any(part in str(cause) for part in _NO_CONNECTIONS):
+        return _exhausted(state, where, text)
+    if not state or state[:2] in ("08", "3D", "40", "55", "57", "58"):
         return StoreUnavailable(f"{where} is away: {text}; check that it runs and try again")
     return StoreError(f"{where} refused a statement: {text}")
+
+
+_NO_CONNECTIONS = ("too many clients", "too many connections", "connection slots are reserved")
+
+
+def _exhausted(state: str, where: str, text: str) -> FeatureStoreError:
+    """Class 53, "insufficient resources": the server is there and says what it lacks."""
+    if state == "53100":
+        return StoreFull(
+            f"The disk of the server of {where[0].lower()}{where[1:]} is full: {text}; free some "
+            "disk space there. Reads go on"
+        )
+    match state:
+        case "53200":
+            lacks = "is out of memory", "give it more, or lower its work_mem and max_connections"
+        case "" | "53300":
+            lacks = "has no connection left", "raise its max_connections, or close other clients"
+        case _:
+            lacks = "is at a limit of its own", "raise that limit"
+    return StoreExhausted(f"{where} runs, but {lacks[0]}: {text}; {lacks[1]}")
 
 
 def _parse(url: str, root: Path) -> URL:
