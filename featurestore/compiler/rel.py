@@ -250,6 +250,9 @@ Rel = Scan | Input | Sql | Filter | Project | Derive | Stamped | Latest | AsOfJo
 EVENT_US = "__event_us"
 CREATED_US = "__created_us"
 DELETED = "__deleted"
+FILE_COLUMN = "__file"
+"""What engines call the column that says which file a row stands in; no Parquet file may have one
+of that name, in whatever case."""
 
 
 def children(rel: Rel) -> tuple[Rel, ...]:

@@ -13,11 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.compiler.rel import DataFiles
+from featurestore import FeatureStore
+from featurestore.compiler.rel import FILE_COLUMN, DataFiles
 from featurestore.definitions.source import FileSource
 from featurestore.dtypes import from_arrow, parse
+from featurestore.engines import duckdb_scans
 from featurestore.errors import SourceMissing, SourceSchemaChanged
 from featurestore.stores.offline.parquet import ParquetFiles
+from tests.conftest import MakeRepo
 
 
 def write(path: Path, **columns: Any) -> Path:
@@ -263,6 +266,47 @@ def test_a_column_twice(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(SourceSchemaChanged, match=r"a\.parquet has more than one column 'a'"):
         resolve(tmp_path, "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["__file", "__FILE"])
+def test_a_column_of_our_name(tmp_path: Path, name: str) -> None:
+    """With partitions (or a cast that fails) DuckDB adds a column of it beside the files' own."""
+    assert FILE_COLUMN == duckdb_scans._FILE
+    write(tmp_path / "day=1" / "a.parquet", **{"v": [1], name: ["x"]})
+    with pytest.raises(
+        SourceSchemaChanged, match=r"a\.parquet has a column '__\w+', a name of our"
+    ):
+        resolve(tmp_path, ".")
+
+
+def test_columns_that_look_like_ours_are_read(make_repo: MakeRepo) -> None:
+    folder = make_repo(
+        """
+        from featurestore import Entity, Feature, FeatureService, FeatureView, FileSource
+
+        key = Entity("key")
+        source = FileSource("source", "data", event_time="at")
+        view = FeatureView(
+            "view", [key], source, features=[Feature("v"), Feature("w", "v / day")]
+        )
+        service = FeatureService("service", features=[view])
+        """
+    )
+    odd = ["__row", "__file_row", "file_row_number", "file_index", "filename", "rowid", "p0", "f"]
+    odd += ["number", "feature:v", "undefined:w", "time", "key:key", "out:v"]
+    at = pa.array([dt.datetime(2026, 1, 1, tzinfo=dt.UTC)] * 2, pa.timestamp("us", "UTC"))
+    for day in (1, 2):
+        columns = {
+            "key": ["a", "b"],
+            "at": at,
+            "v": [1, day],
+            **dict.fromkeys(odd, pa.array(["x", "y"])),
+        }
+        write(folder / "data" / f"day={day}" / "a.parquet", **columns)
+    frame = pa.table({"key": ["b", "a"], "event_timestamp": at})
+    with FeatureStore(folder) as fs:
+        found = fs.get_historical_features(frame, "service").to_arrow()
+    assert found.select(["v", "w"]).to_pydict() == {"v": [2, 1], "w": [1.0, 0.5]}
 
 
 def test_a_file_without_rows_counts_with_its_schema(tmp_path: Path) -> None:

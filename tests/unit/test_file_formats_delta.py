@@ -18,7 +18,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from featurestore.compiler.rel import DataFiles
 from featurestore.definitions.source import FileSource
-from featurestore.errors import SourceMissing, UnsupportedByEngine
+from featurestore.errors import SourceMissing, SourceSchemaChanged, UnsupportedByEngine
 from featurestore.stores.offline.delta import DeltaFiles, partition_text
 
 
@@ -165,6 +165,12 @@ def test_deletion_vectors_are_refused_once_there_are_some(tmp_path: Path) -> Non
 def test_no_table(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     with pytest.raises(SourceMissing, match=r"is no Delta table.*Correct `path` or `format`"):
+        resolve(tmp_path)
+
+
+def test_a_column_of_our_name(tmp_path: Path) -> None:
+    write_deltalake(tmp_path / "t", pa.table({"v": [1], "__file": ["x"]}))
+    with pytest.raises(SourceSchemaChanged, match="has a column '__file', a name of our own"):
         resolve(tmp_path)
 
 

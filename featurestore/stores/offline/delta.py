@@ -23,7 +23,7 @@ from featurestore.errors import (
     UnsupportedByEngine,
 )
 from featurestore.stores.offline.base import FileFormat
-from featurestore.stores.offline.files import unreadable
+from featurestore.stores.offline.files import check_own_names, unreadable
 from featurestore.stores.offline.parquet import feature_columns
 
 
@@ -46,14 +46,16 @@ class DeltaFiles(FileFormat):
             table = DeltaTable(folder, storage_options=options)
             _check_features(source, table)
             actions = pa.table(table.get_add_actions(flatten=False))
-            schema = feature_columns(pa.schema(table.schema().to_arrow()))
+            arrow = pa.schema(table.schema().to_arrow())
         except (DeltaError, OSError) as error:
             raise _failure(source, folder, error) from error
-        rows = sorted(_files(source, folder, actions, table.metadata().partition_columns))
+        partitioned = table.metadata().partition_columns
+        check_own_names(source, folder, set(arrow.names) - set(partitioned))
+        rows = sorted(_files(source, folder, actions, partitioned))
         return DataFiles(
             format="parquet",
             paths=tuple(path for path, _ in rows),
-            schema=schema,
+            schema=feature_columns(arrow),
             partitions=tuple(dict(values) for _, values in rows if values),
             pin={"kind": "delta", "version": table.version()},
             marks=("",) * len(rows),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from featurestore.buckets import is_s3
+from featurestore.compiler.rel import FILE_COLUMN
 from featurestore.definitions.source import FileSource
 from featurestore.dtypes import INT64, STRING, DType, widens
 from featurestore.errors import SourceMissing, SourceSchemaChanged
@@ -32,6 +33,16 @@ def unreadable(source: FileSource, path: Path | str, why: str) -> SourceMissing:
     return SourceMissing(
         f"Source {source.name!r}: {path} can't be read: {reason}. Write the file again or remove it"
     )
+
+
+def check_own_names(source: FileSource, where: str, columns: Iterable[str]) -> None:
+    """Refuse Parquet columns that stand in the way of ours. Raises `SourceSchemaChanged`."""
+    for column in columns:
+        if column.casefold() == FILE_COLUMN:
+            raise SourceSchemaChanged(
+                f"Source {source.name!r}: {where} has a column {column!r}, a name of our own; "
+                "rename it in the files"
+            )
 
 
 # --- partitions -----------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from featurestore.dtypes import (
 from featurestore.errors import SourceSchemaChanged, suggest
 from featurestore.stores.offline.base import FileFormat
 from featurestore.stores.offline.files import (
+    check_own_names,
     edge_mark,
     footer_mark,
     marks_of,
@@ -98,6 +99,7 @@ def _parquet_footer(source: FileSource, found: FoundFile) -> tuple[dict[str, DTy
         raise SourceSchemaChanged(
             f"Source {source.name!r}: {found.url} has more than one column {repeated[0]!r}"
         )
+    check_own_names(source, found.url, arrow.names)
     return feature_columns(arrow), mark
 
 
