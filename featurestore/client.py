@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from featurestore.errors import InvalidRequest
+from featurestore.errors import InsecureSettings, InvalidRequest
+from featurestore.serving.addresses import is_local_target
 from featurestore.serving.edge import DETAILS_KEY, restore, restore_details
 from featurestore.serving.stream_client import Answer, Asked, Words, ask_all, ask_all_async
 from featurestore.wire import serving_pb2 as pb
@@ -162,9 +163,21 @@ def _restored(error: grpc.RpcError) -> FeatureStoreError:
 
 
 def _credentials(
-    tls: bool | bytes, certificate: tuple[bytes, bytes] | None
+    target: str,
+    token: str | None,
+    tls: bool | bytes,
+    certificate: tuple[bytes, bytes] | None,
+    *,
+    insecure: bool,
 ) -> grpc.ChannelCredentials | None:
+    """None is plain text."""
     if tls is False:
+        if token is not None and not insecure and not is_local_target(target):
+            raise InsecureSettings(
+                f"The token would travel to {target} in plain text, for all on the way to read. "
+                "Use TLS (tls=True, or your authorities; --tls, --tls-ca), or, in a network that "
+                "encrypts by itself, say that it is meant: insecure=True (--insecure)"
+            )
         if certificate is not None:
             raise InvalidRequest("a certificate is shown over TLS only; set tls too")
         return None
@@ -183,6 +196,9 @@ class FeatureClient:
             plain text.
         certificate: PEM bytes of our own certificate (chain) and its key, for servers that ask
             their clients for one.
+        insecure: send the token in plain text to another machine, too.
+
+    Raises `InsecureSettings` for a token, a target that is not this machine, and no TLS.
 
     Connects when first used. Use as a context manager, or call `close`.
     """
@@ -195,9 +211,10 @@ class FeatureClient:
         token: str | None = None,
         tls: bool | bytes = False,
         certificate: tuple[bytes, bytes] | None = None,
+        insecure: bool = False,
     ) -> None:
         self._calls = _Calls(timeout_ms, token)
-        credentials = _credentials(tls, certificate)
+        credentials = _credentials(target, token, tls, certificate, insecure=insecure)
         self._channel = (
             grpc.insecure_channel(target, options=_OPTIONS)
             if credentials is None
@@ -306,9 +323,10 @@ class AsyncFeatureClient:
         token: str | None = None,
         tls: bool | bytes = False,
         certificate: tuple[bytes, bytes] | None = None,
+        insecure: bool = False,
     ) -> None:
         self._calls = _Calls(timeout_ms, token)
-        credentials = _credentials(tls, certificate)
+        credentials = _credentials(target, token, tls, certificate, insecure=insecure)
         self._channel = (
             grpc.aio.insecure_channel(target, options=_OPTIONS)
             if credentials is None

@@ -101,6 +101,9 @@ def get_online(
             metavar="FILE", help=f"Holds our token; else the environment's {TOKEN_VARIABLE}."
         ),
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Send the token to other machines in plain text.")
+    ] = False,
     full_feature_names: Annotated[
         bool, typer.Option("--full-feature-names", help="Name features view__feature.")
     ] = False,
@@ -114,7 +117,7 @@ def get_online(
         door = (
             open_store(repo)
             if target is None
-            else _client(target, tls, tls_ca, (tls_cert, tls_key), token_file)
+            else _client(target, tls, tls_ca, (tls_cert, tls_key), token_file, insecure=insecure)
         )
         response = _look_up(features, rows, door, full_feature_names)
     except InvalidJoinKey as error:
@@ -190,6 +193,8 @@ def _client(
     tls_ca: Path | None,
     pair: tuple[Path | None, Path | None],
     token_file: Path | None,
+    *,
+    insecure: bool,
 ) -> FeatureClient:
     """A client by the options. The token never comes as an argument, which all users of a machine
     could read."""
@@ -206,6 +211,7 @@ def _client(
         token=token or None,
         tls=_read(tls_ca) if tls_ca is not None else tls or cert is not None,
         certificate=None if cert is None or key is None else (_read(cert), _read(key)),
+        insecure=insecure,
     )
 
 

@@ -54,6 +54,36 @@ def is_loopback(host: str) -> bool:
     return bool(addresses) and all(address.is_loopback for address in addresses)
 
 
+def is_local_target(target: str) -> bool:
+    """Whether what is sent to a gRPC target never leaves this machine, by its text alone: a Unix
+    socket, `localhost`, or nothing but loopback addresses. Names are not looked up."""
+    scheme, colon, rest = target.partition(":")
+    match scheme:
+        case "unix" | "unix-abstract" if colon:
+            return True
+        case "ipv4" | "ipv6" if colon:
+            return all(_is_local_host(one) for one in rest.split(","))
+        case "dns" if colon and not rest.isdigit():
+            # dns:host:port, dns:///host:port, or with a name server of its own in front.
+            return _is_local_host(rest.rpartition("/")[2])
+        case _:
+            return _is_local_host(target)
+
+
+def _is_local_host(text: str) -> bool:
+    """Of `host:port`, `[::1]:port` or a bare host."""
+    host, _, port = text.rpartition(":")
+    if text.count(":") > 1 and not text.startswith("["):
+        host = text  # IPv6, and no port
+    elif not host or not port.isdigit():
+        host = text
+    host = host.removeprefix("[").removesuffix("]").partition("%")[0]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.casefold().removesuffix(".") == "localhost"
+
+
 def reserve(address: Address) -> tuple[socket.socket, Address]:
     """A socket that keeps the port for processes which bind it with `SO_REUSEPORT`, and the address
     with its real port.

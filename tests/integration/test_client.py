@@ -18,6 +18,7 @@ import pytest
 from featurestore.client import AsyncFeatureClient, FeatureClient
 from featurestore.errors import (
     FeatureStoreError,
+    InsecureSettings,
     InvalidJoinKey,
     InvalidRequest,
     LimitExceeded,
@@ -171,6 +172,36 @@ async def test_the_async_client_does_the_same(target: str) -> None:
             await client.get_online_features("modle", ROWS)
         info = await client.get_serving_info()
         assert [service.name for service in info.services] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("away", "local"),
+    [
+        ("192.0.2.1:6566", "127.0.0.1:6566"),
+        ("features.internal:6566", "localhost:6566"),
+        ("dns:///features.internal:6566", "dns:///localhost:6566"),
+        ("dns://127.0.0.1/features.internal:6566", "dns://192.0.2.1/localhost:6566"),
+        ("dns:features.internal", "dns:localhost"),
+        ("ipv4:127.0.0.1:6566,192.0.2.1:6566", "ipv4:127.0.0.1:6566,127.0.0.2:6566"),
+        ("ipv6:[2001:db8::1]:6566", "ipv6:[::1]:6566"),
+        ("[2001:db8::1]:6566", "[::1]:6566"),
+        ("2001:db8::1", "::1"),
+        ("0.0.0.0:6566", "unix:/run/features.sock"),
+        ("localhost.evil.example:6566", "unix:///run/features.sock"),
+        ("127.0.0.1.evil.example:6566", "unix-abstract:features"),
+        ("xds:///localhost", "LOCALHOST"),
+        ("unix", "127.8.8.8"),
+    ],
+)
+async def test_a_token_does_not_leave_the_machine_in_plain_text(away: str, local: str) -> None:
+    for client in (FeatureClient, AsyncFeatureClient):
+        with pytest.raises(InsecureSettings, match=r"tls=True.*insecure=True") as caught:
+            client(away, token="hunter2")
+        assert "hunter2" not in str(caught.value)
+    for arguments in ({"tls": True}, {"insecure": True}, {"token": None}):
+        FeatureClient(away, **({"token": "hunter2"} | arguments)).close()
+    FeatureClient(local, token="hunter2").close()
+    await AsyncFeatureClient(local, token="hunter2").close()
 
 
 def test_the_schema_travels_once(target: str) -> None:

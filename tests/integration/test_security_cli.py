@@ -271,6 +271,21 @@ def test_a_server_is_asked_with_certificate_and_token(
         assert missing.code == "invalid-request"
 
 
+@pytest.mark.slow
+def test_a_token_does_not_leave_the_machine_in_plain_text(shell: Shell, tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    settings = prepare(served)
+    token = make_token(settings, lock(settings), "reader", "read:served/model")
+    with ServerProcess.start(settings) as server:
+        # Another name of this machine, which does not say so.
+        target = server.grpc_target.replace("127.0.0.1", "0.0.0.0")
+        words = ["get-online", "model", "--entity", "airport=EWR", "--json", "--target", target]
+        assert shell(*words, token=token).code == "insecure-settings"
+        found = shell(*words, "--insecure", token=token)
+        assert found.json["entities"][0]["features"] == {"temp": 1.5}
+
+
 def test_a_server_is_not_exposed_by_mistake(shell: Shell) -> None:
     try:
         refused = shell("serve", "--grpc", "0.0.0.0:0", "--http", "")
