@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Aggregation": "featurestore.definitions.aggregation",
     "AsyncFeatureClient": "featurestore.client",
     "Entity": "featurestore.definitions.entity",
     "Feature": "featurestore.definitions.view",
@@ -24,6 +25,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Aggregation",
     "AsyncFeatureClient",
     "Entity",
     "Feature",
@@ -38,6 +40,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from featurestore.client import AsyncFeatureClient, FeatureClient
+    from featurestore.definitions.aggregation import Aggregation
     from featurestore.definitions.entity import Entity
     from featurestore.definitions.service import FeatureService
     from featurestore.definitions.source import FileSource, SqlSource

@@ -36,8 +36,8 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
         "op",
         "event_id",
     ),
-    "view": ("source", "entities", "join_keys", "ttl_us", "grace_us"),
-    "feature": ("expression", "dtype"),
+    "view": ("source", "entities", "join_keys", "ttl_us", "grace_us", "correction_horizon_us"),
+    "feature": ("expression", "dtype", "delay_us", "hop_us"),
     "service": (),
 }
 _DESCRIBING: Mapping[str, tuple[str, ...]] = {
@@ -45,7 +45,14 @@ _DESCRIBING: Mapping[str, tuple[str, ...]] = {
 }
 _DESCRIBING_DEFAULT = ("description", "owner", "tags")
 _MAPPINGS = {"columns": "column", "tags": "tag", "field_mapping": "field mapping", "csv": "csv"}
-_DURATIONS = {"ttl_us": "ttl", "grace_us": "grace", "lateness_us": "lateness"}
+_DURATIONS = {
+    "ttl_us": "ttl",
+    "grace_us": "grace",
+    "lateness_us": "lateness",
+    "correction_horizon_us": "correction horizon",
+    "delay_us": "delay",
+    "hop_us": "hop",
+}
 
 
 def describe_change(

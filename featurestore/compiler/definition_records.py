@@ -15,6 +15,7 @@ from featurestore.compiler.hashing import source_version
 from featurestore.compiler.typed import (
     Column,
     Metadata,
+    TypedAggregation,
     TypedEntity,
     TypedFeature,
     TypedRepo,
@@ -27,6 +28,8 @@ from featurestore.definitions.expression import canonical, columns_of, show
 from featurestore.definitions.source import FileSource
 from featurestore.fingerprint import canonical_json, fingerprint
 from featurestore.records import Edge, Record
+from featurestore.timeline import format_duration
+from featurestore.windows import LIFETIME
 
 SHOWN_COLUMNS_BYTES_MAX = 32 * 1024
 """A source with a longer list of columns shows their number only."""
@@ -116,6 +119,9 @@ def feature_record(
 ) -> Record:
     """`feature:origin_weather.temp@…`: the source enters by value (its `columns`) and by time, the
     entities by key."""
+    for aggregation in view.aggregations:
+        if aggregation.name == feature.name:
+            return aggregation_record(view, aggregation, source, entities)
     tree = canonical(feature.expression)
     columns = list(columns_of(feature.expression))
     body = {
@@ -136,6 +142,56 @@ def feature_record(
     return Record(kind="feature", name=f"{view.name}.{feature.name}", body=body, parents=parents)
 
 
+def aggregation_record(
+    view: TypedView, aggregation: TypedAggregation, source: Record, entities: Sequence[Record]
+) -> Record:
+    """A windowed feature: its argument enters by value, its condition indirectly, its times both
+    as what is counted and as where it ends."""
+    columns = list(columns_of(aggregation.argument)) if aggregation.argument is not None else []
+    where = aggregation.where
+    settings = {
+        "function": aggregation.function,
+        "window_us": aggregation.window_us,
+        "delay_us": aggregation.delay_us,
+        "hop_us": aggregation.hop_us,
+        "parameters": dict(aggregation.parameters),
+        "where": None if where is None else show(where),
+    }
+    tree = None if aggregation.argument is None else canonical(aggregation.argument)
+    body = {
+        "version": aggregation.version,
+        "data_hash": fingerprint([tree, str(aggregation.dtype), settings]),
+        "view": view.name,
+        "dtype": str(aggregation.dtype),
+        "expression": show_aggregation(aggregation),
+        "tree": tree,
+        "columns": columns,
+        **settings,
+        "where_columns": [] if where is None else list(columns_of(where)),
+        **_metadata(Metadata(description=aggregation.description)),
+    }
+    parents = (
+        *((Edge(parent=source.id, role="source"),) if columns else ()),
+        Edge(parent=source.id, role="time", transformation="INDIRECT"),
+        *_indirect(entities),
+    )
+    name = f"{view.name}.{aggregation.name}"
+    return Record(kind="feature", name=name, body=body, parents=parents)
+
+
+def show_aggregation(aggregation: TypedAggregation) -> str:
+    """An aggregation in a line: `mean(arr_delay) over 7d`."""
+    argument = aggregation.argument
+    parameters = [f"{name}={value:g}" for name, value in aggregation.parameters.items()]
+    text = ", ".join(["*" if argument is None else show(argument), *parameters])
+    window = aggregation.window_us
+    text = f"{aggregation.function}({text}) over "
+    text += LIFETIME if window is None else format_duration(window)
+    if aggregation.where is not None:
+        text += f" where {show(aggregation.where)}"
+    return text
+
+
 def view_record(
     view: TypedView,
     features: Mapping[str, Record],
@@ -145,6 +201,7 @@ def view_record(
     """`view:origin_weather@…`."""
     names = list(features)
     own = [view.source.name, view.entities, _columns(view.keys), view.ttl_us, view.grace_us, names]
+    own += [view.correction_horizon_us] if view.is_windowed else []
     body = {
         "version": view.version,
         "data_hash": fingerprint(own),
@@ -154,6 +211,7 @@ def view_record(
         "join_keys": _columns(view.keys),
         "ttl_us": view.ttl_us,
         "grace_us": view.grace_us,
+        **({"correction_horizon_us": view.correction_horizon_us} if view.is_windowed else {}),
         **_metadata(view.metadata),
     }
     parents = (

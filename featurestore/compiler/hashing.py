@@ -21,6 +21,7 @@ from featurestore.fingerprint import fingerprint
 if TYPE_CHECKING:
     from featurestore.compiler.typed import (
         Column,
+        TypedAggregation,
         TypedEntity,
         TypedFeature,
         TypedSource,
@@ -78,6 +79,20 @@ def feature_version(
     return fingerprint(["feature", own, source.version, sorted(e.version for e in entities)])
 
 
+def aggregation_version(
+    aggregation: TypedAggregation,
+    *,
+    keys: Sequence[Column],
+    correction_horizon_us: int,
+    source: TypedSource,
+    entities: Iterable[TypedEntity],
+) -> str:
+    """Of a windowed feature: all that can change its value (not its name), its view's keys and
+    correction horizon, and the versions of source and entities."""
+    own = [_aggregation(aggregation, source), _columns(keys), correction_horizon_us]
+    return fingerprint(["aggregation", own, source.version, sorted(e.version for e in entities)])
+
+
 def view_version(name: str, features: Sequence[TypedFeature]) -> str:
     """Of a view: its name, and its features' names and versions, in order."""
     return fingerprint(["view", name, [[f.name, f.version] for f in features]])
@@ -90,10 +105,16 @@ def storage_hash(
     entities: Sequence[str],
     keys: Sequence[Column],
     features: Sequence[TypedFeature],
+    aggregations: Sequence[TypedAggregation] = (),
+    correction_horizon_us: int = 0,
 ) -> str:
     """Of what an online row of view `name` holds: source, keys, features in order. Neither ttl nor
     grace: a longer ttl needs more rows, not other ones. The view's name is in it, because two
-    views keep rows for different times."""
+    views keep rows for different times. A windowed view keeps the state of its aggregations."""
+    if aggregations:
+        state = [[a.name, _aggregation(a, source)] for a in aggregations]
+        own = [source.version, list(entities), _columns(keys), state, correction_horizon_us]
+        return fingerprint(["window storage", name, own])
     stored = [
         [f.name, str(f.dtype), canonical(f.expression), _inputs(f.expression, source)]
         for f in features
@@ -127,6 +148,17 @@ def repo_version(versions: Mapping[str, Mapping[str, str]]) -> str:
 
 def _inputs(expression: Expression, source: TypedSource) -> dict[str, str]:
     return {name: str(source.dtype(name)) for name in columns_of(expression)}
+
+
+def _aggregation(aggregation: TypedAggregation, source: TypedSource) -> list[object]:
+    trees = (aggregation.argument, aggregation.where, aggregation.by)
+    return [
+        aggregation.function,
+        dict(aggregation.parameters),
+        str(aggregation.dtype),
+        [None if tree is None else [canonical(tree), _inputs(tree, source)] for tree in trees],
+        [aggregation.window_us, aggregation.delay_us, aggregation.hop_us],
+    ]
 
 
 def _columns(columns: Iterable[Column]) -> list[list[str]]:

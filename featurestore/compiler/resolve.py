@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from featurestore.compiler import hashing
+from featurestore.compiler.aggregations import aggregated, feature_of
 from featurestore.compiler.problems import Schemas, Work, placed, sound
 from featurestore.compiler.selection import (
     key_problems,
@@ -135,7 +136,10 @@ def _view(
         return None
     keys = tuple(key for entity in keyed_by for key in entity.keys)
     _check_keys(work, view, source, keyed_by)
-    typed = tuple(_features(work, view, source, keyed_by))
+    aggregations = tuple(aggregated(work, view, source, keyed_by))
+    typed = tuple(map(feature_of, aggregations))
+    if not view.aggregations:
+        typed = tuple(_features(work, view, source, keyed_by))
     if len(work.errors) > errors_before or not all(f.valid for f in view.features):
         return None
     names = tuple(entity.name for entity in keyed_by)
@@ -149,9 +153,17 @@ def _view(
         grace_us=view.grace_us,
         version=hashing.view_version(view.name, typed),
         storage_hash=hashing.storage_hash(
-            view.name, source=source, entities=names, keys=keys, features=typed
+            view.name,
+            source=source,
+            entities=names,
+            keys=keys,
+            features=typed,
+            aggregations=aggregations,
+            correction_horizon_us=view.correction_horizon_us,
         ),
         metadata=_metadata(view),
+        aggregations=aggregations,
+        correction_horizon_us=view.correction_horizon_us if aggregations else 0,
     )
 
 
@@ -178,7 +190,7 @@ def _features(
     """The view's features as far as they are sound; errors go into `work`."""
     keys = tuple(key for entity in entities for key in entity.keys)
     key_names = {key.name.casefold() for key in keys}
-    for feature in view.features or _default_features(work, view, source, keys):
+    for feature in view.columns or _default_features(work, view, source, keys):
         if feature.name.casefold() in key_names:
             message = f"feature {feature.name!r} of {view.name!r} has the name of a join key"
             work.add(feature, f"{message}; callers have that column already", DuplicateName)

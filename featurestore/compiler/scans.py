@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from featurestore.compiler.deletions import erased
 from featurestore.compiler.rel import DataFiles, Derive, Rel, Scan, Sql, Stamped
 from featurestore.compiler.typed import TypedFeature, TypedRepo, TypedSource, TypedView
+from featurestore.compiler.window_inputs import window_inputs
 from featurestore.definitions.expression import Column, Expression
 from featurestore.definitions.source import FileSource
 from featurestore.definitions.undefined import undefined
@@ -72,6 +73,9 @@ def view_rel(
         for key in view.keys
         if source.dtype(key.name) != key.dtype
     }
+    if view.is_windowed:
+        derived |= window_inputs(view).columns
+        features = ()
     for feature in view.features if features is None else features:
         derived[feature_column(feature.name)] = (feature.expression, feature.dtype)
     if with_undefined:

@@ -64,6 +64,8 @@ def compile_training(
     """
     if as_of not in ("known", "event"):
         raise InvalidRequest(f'as_of is "known" or "event", not {as_of!r}')
+    if windowed := [use.name for use in uses if use.view.is_windowed]:
+        raise InvalidRequest(f"windowed views are not computed offline yet: {', '.join(windowed)}")
     names = output_names(uses, full_feature_names=full_feature_names, taken=frame_columns)
     statuses = tuple(status_column(use.name) for use in uses) if include_status else ()
     _check_statuses(statuses, [*frame_columns, *names.values()])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from featurestore import windows
 from featurestore.definitions.expression import Expression
 from featurestore.definitions.source import FileSource, SqlSource
 from featurestore.dtypes import DType
@@ -79,10 +80,35 @@ class TypedFeature:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TypedAggregation:
+    """One windowed feature: `function` over `argument` (None: `count("*")`) of the rows for which
+    `where` is true, within a window (`window_us` None: lifetime; `hop_us` 0: exact). `dtype` is
+    what it yields, `argument_dtype` the type of its values."""
+
+    name: str
+    dtype: DType
+    function: str
+    argument: Expression | None
+    argument_dtype: DType | None
+    where: Expression | None
+    window_us: int | None
+    delay_us: int
+    hop_us: int
+    parameters: Mapping[str, int | float]
+    by: Expression | None
+    version: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TypedView:
     """A feature view. `keys` stand in storage order: entities by name, each one's join keys in
     its own order. `storage_hash` covers what changes stored bytes (not the ttl); `version` covers
-    all that changes a served value."""
+    all that changes a served value.
+
+    A windowed view has `aggregations`, one for each of its `features` (whose `expression` is the
+    argument; a literal for `count("*")`), in the same order.
+    """
 
     name: str
     entities: tuple[str, ...]
@@ -94,6 +120,13 @@ class TypedView:
     version: str
     storage_hash: str
     metadata: Metadata
+    aggregations: tuple[TypedAggregation, ...] = ()
+    correction_horizon_us: int = 0
+
+    @property
+    def is_windowed(self) -> bool:
+        """Whether its features are aggregations over windows."""
+        return bool(self.aggregations)
 
     @property
     def key_space(self) -> str:
@@ -102,7 +135,10 @@ class TypedView:
 
     @property
     def reach_us(self) -> int | None:
-        """How old a row may be and still change an answer (`ttl + grace`); None is unbounded."""
+        """How old a row may be and still change an answer (`ttl + grace`, or of a windowed view the
+        longest window + delay + hop); None is unbounded."""
+        if self.aggregations:
+            return windows.reach_us(self.aggregations)
         if self.ttl_us is None:
             return None
         return self.ttl_us + (self.grace_us or 0)

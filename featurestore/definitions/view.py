@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from featurestore import dtypes
+from featurestore.definitions.aggregation import Aggregation
 from featurestore.definitions.entity import Entity
 from featurestore.definitions.names import (
     Definition,
@@ -27,6 +28,7 @@ from featurestore.errors import DuplicateName, InvalidName, TypeMismatch, Unknow
 from featurestore.timeline import parse_duration
 
 FeatureNames = str | Sequence[str]
+CORRECTION_HORIZON_DEFAULT = "1d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,10 @@ class FeatureView(Definition):
     is no older than `ttl` (left out: for ever), and reads as OUTSIDE_MAX_AGE for `grace` more
     (left out: as long as `ttl`).
 
+    A view of `Aggregation`s is windowed: it has no `ttl`, and no `Feature`s among them. Its
+    `correction_horizon` (left out: 1 day) is how long after a row another one of the same event id
+    still replaces it.
+
     `view[["a", "b"]]`, `view.with_name("other")` and `view.with_join_key_map({"key": "column"})`
     select from it, in any order.
 
@@ -83,10 +89,11 @@ class FeatureView(Definition):
     name: str
     entities: Entity | Sequence[Entity] = ()
     source: Source | None = None
-    features: Sequence[Feature] = ()
+    features: Sequence[Feature | Aggregation] = ()
     _: KW_ONLY
     ttl: str | timedelta | None = None
     grace: str | timedelta | None = None
+    correction_horizon: str | timedelta | None = None
     description: str = ""
     owner: str = ""
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -103,6 +110,23 @@ class FeatureView(Definition):
         check_duration(self, "grace", zero=True)
         if self.grace is not None and self.ttl is None and self.valid:
             report(self, "grace needs a ttl; without one a row never gets too old")
+        _check_windowed(self)
+
+    @property
+    def aggregations(self) -> tuple[Aggregation, ...]:
+        """The features of a windowed view; empty for any other."""
+        return tuple(f for f in self.features if isinstance(f, Aggregation))
+
+    @property
+    def columns(self) -> tuple[Feature, ...]:
+        """The features of a view that is not windowed."""
+        return tuple(f for f in self.features if isinstance(f, Feature))
+
+    @property
+    def correction_horizon_us(self) -> int:
+        """`correction_horizon` in µs."""
+        given = self.correction_horizon
+        return parse_duration(CORRECTION_HORIZON_DEFAULT if given is None else given, zero=True)
 
     @property
     def keyed_by(self) -> tuple[Entity, ...]:
@@ -211,17 +235,33 @@ def _check_entities(view: FeatureView) -> None:
 def _check_features(view: FeatureView) -> None:
     given: Any = view.features
     listed = given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
-    for wrong in [f for f in listed if not isinstance(f, Feature)]:
+    for wrong in [f for f in listed if not isinstance(f, Feature | Aggregation)]:
         hint = f"; write Feature({wrong!r})" if isinstance(wrong, str) else ""
-        report(view, f"features must be Feature objects, not {wrong!r}{hint}", TypeMismatch)
-    features = tuple(f for f in listed if isinstance(f, Feature))
-    set_field(view, "features", features)
+        message = f"features must be Feature or Aggregation objects, not {wrong!r}{hint}"
+        report(view, message, TypeMismatch)
+    set_field(view, "features", tuple(f for f in listed if isinstance(f, Feature | Aggregation)))
+    names = [str(feature.name) for feature in view.columns]
+    names += [w.name for a in view.aggregations if a.valid for w in a.features]
     seen: dict[str, str] = {}
-    names = [str(feature.name) for feature in features]
     for name in dict.fromkeys(names):
         first = seen.setdefault(name.casefold(), name)
         if first != name:
             message = f"features {first!r} and {name!r} differ in case only, which SQL ignores"
             report(view, message, DuplicateName)
         if names.count(name) > 1:
-            report(view, f"feature {name!r} is defined twice", DuplicateName)
+            hint = "; give one a name=…" if view.aggregations else ""
+            report(view, f"feature {name!r} is defined twice{hint}", DuplicateName)
+
+
+def _check_windowed(view: FeatureView) -> None:
+    check_duration(view, "correction_horizon", zero=True)
+    if not view.aggregations:
+        if view.correction_horizon is not None:
+            report(view, "correction_horizon is for views of Aggregations")
+        return
+    if view.columns:
+        first, other = view.columns[0].name, view.aggregations[0].column
+        message = f"Feature {first!r} and the Aggregation over {other!r} can't be in one view"
+        report(view, f"{message}; make two views of the same source", TypeMismatch)
+    if view.ttl is not None or view.grace is not None:
+        report(view, "a view of Aggregations has no ttl: its windows say how long a row counts")

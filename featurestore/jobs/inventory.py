@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from featurestore.compiler.definition_records import show_aggregation
 from featurestore.compiler.materialization import table_state
 from featurestore.compiler.online import field_id
 from featurestore.definitions.expression import show
@@ -228,11 +229,12 @@ def _source_details(source: TypedSource, root: Path) -> dict[str, Any]:
 
 
 def _view_details(view: TypedView) -> dict[str, Any]:
+    windowed = {a.name: show_aggregation(a) for a in view.aggregations}
     features: list[Mapping[str, Any]] = [
         {
             "name": feature.name,
             "dtype": str(feature.dtype),
-            "expression": show(feature.expression),
+            "expression": windowed.get(feature.name) or show(feature.expression),
             "version": short(feature.version),
             "description": feature.description,
         }

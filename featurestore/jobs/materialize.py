@@ -36,7 +36,7 @@ from featurestore.compiler.scans import (
 )
 from featurestore.dtypes import INT64, STRING
 from featurestore.engines.sql import quote
-from featurestore.errors import NotApplied, StoreUnavailable, UnknownView
+from featurestore.errors import InvalidRequest, NotApplied, StoreUnavailable, UnknownView
 from featurestore.jobs import store_identity
 from featurestore.jobs.ahead import one_ahead
 from featurestore.jobs.deletions import erase_since
@@ -228,6 +228,9 @@ def _applied_views(context: Context, names: Sequence[str] | None) -> list[TypedV
             raise UnknownView(name, known=known)
     applied = current_views(context.registry, context.environment)
     chosen = [known[name] for name in dict.fromkeys(known if names is None else names)]
+    if names is not None and (windowed := [view.name for view in chosen if view.is_windowed]):
+        raise InvalidRequest(f"windowed views are not written online yet: {', '.join(windowed)}")
+    chosen = [view for view in chosen if not view.is_windowed]
     changed = [view.name for view in chosen if applied.get(view.name) != view.version]
     if changed:
         raise NotApplied(

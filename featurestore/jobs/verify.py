@@ -141,6 +141,7 @@ def verify(
     if service is not None:
         names = sorted({use.view.name for use in select(context.repo, service)})
     views = [context.repo.views[name] for name in names]
+    views = [view for view in views if not view.is_windowed]
     sources = [view.source for view in views]
     files = current_files(context.repo, sources, context.root, context.offline)
     tables = online_tables(context.registry, views)

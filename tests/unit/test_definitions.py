@@ -290,8 +290,8 @@ class TestFeatureView:
                 "'airport' is of entities 'airport' and 'origin'",
             ),
             ({"features": ["temp"]}, TypeMismatch, r"write Feature\('temp'\)"),
-            ({"features": "temp"}, TypeMismatch, "must be Feature objects"),
-            ({"features": [5]}, TypeMismatch, "must be Feature objects, not 5"),
+            ({"features": "temp"}, TypeMismatch, "must be Feature or Aggregation objects"),
+            ({"features": [5]}, TypeMismatch, "must be Feature or Aggregation objects, not 5"),
             (
                 {"features": [Feature("a"), Feature("a", "b")]},
                 DuplicateName,

@@ -191,7 +191,8 @@ class TestPython:
     def test_every_argument_of_every_definition(self) -> None:
         documented = {row[0].strip("`"): row[1] for row in rows(self.text["Definitions"])}
         assert set(documented) == {
-            "Entity", "FileSource", "SqlSource", "Feature", "FeatureView", "FeatureService",
+            "Aggregation", "Entity", "FileSource", "SqlSource", "Feature", "FeatureView",
+            "FeatureService",
         }  # fmt: skip
         for name, arguments in documented.items():
             listed = arguments.partition("`;")[0].strip("` ")

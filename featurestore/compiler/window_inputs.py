@@ -1,0 +1,58 @@
+"""What a windowed view reads of its source's rows: the columns that its `view_rel` adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from featurestore.compiler.typed import TypedSource, TypedView
+from featurestore.definitions.expression import Expression, canonical, columns_of
+from featurestore.dtypes import BOOL, DType
+from featurestore.errors import InternalError
+from featurestore.fingerprint import fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowInputs:
+    """`columns` maps each column to its expression over the source's columns and its type; equal
+    expressions are one column. `values` and `conditions` name for each aggregation the column of
+    its argument (None: `count("*")`) and of its `where` (None: there is none)."""
+
+    columns: Mapping[str, tuple[Expression, DType]]
+    values: tuple[str | None, ...]
+    conditions: tuple[str | None, ...]
+
+
+def window_inputs(view: TypedView) -> WindowInputs:
+    """The argument and condition columns of a windowed view, in the order of its aggregations."""
+    columns: dict[str, tuple[Expression, DType]] = {}
+    names: dict[str, str] = {}
+
+    def column(kind: str, expression: Expression | None, dtype: DType | None) -> str | None:
+        if expression is None:
+            return None
+        if dtype is None:
+            raise InternalError(f"an aggregation of {view.name} has an argument without a type")
+        name = names.setdefault(
+            fingerprint([kind, canonical(expression), str(dtype)]), f"{kind}:{len(names)}"
+        )
+        columns[name] = (expression, dtype)
+        return name
+
+    values = tuple(column("value", a.argument, a.argument_dtype) for a in view.aggregations)
+    conditions = tuple(column("where", a.where, BOOL) for a in view.aggregations)
+    return WindowInputs(columns=columns, values=values, conditions=conditions)
+
+
+def version_order(view: TypedView) -> tuple[str, ...]:
+    """The source's columns that decide between two rows of one event id with the same known,
+    created and event time; the row that is greater in them (NULL lowest) replaces the other.
+
+    They are the declared `tiebreak`, then `op` (so that a tombstone replaces a row), then all that
+    the aggregations read, in name order: what is left open changes no value.
+    """
+    source: TypedSource = view.source
+    trees = [t for a in view.aggregations for t in (a.argument, a.where, a.by) if t is not None]
+    read = sorted({name for tree in trees for name in columns_of(tree)})
+    op = () if source.op is None else (source.op,)
+    return tuple(dict.fromkeys((*source.definition.tiebreak_columns, *op, *read)))

@@ -1,0 +1,219 @@
+"""Where windows begin and end, and the states that their functions merge."""
+
+from __future__ import annotations
+
+import math
+import random
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore import sketches, windows
+from featurestore.aggregates import AGGREGATES, checked_parameters, output_dtype
+from featurestore.dtypes import BYTES, FLOAT64, INT64, STRING, TIMESTAMP, DType, parse
+from featurestore.errors import CorruptRow
+from featurestore.partials import Partial, partial_of
+from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US
+
+DECIMAL = parse("decimal(18,3)")
+instants = st.integers(-40 * DAY_US, 40 * DAY_US)
+
+
+class TestBounds:
+    @pytest.mark.parametrize(
+        ("window_us", "hop_us"),
+        [
+            (12 * HOUR_US - 1, 5 * MINUTE_US),
+            (12 * HOUR_US, HOUR_US),
+            (12 * DAY_US - 1, HOUR_US),
+            (12 * DAY_US, DAY_US),
+            (None, DAY_US),
+        ],
+    )
+    def test_auto(self, window_us: int | None, hop_us: int) -> None:
+        assert windows.auto_hop_us(window_us) == hop_us
+
+    def test_floors_before_1970_too(self) -> None:
+        assert windows.bounds(-1, 10, 0, 10) == (-20, -1)
+        assert windows.tile_of(-1, 5) == -5
+        assert windows.bounds(0, None, 3, 5) == (None, -3)
+
+    @given(
+        e=instants,
+        at=instants,
+        window=st.none() | st.integers(1, 3 * DAY_US),
+        delay=st.integers(0, DAY_US),
+        hop=st.sampled_from([0, 1, 7, 1_000, HOUR_US, DAY_US]),
+    )
+    def test_an_event_is_in_from_its_entry_until_it_leaves(
+        self, e: int, at: int, window: int | None, delay: int, hop: int
+    ) -> None:
+        start, end = windows.bounds(at, window, delay, hop)
+        leaves = windows.leaves_us(e, window, delay, hop)
+        entered = at >= windows.enters_us(e, delay)
+        assert ((start is None or start <= e) and e < end) == (
+            entered and (leaves is None or at < leaves)
+        )
+
+
+NUMBERS = ["count", "sum", "mean", "min", "max", "var", "std", "first", "last", "approx_quantile"]
+OF_ANY = [name for name, row in AGGREGATES.items() if not row.numeric]
+PARAMETERS = {"n": 3, "q": 0.5}
+
+values: dict[DType, st.SearchStrategy[Any]] = {
+    INT64: st.integers(-(2**62), 2**62) | st.integers(-3, 3),
+    FLOAT64: st.floats(-1e6, 1e6) | st.sampled_from([0.0, -1.5, 2.0]),
+    DECIMAL: st.integers(-(10**18) + 1, 10**18 - 1).map(lambda n: Decimal(n).scaleb(-3)),
+    STRING: st.text(max_size=3),
+    BYTES: st.binary(max_size=3),
+    TIMESTAMP: instants,
+}
+
+
+def partial(function: str, dtype: DType) -> Partial[Any]:
+    wanted = {name: PARAMETERS.get(name) for name in AGGREGATES[function].parameters}
+    return partial_of(function, dtype, checked_parameters(function, wanted))
+
+
+def state(of: Partial[Any], rows: list[tuple[Any, tuple[int, int]]]) -> Any:
+    found = of.identity()
+    for value, order in rows:
+        found = of.add(found, value, order)
+    return found
+
+
+def close(left: Any, right: Any, rows: list[tuple[Any, tuple[int, int]]]) -> bool:
+    if not isinstance(left, float) or not isinstance(right, float):
+        return bool(left == right) and type(left) is type(right)
+    size = math.fsum(abs(float(value)) for value, _ in rows)
+    return abs(left - right) <= 1e-9 * max(size, size * size)
+
+
+@pytest.mark.parametrize("dtype", values, ids=str)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_any_tiling_and_order_of_merging_agree(dtype: DType, data: st.DataObject) -> None:
+    names = OF_ANY if dtype in (STRING, BYTES, TIMESTAMP) else list(AGGREGATES)
+    function = data.draw(st.sampled_from(names))
+    orders = st.tuples(st.integers(0, 3), st.integers(0, 40))
+    rows = data.draw(
+        st.lists(st.tuples(values[dtype], orders), max_size=12, unique_by=lambda r: r[1])
+    )
+    of = partial(function, dtype)
+    whole = state(of, rows)
+    shuffled = data.draw(st.permutations(rows))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=3)))
+    parts = [shuffled[a:b] for a, b in zip([0, *cuts], [*cuts, len(rows)], strict=True)]
+    tiles = [of.decode(of.encode(state(of, part))) for part in parts]
+    before = [of.encode(tile) for tile in tiles]
+    merged = of.identity()
+    for tile in tiles:
+        merged = of.merge(merged, tile)
+    assert [of.encode(tile) for tile in tiles] == before, "merge changed its second state"
+    assert close(of.result(merged), of.result(whole), rows)
+    if function not in ("var", "std") and not (function in ("sum", "mean") and dtype == FLOAT64):
+        assert of.encode(merged) == of.encode(whole)
+    assert close(of.result(of.merge(merged, of.identity())), of.result(whole), rows)
+    if not rows:
+        assert of.result(merged) == AGGREGATES[function].empty
+
+
+class TestResults:
+    rows: ClassVar = [(v, (e, e)) for e, v in enumerate([5, -3, 5, 2])]
+
+    @pytest.mark.parametrize(
+        ("function", "expected"),
+        [
+            ("count", 4),
+            ("sum", 9),
+            ("mean", 2.25),
+            ("min", -3),
+            ("max", 5),
+            ("var", float(Fraction(63, 4) - Fraction(81, 16))),
+            ("first", 5),
+            ("last", 2),
+            ("first_n", [5, -3, 5]),
+            ("last_n", [-3, 5, 2]),
+            ("count_distinct", 3),
+            ("approx_count_distinct", 3),
+            ("top_k", [5, -3, 2]),
+        ],
+    )
+    def test_of_integers(self, function: str, expected: object) -> None:
+        of = partial(function, INT64)
+        assert of.result(state(of, self.rows)) == expected
+
+    def test_sums_that_do_not_fit_are_null(self) -> None:
+        of = partial("sum", INT64)
+        rows = [(2**63 - 1, (0, 0)), (1, (1, 1))]
+        assert of.result(state(of, rows)) is None
+        assert of.result(of.add(state(of, rows), -1, (2, 2))) == 2**63 - 1
+        assert partial("mean", INT64).result(state(of, rows)) == 2.0**62
+        wide = partial("sum", parse("decimal(38,0)"))
+        most = Decimal(10**38 - 1)
+        assert wide.result(state(wide, [(most, (0, 0))])) == most
+        assert wide.result(state(wide, [(most, (0, 0)), (Decimal(1), (1, 1))])) is None
+        floats = partial("sum", FLOAT64)
+        assert floats.result(state(floats, [(1e308, (0, 0)), (1e308, (1, 1))])) is None
+
+    def test_damaged_bytes(self) -> None:
+        of = partial("first_n", STRING)
+        data = of.encode(of.add(of.identity(), "abc", (5, 7)))
+        for wrong in (data[:-1], data + b"\0"):
+            with pytest.raises(CorruptRow):
+                of.decode(wrong)
+
+
+class TestSketches:
+    @pytest.mark.parametrize("count", [1, 10, 1_000, 30_000])
+    def test_distinct_within_four_errors(self, count: int) -> None:
+        of = partial("approx_count_distinct", INT64)
+        found = of.identity()
+        for n in range(count):
+            found = of.add(found, n * 7919, (n, n))
+        assert abs(of.result(found) - count) <= max(1, 4 * 0.0163 * count)
+
+    @pytest.mark.parametrize("error", [0.001, 0.01, 0.2])
+    def test_the_middle_of_a_bucket_is_near_all_of_it(self, error: float) -> None:
+        width, source = sketches.bucket_width(error), random.Random(3)
+        found = [source.uniform(-5, 5) * 10.0 ** source.randrange(-300, 300) for _ in range(3_000)]
+        for value in found:
+            near = sketches.value_of(sketches.bucket_of(value, width), width)
+            assert abs(near - value) <= error * 1.000001 * abs(value)
+        ordered = sorted(found)
+        buckets = [sketches.bucket_of(value, width) for value in ordered]
+        assert buckets == sorted(buckets)
+
+    def test_zero_and_infinity(self) -> None:
+        for value in (0.0, math.inf, -math.inf):
+            assert sketches.value_of(sketches.bucket_of(value, 0.02), 0.02) == value
+
+
+class TestTypes:
+    @pytest.mark.parametrize(
+        ("function", "argument", "expected"),
+        [
+            ("count", "string", "int64"),
+            ("sum", "int32", "int64"),
+            ("sum", "float32", "float64"),
+            ("sum", "decimal(9,2)", "decimal(38,2)"),
+            ("mean", "decimal(9,2)", "float64"),
+            ("min", "date", "date"),
+            ("last_n", "string", "list<string>"),
+            ("count_distinct", "bytes", "int64"),
+        ],
+    )
+    def test_what_comes_out(self, function: str, argument: str, expected: str) -> None:
+        assert str(output_dtype(function, parse(argument))) == expected
+
+    @pytest.mark.parametrize(
+        ("function", "argument"),
+        [("sum", "string"), ("mean", "timestamp"), ("min", "list<int64>"), ("sum", None)],
+    )
+    def test_what_is_not_taken(self, function: str, argument: str | None) -> None:
+        with pytest.raises(ValueError, match=r"takes|needs"):
+            output_dtype(function, None if argument is None else parse(argument))
