@@ -37,7 +37,7 @@ Check = Callable[["FeatureStore"], Iterator[Finding]]
 
 
 def doctor(repo: Repo = Path(), as_json: Json = False) -> None:
-    """Look for what is wrong: settings, versions, stores, clocks, permissions, freshness.
+    """Look for what is wrong: settings, versions, stores, clocks, permissions, tokens, freshness.
 
     Exit status 1 if there is a problem; warnings alone are 0. Writes nothing but a probe row in
     the online store, which it removes.
@@ -57,6 +57,7 @@ def doctor(repo: Repo = Path(), as_json: Json = False) -> None:
 def examine(repo: Path, *, clock: Clock | None = None) -> list[Finding]:
     """The findings on the repository in this folder; never raises one of our errors."""
     from featurestore.cli.doctor_machine import MACHINE_CHECKS
+    from featurestore.cli.doctor_security import SECURITY_CHECKS
     from featurestore.cli.doctor_stores import STORE_CHECKS
     from featurestore.store import FeatureStore
 
@@ -66,7 +67,7 @@ def examine(repo: Path, *, clock: Clock | None = None) -> list[Finding]:
         return [failed("settings", error, where=str(repo))]
     found = [Finding(check="settings", state="ok", what="valid", where=str(opened.settings.root))]
     with opened as store:
-        for name, check in {**MACHINE_CHECKS, **STORE_CHECKS}.items():
+        for name, check in {**MACHINE_CHECKS, **STORE_CHECKS, **SECURITY_CHECKS}.items():
             try:
                 found += check(store)
             except FeatureStoreError as error:
