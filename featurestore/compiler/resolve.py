@@ -43,6 +43,7 @@ from featurestore.dtypes import FLOAT64, INT32, DType, Kind, widens
 from featurestore.errors import (
     DefinitionError,
     DuplicateName,
+    InvalidExpression,
     InvalidName,
     InvalidRepository,
     TypeMismatch,
@@ -261,6 +262,11 @@ def _expression(
         tree: Expression = expressions.Column(feature.name)
         if feature.expression is not None:
             tree = expressions.parse_expression(feature.expression)
+            if expressions.uses_request_time(tree):
+                raise InvalidExpression(
+                    "request_time() has no value in stored rows; "
+                    "move the feature to an on-demand view"
+                )
         found = expressions.inferred(tree, schema)
         wanted = feature.declared_dtype or found or expressions.infer(tree, schema)
     except DefinitionError as error:

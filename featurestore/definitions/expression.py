@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, assert_never
 
 from featurestore.definitions.functions import FUNCTIONS, Signature, common_type
@@ -97,6 +98,33 @@ def walk(expression: Expression) -> Iterator[Expression]:
 def columns_of(expression: Expression) -> tuple[str, ...]:
     """The names of the columns that it reads, each once, in the order of first use."""
     return tuple(dict.fromkeys(n.name for n in walk(expression) if isinstance(n, Column)))
+
+
+def uses_request_time(expression: Expression) -> bool:
+    """Whether `request_time()` stands in it."""
+    return any(n == _REQUEST_TIME for n in walk(expression))
+
+
+def with_request_time(expression: Expression, instant: Expression) -> Expression:
+    """The expression with `instant`, a timestamp, in place of `request_time()`: offline that is the
+    column of the entity row's time."""
+    part = partial(with_request_time, instant=instant)
+    match expression:
+        case Column() | Literal():
+            return expression
+        case Call(function=function, arguments=arguments):
+            found = Call(function, tuple(map(part, arguments)))
+            return instant if found == _REQUEST_TIME else found
+        case Cast(argument=argument, dtype=dtype):
+            return Cast(part(argument), dtype)
+        case Case(branches=branches, default=default):
+            pairs = tuple((part(when), part(then)) for when, then in branches)
+            return Case(pairs, part(default))
+        case _:
+            assert_never(expression)
+
+
+_REQUEST_TIME = Call("request_time", ())
 
 
 def canonical(expression: Expression) -> list[Any]:

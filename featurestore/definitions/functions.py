@@ -323,6 +323,14 @@ _ROWS = (
         _date_diff,
         "How many starts of the unit lie after the second and up to the third argument.",
     ),
+    Function(
+        "request_time",
+        0,
+        0,
+        lambda _: Signature((), TIMESTAMP),
+        "The time of the request online, of the entity row offline; in on-demand views only.",
+        "never NULL",
+    ),
 )
 
 FUNCTIONS: Mapping[str, Function] = {row.name: row for row in _ROWS}

@@ -36,7 +36,7 @@ from featurestore.definitions.expression import (
 )
 from featurestore.definitions.functions import Signature
 from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, Kind
-from featurestore.errors import InternalError
+from featurestore.errors import InternalError, InvalidExpression
 
 _OFFSET_MAX = 2**32 - 1
 """DuckDB's substring, left and right raise beyond it."""
@@ -101,7 +101,8 @@ def expression_sql(expression: Expression, schema: Mapping[str, DType]) -> str:
     """DuckDB text for `expression` over columns of `schema`, of the type `infer` says (as
     `sql_type` writes it). It never raises at run time, whatever the row.
 
-    Raises `InvalidExpression` and `TypeMismatch` as `infer` does.
+    Raises `InvalidExpression` and `TypeMismatch` as `infer` does, and for `request_time()`, which
+    `with_request_time` replaces by a column where rows have one.
     """
     infer(expression, schema)
     return _settled(_compile(expression, schema)).text
@@ -322,6 +323,12 @@ def _wide(template: str) -> Form:
     return _plain(f"TRY_CAST({template} AS BIGINT)")
 
 
+def _request_time(_: Call, __: Sequence[_Value], ___: Signature) -> _Value:
+    raise InvalidExpression(
+        "request_time() has no value in stored rows; it may stand in on-demand views"
+    )
+
+
 _HUGE = "CAST({0} AS HUGEINT)"
 _FORMS: Mapping[str, Form] = {
     "add": _either(_wide(f"{_HUGE} + {{1}}"), _float("({0} + {1})")),
@@ -388,6 +395,7 @@ _FORMS: Mapping[str, Form] = {
     "epoch": _plain("(CAST(epoch_us({0}) AS DOUBLE) / 1e6)"),
     "date_trunc": _plain("date_trunc({0}, {1})"),
     "date_diff": _date_diff,
+    "request_time": _request_time,
 }
 
 FORMS = frozenset(_FORMS)

@@ -38,7 +38,19 @@ def naive(*parts: int) -> datetime:
 INTS = [None, 0, 1, -1, 2, -3, 7, 100, 2**31, 2**53 + 1, 2**63 - 1, -(2**63)]
 INT32S = [None, 0, 1, -1, 2**31 - 1, -(2**31)]
 FLOATS = [None, 0.0, 1.0, -1.0, 0.5, -0.5, 2.5, -3.7, 1e-300, 5e-324, 1e17, 1e308, -1e308]
-TEXTS = [None, "", "a", "abc", "größe ß", " \tx ", "\u00a0é\u2003", "ÀİǆΣ", "🤦a", "a%b_c", "x\0y'"]
+TEXTS = [
+    None,
+    "",
+    "a",
+    "abc",
+    "größe ß",
+    " \tx ",
+    "\u00a0é\u2003",
+    "ÀİǆΣᾀ",
+    "🤦a",
+    "a%b_c",
+    "x\0y'",
+]
 BOOLS = [None, True, False]
 INSTANTS = [
     None,
@@ -129,7 +141,12 @@ def lower(s: str) -> str:
 
 
 def upper(s: str) -> str:
-    return "".join("ẞ" if c == "ß" else (c.upper() if len(c.upper()) == 1 else c) for c in s)
+    def one(c: str) -> str:
+        if c == "ß":
+            return "ẞ"
+        return next((up for up in (c.upper(), c.title()) if len(up) == 1), c)
+
+    return "".join(map(one, s))
 
 
 def _strip(s: str, left: bool, right: bool, drop: Callable[[str], bool]) -> str:
@@ -275,6 +292,13 @@ def date_diff(unit: str) -> Reference:
     return lambda a, b: ordinal(b) - ordinal(a)
 
 
+REQUEST_TIME = naive(2013, 7, 1, 12, 0, 0, 123456)
+
+
+def since_request(t: datetime) -> int:
+    return instant_us(t) - instant_us(REQUEST_TIME)
+
+
 # --- the trials -----------------------------------------------------------------------------------
 
 
@@ -387,5 +411,8 @@ TRIALS: list[Trial] = [
     *_moments("dayofyear", "dayofyear(a)", lambda a: a.timetuple().tm_yday),
     *_moments("epoch", "epoch(a)", lambda a: float(instant_us(a)) / 1e6),
     *(t for u in UNITS for t in _moments("date_trunc", f"date_trunc('{u}', a)", date_trunc(u))),
+    Trial(
+        "request_time", "date_diff('microsecond', request_time(), a)", (TIMESTAMP,), since_request
+    ),
     *(t for u in UNITS for t in _moments("date_diff", f"date_diff('{u}', a, b)", date_diff(u))),
 ]

@@ -12,11 +12,17 @@ import duckdb
 import pyarrow as pa
 import pytest
 from effort import examples
-from expression_reference import TRIALS, VALUES, Trial, naive
+from expression_reference import REQUEST_TIME, TRIALS, VALUES, Trial, naive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.definitions.expression import Expression, infer, parse_expression
+from featurestore.definitions.expression import (
+    Expression,
+    Literal,
+    infer,
+    parse_expression,
+    with_request_time,
+)
 from featurestore.definitions.functions import CAN_FAIL, FUNCTIONS, STRICT
 from featurestore.definitions.undefined import undefined
 from featurestore.dtypes import (
@@ -77,6 +83,8 @@ def evaluate(
 ) -> list[Any]:
     """As `compute`, of a tree."""
     schema = dict(zip("abc", types, strict=False))
+    moment = Literal(REQUEST_TIME.isoformat() + "Z", TIMESTAMP)
+    expression = with_request_time(expression, moment)
     columns = {
         name: pa.array([row[i] for row in rows], arrow_type(dtype))
         for i, (name, dtype) in enumerate(schema.items())

@@ -20,6 +20,8 @@ from featurestore.definitions.expression import (
     infer,
     parse_expression,
     show,
+    uses_request_time,
+    with_request_time,
 )
 from featurestore.definitions.functions import (
     ALIASES,
@@ -377,3 +379,13 @@ def test_decimal_casts_keep_precision_and_scale() -> None:
     assert parse_expression("x::decimal(5,1)") == Cast(
         Column("x"), DType(Kind.DECIMAL, precision=5, scale=1)
     )
+
+
+def test_request_time_is_found_and_replaced() -> None:
+    tree = parse_expression("CASE WHEN b THEN CAST(request_time() AS date) ELSE d END")
+    assert uses_request_time(tree)
+    assert infer(tree, SCHEMA) == DATE
+    at = with_request_time(tree, Column("t"))
+    assert at == parse_expression("CASE WHEN b THEN CAST(t AS date) ELSE d END")
+    assert not uses_request_time(at)
+    assert with_request_time(at, Column("u")) == at
