@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import re
 
-# Names come from anywhere, and are long: nothing here may begin anew at each letter of one.
+# Names come from anywhere, and are long: nothing here may begin anew at each letter of one, or at
+# each word in it. What is looked for is looked for once (`(?>…)`), and only where what must stand
+# behind it does.
 _RUN = re.compile(r"[^\s\"]+")
 _PARAMETER = re.compile(
-    r"(?P<name>(?<![a-z0-9_.\-])[a-z0-9_.\-]*(?:password|passwd|token|secret|access_key|key_id|signature)"
-    r"[a-z0-9_\-]*=)[^&\s\"';]+",
+    r"(?P<name>(?<![a-z0-9_.\-])(?=[a-z0-9_.\-]*+=)"
+    r"(?>[a-z0-9_.\-]*?(?:password|passwd|token|secret|access_key|key_id|signature))"
+    r"[a-z0-9_.\-]*+=)[^&\s\"';]+",
     re.IGNORECASE,
 )
 _BEARER = re.compile(r"(?P<scheme>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/\-]{8,}=*", re.IGNORECASE)
-_TOKEN = re.compile(r"\bfs_[A-Za-z0-9_\-]{20,}|\beyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+\.[\w\-]*")
+_TOKEN = re.compile(r"\bfs_[A-Za-z0-9_\-]{20,}")
+_JWT = re.compile(
+    r"(?<![A-Za-z0-9_\-])(?=[A-Za-z0-9_\-]++\.[A-Za-z0-9_\-]++\.)"
+    r"(?P<before>(?>[A-Za-z0-9_\-]*?\b(?=eyJ)))[A-Za-z0-9_\-]++\.[A-Za-z0-9_\-]++\.[\w\-]*"
+)
 _HIDDEN = "***"
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Control characters but tab and newline, and what turns the direction of text round."""
@@ -52,4 +59,5 @@ def visible(text: str) -> str:
 
 def _rest(text: str) -> str:
     text = _PARAMETER.sub(rf"\g<name>{_HIDDEN}", text)
-    return _TOKEN.sub(_HIDDEN, _BEARER.sub(rf"\g<scheme>{_HIDDEN}", text))
+    text = _JWT.sub(rf"\g<before>{_HIDDEN}", _BEARER.sub(rf"\g<scheme>{_HIDDEN}", text))
+    return _TOKEN.sub(_HIDDEN, text)
