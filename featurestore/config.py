@@ -19,6 +19,8 @@ from featurestore.errors import InvalidSettings, suggest
 
 SETTINGS_FILE = "featurestore.toml"
 ENVIRONMENT_PREFIX = "FEATURESTORE__"
+INTEGER_MAX = 2**31 - 1
+"""The greatest number of any setting: what C libraries below take."""
 _PROJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,62}")
 
 
@@ -186,10 +188,11 @@ def load_settings(
     values = _read_file(folder)
     for name, text in sorted(environ.items()):
         if name.startswith(ENVIRONMENT_PREFIX):
-            section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-            _set(values, section, key, _from_text(section, key, text, name), where=name)
+            where = _printable(name)
+            section, _, key = where.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+            _set(values, section, key, _from_text(section, key, text, where), where=where)
     for dotted, value in (overrides or {}).items():
-        section, _, key = dotted.partition(".")
+        section, _, key = _printable(dotted).partition(".")
         _set(values, section, key, value, where=f"argument {dotted!r}")
     return _build(folder, values)
 
@@ -205,7 +208,9 @@ def _read_file(folder: Path) -> dict[str, dict[str, Any]]:
         ) from None
     except OSError as error:
         raise InvalidSettings(f"cannot be read: {error.strerror}", file=str(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise InvalidSettings("not valid TOML: nested too deeply", file=str(path)) from error
+    except ValueError as error:  # of TOML, of UTF-8, of a number with thousands of digits
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else None
         raise InvalidSettings(f"not valid TOML: {error}", file=str(path), line=line) from error
@@ -237,13 +242,33 @@ def _set(
         raise InvalidSettings(f"[{section}] has no key {key!r}.{suggest(key, known)}", file=where)
     wanted = _KINDS[known[key].type]
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        shown = f"a {type(value).__name__}" if key in _SECRET else repr(value)
+        shown = f"a {type(value).__name__}" if key in _SECRET else _shown(value)
         raise InvalidSettings(
             f"[{section}] {key} must be {wanted.__name__}, not {shown}", file=where
         )
+    if isinstance(value, str) and ("\0" in value or _printable(value) != value):
+        raise InvalidSettings(f"[{section}] {key} holds a NUL, or is no UTF-8", file=where)
+    if isinstance(value, int) and value > INTEGER_MAX:
+        raise InvalidSettings(f"[{section}] {key} is over {INTEGER_MAX:,}", file=where)
     values.setdefault(section, {})[key] = value
 
 
+def _printable(text: str) -> str:
+    """`text` with what can't be written as UTF-8 spelled out: bytes of the environment that were
+    none."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _shown(value: object) -> str:
+    """A value for a message: long ones by their beginning or their type."""
+    if not isinstance(value, (str, int, float)) or (
+        isinstance(value, int) and abs(value) > INTEGER_MAX**2
+    ):
+        return f"this {type(value).__name__}"
+    return repr(value) if len(str(value)) <= _SHOWN_CHARS_MAX else f"{str(value)[:40]!r}…"
+
+
+_SHOWN_CHARS_MAX = 200
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -262,7 +287,9 @@ def _from_text(section: str, key: str, text: str, where: str) -> Any:
     try:
         return int(text)
     except ValueError:
-        raise InvalidSettings(f"[{section}] {key} must be int, not {text!r}", file=where) from None
+        raise InvalidSettings(
+            f"[{section}] {key} must be int, not {_shown(text)}", file=where
+        ) from None
 
 
 def _build(folder: Path, values: dict[str, dict[str, Any]]) -> Settings:
@@ -273,7 +300,7 @@ def _build(folder: Path, values: dict[str, dict[str, Any]]) -> Settings:
     for key, text in values["project"].items():
         if not _PROJECT_NAME.fullmatch(text):
             raise InvalidSettings(
-                f"[project] {key} = {text!r}: use 1 to 63 letters, digits, _ and -, "
+                f"[project] {key} = {_shown(text)}: use 1 to 63 letters, digits, _ and -, "
                 "beginning with a letter or digit",
                 file=file,
             )
