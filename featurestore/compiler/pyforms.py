@@ -215,18 +215,19 @@ def form_of(call: Call, read: Types) -> tuple[Form, slice]:
         case "trim" | "ltrim" | "rtrim":
             return trim_form(name, len(arguments)), slice(None)
         case "date_trunc":
-            return date_trunc_form(_constant(arguments[0])), slice(1, None)
+            return date_trunc_form(constant(arguments[0])), slice(1, None)
         case "date_diff":
-            return date_diff_form(_constant(arguments[0])), slice(1, None)
+            return date_diff_form(constant(arguments[0])), slice(1, None)
         case "round" if len(arguments) == 2:
-            return round_form(int(_constant(arguments[1]))), slice(0, 1)
+            return round_form(int(constant(arguments[1]))), slice(0, 1)
         case _ if name in INTEGERS and read[0] == INT64:
             return INTEGERS[name], slice(None)
         case _:
             return FORMS[name], slice(None)
 
 
-def _constant(node: Expression) -> str:
+def constant(node: Expression) -> str:
+    """The text of a literal argument."""
     if not isinstance(node, Literal):
         raise InternalError(f"a literal is due, not {node!r}")
     return str(node.value)

@@ -1,53 +1,21 @@
 """Expressions as one generated Python function for a whole view: no tree is walked per row.
 
-`python_function` gives text, not code, so that it can be read, stored and compared; `exprlib.load`
-makes a function of it. What is used twice is computed once; branches of CASE, COALESCE, AND and OR
-are computed only when they are needed, and what they lose is counted only then.
+`python_function` is for one row, `python_batch` for the columns of many. Both give text, not code,
+so that it can be read, stored and compared; `exprlib.load` makes a function of it. `losses` in its
+namespace counts values that are NULL for want of a result.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import assert_never
+from collections.abc import Mapping, Sequence
 
-from featurestore import exprlib
-from featurestore.compiler.pyforms import ONE_LINE, Form, cast_form, form_of
-from featurestore.compiler.pyterms import (
-    Term,
-    apply,
-    argument,
-    literal,
-    null,
-    type_bounds,
-    variable,
-    widened,
-)
-from featurestore.definitions.expression import (
-    Call,
-    Case,
-    Cast,
-    Column,
-    Expression,
-    Inferred,
-    Literal,
-    case_type,
-    inferred,
-    signature,
-    walk,
-)
-from featurestore.dtypes import BOOL, FLOAT64, STRING, DType
-from featurestore.exprlib import numbers
-
-INDENTATION_MAX = 40
-"""Levels of lazy branches; below them all branches are computed (Python's own limit is 100)."""
+from featurestore.compiler.pyrows import RowCode
+from featurestore.compiler.pyvectors import VectorCode, is_vector, row_parts
+from featurestore.definitions.expression import Cast, Expression, columns_of, infer, inferred
+from featurestore.dtypes import DType
 
 Output = tuple[str, Expression, DType]
 """Name, expression and type of one result."""
-
-_LIBRARY_NAME = re.compile(r"@(\w+)")
 
 
 def python_function(name: str, arguments: Mapping[str, DType], outputs: Sequence[Output]) -> str:
@@ -57,389 +25,101 @@ def python_function(name: str, arguments: Mapping[str, DType], outputs: Sequence
 
     Raises `InvalidExpression` and `TypeMismatch` as `infer` does.
     """
-    return _Function(arguments, outputs).source(name)
+    trees = _trees(arguments, outputs)
+    columns = {column: (f"a{i}", dtype) for i, (column, dtype) in enumerate(arguments.items())}
+    code = RowCode(columns, list(enumerate(trees)), indent=1)
+    found = _tuple(code.results)
+    head = ["    lost = 0"] if code.loses else []
+    tail = ["    if lost:", f"        losses.count(lost, {found})"] if code.loses else []
+    return _source(
+        [name for name, _, _ in outputs],
+        code.library,
+        [
+            f"def {name}({', '.join(['request_time_us', *(v for v, _ in columns.values())])}):",
+            *head,
+            *code.lines,
+            *tail,
+            f"    return {found}",
+        ],
+    )
 
 
-class _Function:
-    """Writes one function: `_lines` grows, `_known` says which block has what in a variable."""
+def python_batch(name: str, arguments: Mapping[str, DType], outputs: Sequence[Output]) -> str:
+    """The source text of `def name(request_time_us, n, c0, c1, …)`, which returns a tuple of lists:
+    for each output its values in the `n` rows. The arguments are lists of what the arguments of
+    `python_function` are; the values are the same as its.
 
-    def __init__(self, arguments: Mapping[str, DType], outputs: Sequence[Output]) -> None:
-        self._schema = arguments
-        self._columns = {name: f"a{i}" for i, name in enumerate(arguments)}
-        self._outputs = [(name, _as_type(tree, dtype, arguments)) for name, tree, dtype in outputs]
-        self._uses = Counter(node for _, tree in self._outputs for node in walk(tree))
-        self._readers = _readers([tree for _, tree in self._outputs])
-        self._known: list[dict[Expression, Term]] = [{}]
-        self._lines: list[str] = []
-        self._indent = 1
-        self._count = 0
-        self._losers = 0
-        self._loses = False
-        self._library: dict[str, str] = {}
-
-    def source(self, name: str) -> str:
-        """The whole text."""
-        results = []
-        for position, (_, tree) in enumerate(self._outputs):
-            self._losers = 1 << position
-            results.append(self._hold(self._term(tree)).text)
-        found = f"({''.join(f'{result}, ' for result in results)})"
-        head = ["    lost = 0"] if self._loses else []
-        tail = ["    if lost:", f"        losses(lost, {found})"] if self._loses else []
-        return "\n".join(
-            [
-                f"losses = exprlib.Losses({tuple(name for name, _ in self._outputs)!r})",
-                *(f"{short} = exprlib.{text}" for short, text in self._library.items()),
-                f"def {name}({', '.join(['request_time_us', *self._columns.values()])}):",
-                *head,
-                *self._lines,
-                *tail,
-                f"    return {found}",
-                "",
-            ]
-        )
-
-    # --- statements -------------------------------------------------------------------------------
-
-    def _emit(self, line: str) -> None:
-        self._lines.append("    " * self._indent + line)
-
-    def _variable(self) -> str:
-        self._count += 1
-        return f"t{self._count}"
-
-    @contextmanager
-    def _block(self, head: str) -> Iterator[None]:
-        """Statements under `head`; what is computed there is not known outside."""
-        self._emit(head)
-        self._indent += 1
-        self._known.append({})
-        yield
-        self._known.pop()
-        self._indent -= 1
-
-    def _lose(self, target: str) -> None:
-        self._loses = True
-        self._emit(f"{target} = None")
-        self._emit(f"lost |= {self._losers}")
-
-    def _assign(self, target: str, term: Term) -> bool:
-        """Write `target = term`; whether it may be None then."""
-        if term.is_null or (term.is_ready and term.fits):
-            self._emit(f"{target} = {term.text}")
-            return bool(term.nulls)
-        branch = "if"
-        if term.nulls:
-            with self._block(f"if {' or '.join(f'{n} is None' for n in term.nulls)}:"):
-                self._emit(f"{target} = None")
-            branch = "elif"
-        if term.fails:
-            with self._block(f"{branch} {' or '.join(term.fails)}:"):
-                self._lose(target)
-        if not term.nulls and not term.fails:
-            return self._evaluate(target, term)
-        with self._block("else:"):
-            self._evaluate(target, term)
-        return True
-
-    def _evaluate(self, target: str, term: Term) -> bool:
-        self._emit(f"{target} = {term.text}{' + 0.0' if term.loose else ''}")
-        checks = [f"{target} is None"] if term.maybe and not term.quiet else []
-        if term.loose:
-            checks.append(f"not -{numbers.FLOAT_MAX!r} <= {target} <= {numbers.FLOAT_MAX!r}")
-        elif not term.fits:
-            low, high = type_bounds(term.dtype)
-            checks.append(f"not {low} <= {target} <= {high}")
-        if checks:
-            with self._block(f"if {' or '.join(checks)}:"):
-                self._lose(target)
-        return term.maybe or bool(checks)
-
-    def _hold(self, term: Term) -> Term:
-        """The term as a variable, or as the constant or argument that it is."""
-        if term.is_null or (term.is_ready and term.fits):
-            return term
-        target = self._variable()
-        return variable(target, term, nullable=self._assign(target, term))
-
-    # --- terms ------------------------------------------------------------------------------------
-
-    def _term(self, node: Expression, wanted: Inferred = None) -> Term:
-        """The term of `node`, read as `wanted`."""
-        term = literal(node, wanted) if isinstance(node, Literal) else self._known_term(node)
-        return term if wanted is None or term.dtype == wanted else self._cast(term, wanted)
-
-    def _known_term(self, node: Expression) -> Term:
-        for known in reversed(self._known):
-            if node in known:
-                return known[node]
-        if self._uses[node] < 2:
-            return self._new_term(node)
-        losers, self._losers = self._losers, self._readers[node]
-        term = self._known[-1][node] = self._hold(self._new_term(node))
-        self._losers = losers
-        return term
-
-    def _new_term(self, node: Expression) -> Term:
-        match node:
-            case Column(name=name):
-                return argument(self._columns[name], self._schema[name])
-            case Literal():
-                return literal(node)
-            case Cast(argument=inner, dtype=dtype):
-                return self._term(inner, dtype)
-            case Case():
-                return self._case(node)
-            case Call(function=function):
-                special = _SPECIAL.get(function)
-                return special(self, node) if special else self._strict(node)
-            case _:
-                assert_never(node)
-
-    def _apply(self, form: Form, terms: Sequence[Term], dtype: Inferred) -> Term:
-        return apply(form, terms, dtype, hold=self._hold, write=self._write)
-
-    def _write(self, template: str, terms: Sequence[Term]) -> str:
-        def imported(found: re.Match[str]) -> str:
-            self._library[f"_{found[1]}"] = exprlib.path_of(found[1])
-            return f"_{found[1]}"
-
-        texts = [term.text for term in terms]
-        text = _LIBRARY_NAME.sub(imported, template)
-        return text.format(*texts, all=", ".join(texts))
-
-    def _cast(self, term: Term, dtype: DType) -> Term:
-        if term.dtype is None or term.is_null:
-            return null(dtype)
-        form = cast_form(term.dtype, dtype)
-        return widened(term, dtype) if form is None else self._apply(form, [term], dtype)
-
-    def _strict(self, call: Call) -> Term:
-        read = self._signature(call)
-        form, taken = form_of(call, read[0])
-        arguments, types = call.arguments[taken], read[0][taken]
-        if call.function == "like" and isinstance(arguments[1], Literal):
-            return self._like(arguments[0], arguments[1])
-        have = [inferred(a, self._schema) for a in arguments]
-        if call.function in ("add", "sub", "mul") and types[0] == FLOAT64 in have:
-            # Python itself makes float64 of an int beside a float.
-            types = tuple(h if h and h.is_integer else FLOAT64 for h in have)
-        terms = [self._term(a, t) for a, t in zip(arguments, types, strict=True)]
-        return self._apply(form, terms, read[1])
-
-    def _signature(self, call: Call) -> tuple[tuple[Inferred, ...], Inferred]:
-        read = signature(call, tuple(inferred(a, self._schema) for a in call.arguments))
-        return read.arguments, read.result
-
-    def _like(self, text: Expression, pattern: Literal) -> Term:
-        if pattern.value is None:
-            return null(BOOL)
-        name = f"_like{len(self._library)}"
-        self._library[name] = f"texts.like_pattern({pattern.value!r})"
-        return self._apply(Form(f"{name}({{0}})"), [self._term(text, STRING)], BOOL)
-
-    # --- functions whose NULLs follow rules of their own ------------------------------------------
-
-    def _arguments(self, call: Call) -> list[Term]:
-        """All arguments as variables."""
-        types, _ = self._signature(call)
-        return [self._hold(self._term(a, t)) for a, t in zip(call.arguments, types, strict=True)]
-
-    def _quiet(self, text: str, dtype: Inferred, *, null: bool = True) -> Term:
-        """A term of its own, which may be None without loss."""
-        return Term(text, dtype, maybe=null, quiet=null, depth=1)
-
-    def is_null_term(self, call: Call) -> Term:
-        [held] = [self._hold(self._term(a)) for a in call.arguments]
-        if held.is_null:
-            return Term("True", BOOL)
-        return Term(f"({held.text} is None)", BOOL, depth=1) if held.nulls else Term("False", BOOL)
-
-    def logic_term(self, call: Call) -> Term:
-        """AND, or OR with true and false changed over: `ends` is the side that decides alone."""
-        ends, goes_on = ("False", "True") if call.function == "and" else ("True", "False")
-        first = self._hold(self._term(call.arguments[0], BOOL))
-        target = self._variable()
-
-        def rest() -> None:
-            second = self._hold(self._term(call.arguments[1], BOOL))
-            unknown = [f"{t.text} is None" for t in (first, second) if t.nulls]
-            text = f"None if {' or '.join(unknown)} else {goes_on}" if unknown else goes_on
-            self._emit(f"{target} = {ends} if {second.text} is {ends} else {text}")
-
-        if self._indent > INDENTATION_MAX:
-            rest()
-            self._emit(f"if {first.text} is {ends}: {target} = {ends}")
-        else:
-            with self._block(f"if {first.text} is {ends}:"):
-                self._emit(f"{target} = {ends}")
-            with self._block("else:"):
-                rest()
-        return Term(target, BOOL, (target,))
-
-    def between_term(self, call: Call) -> Term:
-        value, low, high = self._arguments(call)
-        if any(end.nulls for end in (low, high)):
-            both = Call("and", (Call("ge", call.arguments[:2]), Call("le", call.arguments[::2])))
-            return self.logic_term(both)
-        return self._apply(Form("({1} <= {0} <= {2})"), [value, low, high], BOOL)
-
-    def in_term(self, call: Call) -> Term:
-        value, *items = self._arguments(call)
-        known = dict.fromkeys(item.text for item in items if not item.is_null)
-        if not known or value.is_null:
-            return null(BOOL)
-        text = f"({value.text} in {{{', '.join(known)}}})"
-        if not any(item.is_null for item in items):
-            return Term(text, BOOL, value.nulls, depth=1)
-        return Term(f"({text} or None)", BOOL, value.nulls, maybe=True, quiet=True, depth=1)
-
-    def request_time_term(self, call: Call) -> Term:
-        return Term("request_time_us", self._signature(call)[1])
-
-    def coalesce_term(self, call: Call) -> Term:
-        types, dtype = self._signature(call)
-        target = self._variable()
-        eager = self._indent > INDENTATION_MAX
-        nullable = True
-        for position, node in enumerate(call.arguments):
-            if position == 0 or eager:
-                held = self._hold(self._term(node, types[position]))
-                guard = "" if position == 0 else f"if {target} is None: "
-                self._emit(f"{guard}{target} = {held.text}")
-                nullable = bool(held.nulls)
-            else:
-                with self._block(f"if {target} is None:"):
-                    nullable = self._assign(target, self._term(node, types[position]))
-            if not nullable:
-                break
-        return variable(target, Term(target, dtype), nullable=nullable)
-
-    def nullif_term(self, call: Call) -> Term:
-        value, other = self._arguments(call)
-        if value.is_null or other.is_null:
-            return value
-        return self._quiet(f"None if {value.text} == {other.text} else {value.text}", value.dtype)
-
-    def extreme_term(self, call: Call) -> Term:
-        _, dtype = self._signature(call)
-        terms = [term for term in self._arguments(call) if not term.is_null]
-        if len(terms) < 2:
-            return terms[0] if terms else null(dtype)
-        if len(terms) == 2 and not any(t.nulls for t in terms):
-            a, b = (t.text for t in terms)
-            sign = ">=" if call.function == "greatest" else "<="
-            return self._quiet(f"({a} if {a} {sign} {b} else {b})", dtype, null=False)
-        template = f"@{call.function}({{all}})"
-        return self._quiet(
-            self._write(template, terms), dtype, null=all(term.nulls for term in terms)
-        )
-
-    def concat_term(self, call: Call) -> Term:
-        terms = [term for term in self._arguments(call) if not term.is_null]
-        texts = [f"({t.text} or '')" if t.nulls else t.text for t in terms]
-        return self._quiet(f"({' + '.join(texts) or repr('')})", STRING, null=False)
-
-    # --- CASE -------------------------------------------------------------------------------------
-
-    def _case(self, case: Case) -> Term:
-        values = (*(then for _, then in case.branches), case.default)
-        dtype = case_type(case, tuple(inferred(value, self._schema) for value in values))
-        target = self._variable()
-        self._branches(target, case.branches, case.default, dtype)
-        return Term(target, dtype, (target,))
-
-    def _branches(
-        self, target: str, branches: Branches, default: Expression, dtype: Inferred
-    ) -> None:
-        """Conditions in turn; one that needs statements of its own goes under an `else`."""
-        if self._indent > INDENTATION_MAX:
-            self._all_branches(target, branches, default, dtype)
-            return
-        depth, word = 0, "if"
-        for when, then in branches:
-            if word == "elif":
-                before, self._lines = self._lines, []
-                self._indent += 1
-                self._known.append({})
-                condition = self._condition(when)
-                statements, self._lines = self._lines, before
-                if statements:
-                    self._lines += ["    " * (self._indent - 1) + "else:", *statements]
-                    depth, word = depth + 1, "if"
-                else:
-                    self._indent -= 1
-                    self._known.pop()
-            else:
-                condition = self._condition(when)
-            with self._block(f"{word} {condition}:"):
-                self._assign(target, self._term(then, dtype))
-            word = "elif"
-        with self._block("else:"):
-            self._assign(target, self._term(default, dtype))
-        for _ in range(depth):
-            self._indent -= 1
-            self._known.pop()
-
-    def _all_branches(
-        self, target: str, branches: Branches, default: Expression, dtype: Inferred
-    ) -> None:
-        conditions = [self._condition(when) for when, _ in branches]
-        values = [self._hold(self._term(then, dtype)) for _, then in branches]
-        self._emit(f"{target} = {self._hold(self._term(default, dtype)).text}")
-        for condition, value in reversed([*zip(conditions, values, strict=True)]):
-            self._emit(f"if {condition}: {target} = {value.text}")
-
-    def _condition(self, node: Expression) -> str:
-        """Text that is true where `node` is true, and false where it is false or NULL."""
-        if isinstance(node, Call) and node.function in ("and", "or") and self._is_one_line(node):
-            word = f" {node.function} "
-            return f"({word.join(self._condition(part) for part in node.arguments)})"
-        term = self._term(node, BOOL)
-        if term.is_null:
-            return "False"
-        if not term.is_pure:
-            term = self._hold(term)
-        known = [f"{name} is not None" for name in term.nulls if name != term.text]
-        return f"({' and '.join([*known, term.text])})" if known else term.text
-
-    def _is_one_line(self, node: Expression) -> bool:
-        """Whether the term of `node` takes no statements, so that it may stand in a condition."""
-        match node:
-            case Column() | Literal():
-                return True
-            case Call(function=name, arguments=arguments) if self._uses[node] == 1:
-                if name in ("is_null", "in"):
-                    return isinstance(arguments[0], Column)
-                return name in ONE_LINE and all(map(self._is_one_line, arguments))
-            case _:
-                return False
+    Numbers, instants and truth values are computed by numpy, column by column; all else in one loop
+    over the rows.
+    """
+    trees = _trees(arguments, outputs)
+    names = {column: f"c{i}" for i, column in enumerate(arguments)}
+    whole = [p for p, tree in enumerate(trees) if not is_vector(tree, arguments)]
+    fast = [(p, tree) for p, tree in enumerate(trees) if p not in whole]
+    parts = list(dict.fromkeys(part for _, tree in fast for part in row_parts(tree, arguments)))
+    loop = [(p, trees[p]) for p in whole] + [(len(trees) + i, p) for i, p in enumerate(parts)]
+    lines, library = _loop(loop, arguments, names, len(trees)) if loop else ([], {})
+    given = {part: (f"r{len(trees) + i}", infer(part, arguments)) for i, part in enumerate(parts)}
+    code = VectorCode(arguments, names, given, [tree for _, tree in fast])
+    results = {p: f"r{p}" for p in whole} | {p: code.output(p, tree) for p, tree in fast}
+    if fast:
+        lines += ["    with _v_quietly():", *code.lines]
+    return _source(
+        [name for name, _, _ in outputs],
+        library | code.library,
+        [
+            f"def {name}({', '.join(['request_time_us', 'n', *names.values()])}):",
+            *lines,
+            f"    return {_tuple([results[p] for p in range(len(trees))])}",
+        ],
+    )
 
 
-def _as_type(tree: Expression, dtype: DType, schema: Mapping[str, DType]) -> Expression:
-    return tree if inferred(tree, schema) == dtype else Cast(tree, dtype)
+def _loop(
+    outputs: Sequence[tuple[int, Expression]],
+    arguments: Mapping[str, DType],
+    names: Mapping[str, str],
+    counted: int,
+) -> tuple[list[str], dict[str, str]]:
+    """One pass over the rows that fills a list for each output; positions from `counted` on are
+    parts of others and can't lose."""
+    used = list(dict.fromkeys(c for _, tree in outputs for c in columns_of(tree)))
+    columns = {column: (f"x{names[column]}", arguments[column]) for column in used}
+    code = RowCode(columns, outputs, indent=2)
+    lines = [f"    r{position} = []" for position, _ in outputs]
+    variables = [variable for variable, _ in columns.values()]
+    if len(used) > 1:
+        rows = ", ".join(names[c] for c in used)
+        lines.append(f"    for {', '.join(variables)} in _zip({rows}):")
+        code.library["_zip"] = "rows_of"
+    elif used:
+        lines.append(f"    for {variables[0]} in {names[used[0]]}:")
+    else:
+        lines.append("    for _ in _range(n):")
+        code.library["_range"] = "numbers_to"
+    if code.loses:
+        lines.append("        lost = 0")
+    lines += code.lines
+    for (position, _), result in zip(outputs, code.results, strict=True):
+        lines.append(f"        r{position}.append({result})")
+    if code.loses:
+        found = dict(zip((p for p, _ in outputs), code.results, strict=True))
+        values = _tuple([found.get(position, "0") for position in range(counted)])
+        lines += ["        if lost:", f"            losses.count(lost, {values})"]
+    return lines, code.library
 
 
-def _readers(trees: Sequence[Expression]) -> dict[Expression, int]:
-    """For each node the outputs in which it stands, as bits."""
-    found: dict[Expression, int] = {}
-    for position, tree in enumerate(trees):
-        for node in walk(tree):
-            found[node] = found.get(node, 0) | 1 << position
-    return found
+def _trees(arguments: Mapping[str, DType], outputs: Sequence[Output]) -> list[Expression]:
+    return [
+        tree if inferred(tree, arguments) == dtype else Cast(tree, dtype)
+        for _, tree, dtype in outputs
+    ]
 
 
-Branches = tuple[tuple[Expression, Expression], ...]
-_SPECIAL: Mapping[str, Callable[[_Function, Call], Term]] = {
-    "and": _Function.logic_term,
-    "or": _Function.logic_term,
-    "is_null": _Function.is_null_term,
-    "between": _Function.between_term,
-    "in": _Function.in_term,
-    "coalesce": _Function.coalesce_term,
-    "nullif": _Function.nullif_term,
-    "greatest": _Function.extreme_term,
-    "least": _Function.extreme_term,
-    "concat": _Function.concat_term,
-    "request_time": _Function.request_time_term,
-}
+def _source(outputs: Sequence[str], library: Mapping[str, str], lines: Sequence[str]) -> str:
+    imports = [f"{short} = exprlib.{path}" for short, path in library.items()]
+    return "\n".join([f"losses = exprlib.Losses({tuple(outputs)!r})", *imports, *lines, ""])
+
+
+def _tuple(texts: Sequence[str]) -> str:
+    return f"({''.join(f'{text}, ' for text in texts)})"

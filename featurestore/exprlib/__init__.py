@@ -7,6 +7,7 @@ is None. The rules of each function stand in `definitions.functions`.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,6 +18,17 @@ from typing import Any
 from featurestore.exprlib import casts, instants, numbers, texts
 
 _MODULES = {"casts": casts, "instants": instants, "numbers": numbers, "texts": texts}
+
+
+rows_of = zip
+numbers_to = range
+
+
+def __getattr__(name: str) -> Any:
+    """`vectors` brings numpy, which only batches need."""
+    if name != "vectors":
+        raise AttributeError(f"module 'featurestore.exprlib' has no attribute {name!r}")
+    return importlib.import_module("featurestore.exprlib.vectors")
 
 
 def path_of(name: str) -> str:
@@ -43,11 +55,16 @@ class Losses:
         self._counts = [0] * len(self._names)
         self._lock = threading.Lock()
 
-    def __call__(self, lost: int, values: Sequence[Any]) -> None:
-        """Count the outputs whose bits are set in `lost` and whose value is None."""
+    def count(self, lost: int, values: Sequence[Any]) -> None:
+        """Of one row: count the outputs whose bits are set in `lost` and whose value is None."""
         with self._lock:
             for position, value in enumerate(values):
                 self._counts[position] += value is None and lost >> position & 1
+
+    def add(self, position: int, times: int) -> None:
+        """Of a batch: count so many for one output."""
+        with self._lock:
+            self._counts[position] += times
 
     def take(self) -> dict[str, int]:
         """The counts by output name since the last `take`; zeros are left out."""

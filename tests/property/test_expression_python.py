@@ -10,21 +10,24 @@ from datetime import date, datetime
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 from effort import examples
 from expression_reference import REQUEST_TIME, TRIALS, VALUES, Trial, instant_us
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_expression_functions import STRATEGIES, compute, name
-from test_expression_trees import CASTS
+from test_expression_trees import CASTS, SCHEMA, TREES
 
 from featurestore import exprlib
-from featurestore.compiler.pysource import python_function
-from featurestore.definitions.expression import infer, parse_expression
+from featurestore.compiler.pysource import python_batch, python_function
+from featurestore.definitions.expression import Expression, infer, inferred, parse_expression
 from featurestore.definitions.functions import FUNCTIONS, STRICT
-from featurestore.dtypes import FLOAT64, DType, parse
+from featurestore.dtypes import FLOAT64, DType, parse, to_arrow
+from featurestore.engines.sql import expression_sql
 
 NOW_US = instant_us(REQUEST_TIME)
+Rows = Sequence[tuple[Any, ...]]
 Values = Callable[[Sequence[tuple[Any, ...]]], list[Any]]
 
 
@@ -59,11 +62,29 @@ def by_row(text: str, types: Sequence[DType]) -> Values:
     return lambda rows: [function(NOW_US, *map(plain, row))[0] for row in rows]
 
 
+def batch_function(text: str, types: Sequence[DType]) -> Callable[..., tuple[list[Any], ...]]:
+    schema = dict(zip("abc", types, strict=False))
+    tree = parse_expression(text)
+    source = python_batch("many", schema, [("r", tree, infer(tree, schema))])
+    return exprlib.load(source, "many")
+
+
+def in_batch(text: str, types: Sequence[DType]) -> Values:
+    """As `by_row`, by a generated function over columns."""
+    function = batch_function(text, types)
+
+    def values(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        columns = [[plain(row[i]) for row in rows] for i in range(len(types))]
+        return function(NOW_US, len(rows), *columns)[0]
+
+    return values
+
+
 def check(
     con: duckdb.DuckDBPyConnection, text: str, types: Sequence[DType], rows: Sequence[Any]
 ) -> None:
     want = compute(con, text, types, rows)
-    for form in (by_row,):
+    for form in (by_row, in_batch):
         got = form(text, types)(rows)
         for row, mine, theirs in zip(rows, got, want, strict=True):
             assert bits(mine) == bits(plain(theirs)), (
@@ -109,19 +130,61 @@ def test_values_without_a_result_are_counted(trial: Trial) -> None:
     failed = sum(trial.expected(row) is None and None not in row for row in rows)
     if FUNCTIONS[trial.function].nulls != STRICT:
         failed = 0  # such a NULL is meant
-    function = row_function(trial.text, trial.types)
-    exprlib.losses(function).take()
+    function, batch = row_function(trial.text, trial.types), batch_function(trial.text, trial.types)
+    for each in (function, batch):
+        exprlib.losses(each).take()
     for row in rows:
         function(NOW_US, *map(plain, row))
     assert sum(exprlib.losses(function).take().values()) == failed
+    batch(NOW_US, len(rows), *([plain(row[i]) for row in rows] for i in range(len(trial.types))))
+    assert sum(exprlib.losses(batch).take().values()) == failed
 
 
 def test_a_loss_counts_where_it_makes_a_null() -> None:
     schema = {"a": FLOAT64, "b": FLOAT64, "c": FLOAT64}
     texts = ["a / b + 1", "a / b", "coalesce(a / b, 0)", "CASE WHEN b <> 0 THEN c / b END", "c"]
     outputs = [(t, parse_expression(t), FLOAT64) for t in texts]
+    rows = [(1.0, 0.0, None), (1.0, 2.0, None), (None, 0.0, 1.0)]
     function = exprlib.load(python_function("some", schema, outputs), "some")
-    for row in [(1.0, 0.0, None), (1.0, 2.0, None), (None, 0.0, 1.0)]:
+    for row in rows:
         function(NOW_US, *row)
     assert exprlib.losses(function).take() == {"a / b + 1": 1, "a / b": 1}
     assert exprlib.losses(function).take() == {}
+    batch = exprlib.load(python_batch("some", schema, outputs), "some")
+    batch(NOW_US, len(rows), *zip(*rows, strict=True))
+    assert exprlib.losses(batch).take() == {"a / b + 1": 1, "a / b": 1}
+
+
+# --- whole trees ----------------------------------------------------------------------------------
+
+
+def check_tree(con: duckdb.DuckDBPyConnection, trees: Sequence[Expression], rows: Rows) -> None:
+    """All trees in one function, so that they share what they have in common."""
+    outputs = [(f"o{i}", tree, infer(tree, SCHEMA)) for i, tree in enumerate(trees)]
+    function = exprlib.load(python_function("one", SCHEMA, outputs), "one")
+    batch = exprlib.load(python_batch("many", SCHEMA, outputs), "many")
+    table = pa.table(
+        {n: pa.array([r[i] for r in rows], to_arrow(t)) for i, (n, t) in enumerate(SCHEMA.items())}
+    )
+    texts = [duckdb.SQLExpression(expression_sql(t, SCHEMA)).alias(n) for n, t, _ in outputs]
+    want = con.from_arrow(table).select(*texts).fetchall()
+    by_row = [function(NOW_US, *row) for row in rows]
+    in_batch = list(zip(*batch(NOW_US, len(rows), *zip(*rows, strict=True)), strict=True))
+    for got in (by_row, in_batch):
+        assert [[*map(bits, row)] for row in got] == [[*map(bits, row)] for row in want]
+    losses = exprlib.losses(function).take(), exprlib.losses(batch).take()
+    assert losses[0].keys() == losses[1].keys()
+
+
+ROWS = st.lists(
+    st.tuples(*(st.none() | STRATEGIES[dtype] for dtype in SCHEMA.values())), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=examples(150), deadline=None)
+@given(
+    st.lists(TREES.filter(lambda t: inferred(t, SCHEMA) is not None), min_size=1, max_size=3), ROWS
+)
+def test_random_trees(trees: list[Expression], rows: Rows) -> None:
+    with duckdb.connect(config={"threads": 1}) as con:
+        check_tree(con, trees, rows)
