@@ -252,8 +252,8 @@ def bench_history(folder: Path, entities: int, rows_per_entity: int) -> Result:
     from featurestore import FeatureStore
     from featurestore.compiler.materialization import TableState, plan_run
     from featurestore.compiler.scans import view_rel
-    from featurestore.jobs.materialize import stored_rows
     from featurestore.jobs.project import current_files
+    from featurestore.jobs.row_writer import stored_rows
 
     rows = folder / "rows.parquet"
     write_rows(rows, entities, rows_per_entity)

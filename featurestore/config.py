@@ -95,6 +95,25 @@ class ServingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PushSettings:
+    """How rows are pushed. `path` is the folder of the write-ahead log, on a disk of this machine;
+    `server` is whether servers take pushes (they then need the definitions, and may write to the
+    online store and to the offline folder).
+
+    The log is drained every `commit_interval_ms`, or after `commit_rows_max` rows. Rows that are
+    due up to `clock_skew_ms_max` after our clock are held until they are. Pushes are refused while
+    more than `backlog_rows_max` rows wait for the store or for the push log."""
+
+    path: str = ".featurestore/push"
+    server: bool = True
+    rows_per_push_max: int = 100_000
+    commit_interval_ms: int = 1_000
+    commit_rows_max: int = 10_000
+    clock_skew_ms_max: int = 1_000
+    backlog_rows_max: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SecuritySettings:
     """Who we are, and how servers know their callers.
 
@@ -135,6 +154,7 @@ class Settings:
     offline: OfflineSettings = field(default_factory=OfflineSettings)
     online: OnlineSettings = field(default_factory=OnlineSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
+    push: PushSettings = field(default_factory=PushSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
 
@@ -162,11 +182,12 @@ _SECTIONS: dict[str, type[Any]] = {
     "offline": OfflineSettings,
     "online": OnlineSettings,
     "serving": ServingSettings,
+    "push": PushSettings,
     "security": SecuritySettings,
     "tracing": TracingSettings,
 }
 _KINDS: dict[object, type] = {"int": int, "str": str, "bool": bool}
-_MAY_BE_ZERO = ("threads", "jwt_leeway_s")
+_MAY_BE_ZERO = ("threads", "clock_skew_ms_max", "jwt_leeway_s")
 _SECRET = ("token", "url")
 """Keys whose values no message repeats."""
 

@@ -255,6 +255,29 @@ class UnknownService(RequestError):
         self.service = service
 
 
+class UnknownSource(RequestError):
+    code = "unknown-source"
+
+    def __init__(self, source: str, *, known: Iterable[str]) -> None:
+        super().__init__(f"There is no source {source!r}.{suggest(source, known)}")
+        self.source = source
+
+
+class InvalidRows(RequestError):
+    """Pushed rows that their source can't have; nothing of the push was taken. Says which `column`
+    and which `row` (from 0), where it is one."""
+
+    code = "invalid-rows"
+
+    def __init__(
+        self, message: str, *, source: str, column: str | None = None, row: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.source = source
+        self.column = column
+        self.row = row
+
+
 class MissingJoinKey(RequestError):
     code = "missing-join-key"
 
@@ -435,6 +458,12 @@ class CorruptPlan(StoreError):
     code = "corrupt-plan"
 
 
+class CorruptLog(StoreError):
+    """The log of pushed rows is damaged; says in which file, and where."""
+
+    code = "corrupt-log"
+
+
 class SnapshotMissing(StoreError):
     code = "snapshot-missing"
 
@@ -498,9 +527,9 @@ class ServerOverloaded(ServerError):
     code = "server-overloaded"
     retryable = True
 
-    def __init__(self, limit: str, *, allowed: int) -> None:
+    def __init__(self, limit: str, *, allowed: int, what: str = "requests") -> None:
         super().__init__(
-            f"The server is busy with {limit} = {allowed:,} requests; ask again after a pause."
+            f"The server is busy with {limit} = {allowed:,} {what}; ask again after a pause."
         )
         self.limit = limit
         self.allowed = allowed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.inventory import Kind
     from featurestore.jobs.materialize import Context, Progress
     from featurestore.jobs.optimize import Optimized
+    from featurestore.jobs.push import Pusher, PushResult
     from featurestore.jobs.training import RetrievalJob
     from featurestore.jobs.verify import VerifyReport
     from featurestore.permissions import Policy, TokenFacts
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from featurestore.stores.registry.base import Registry
     from featurestore.wire.response import OnlineResponse
 
+PUSH_CHECKED_S = 1.0
+"""How long a push may go on after its permission was taken away."""
 Rows = list[dict[str, Any]]
 """A list of plain dicts (`FeatureStore.list` hides the built-in name inside the class)."""
 
@@ -194,6 +198,35 @@ class FeatureStore:
         self._refresh()
         return rows
 
+    def push(self, source: str, rows: Any) -> PushResult:
+        """Take rows of a source. When this returns they are on the disk, and `get_online_features`
+        answers with them; offline reads of the source see them beside its own files.
+
+        Args:
+            source: a file or stream source.
+            rows: dicts, a dict of columns, or a pandas, polars or Arrow table, with all columns of
+                the source. Its created time may be left out (the rows are then known from now on),
+                and so may `op` (`U`; `D` deletes). At most `push.rows_per_push_max` rows.
+
+        All rows are checked before any is taken. Rows that are not due yet are held until they are,
+        for `push.clock_skew_ms_max` at most; beyond, they are dead letters (`PushResult.dead`).
+
+        Raises `UnknownSource`, `InvalidRows`, `InvalidRequest`, `LimitExceeded`, `NotApplied`,
+        `PermissionDenied`, `FileNotWritten` (nothing was taken); `ServerOverloaded` while the store
+        or the disk falls behind; `StoreUnavailable`, `StoreTimeout` (the rows are safe, and are
+        written as soon as the store is back; pushing them again changes nothing).
+        """
+        self._may_push(source)
+        return self._pusher.push(source, rows)
+
+    def dead_letters(self, source: str) -> Rows:
+        """What was pushed to a source and could not be taken, oldest first: `at`, `reason`,
+        `message`, `origin` and the `row` as text. Raises `UnknownSource`."""
+        from featurestore.jobs import push_letters, push_rows
+
+        typed = push_rows.pushed_source(self.repo, source)
+        return push_letters.dead_letters_of(self._context(), typed)
+
     def delete_entity(self, entity: str, keys: Any) -> Deletion:
         """Delete keys of an entity: `{"tailnum": "N1"}`, a list of such dicts, or a table.
 
@@ -226,9 +259,11 @@ class FeatureStore:
     def sweep(self) -> int:
         """Free the bytes of online tables that nothing serves any more; returns rows freed."""
         from featurestore.jobs import access, materialize, optimize
+        from featurestore.stores.offline import push_log
 
         access.authorize(self._asker(), "materialize", None, detail="sweep")
         optimize.sweep_copies(self._context())
+        push_log.sweep(project.offline_folder(self.settings), now_us=self.clock.now_us())
         return materialize.sweep(self._context(), now_us=self.clock.now_us())
 
     def get_online_features(
@@ -344,7 +379,7 @@ class FeatureStore:
 
     def close(self) -> None:
         """Close the back ends that were opened."""
-        for name in ("_local", "online_store", "registry", "engine", "_tracing"):
+        for name in ("_pusher", "_local", "online_store", "registry", "engine", "_tracing"):
             opened = self.__dict__.pop(name, None)
             if opened is not None:
                 opened.close()
@@ -365,6 +400,28 @@ class FeatureStore:
         from featurestore.serving.local import LocalServer
 
         return LocalServer(self.settings, self.registry, self.online_store, self.clock)
+
+    @cached_property
+    def _pusher(self) -> Pusher:
+        from featurestore.jobs.push import Pusher
+
+        return Pusher(self._context, self.settings.push)
+
+    @cached_property
+    def _pushing(self) -> dict[str, float]:
+        """The sources that we may push to, and when that was looked at; the audit log notes each
+        once."""
+        return {}
+
+    def _may_push(self, source: str) -> None:
+        from featurestore.jobs import access
+
+        now, looked = time.monotonic(), self._pushing.get(source)
+        if looked is not None and now - looked < PUSH_CHECKED_S:
+            return
+        ask = access.authorize if looked is None else access.check
+        ask(self._asker(), "push", source)
+        self._pushing[source] = now
 
     def _asker(self) -> Asker:
         from featurestore.jobs.access import Asker

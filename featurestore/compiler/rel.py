@@ -24,7 +24,8 @@ class DataFiles:
     columns included, widened over all files. `pin` identifies the state: for Delta its version,
     for files a hash of (path, size, modification time, footer). `marks` tell for each file one
     state of it from another (none where a file never changes). `copy` is a sorted copy of some of
-    these files, where there is a current one.
+    these files, where there is a current one. `pushed` are the Parquet files of the source's push
+    log: the same columns, all of them in the files, and `ARRIVED`.
     """
 
     format: Literal["parquet", "csv"]
@@ -35,6 +36,12 @@ class DataFiles:
     csv_options: Mapping[str, str] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     copy: SortedCopy | None = None
+    pushed: tuple[str, ...] = ()
+
+    @property
+    def every_path(self) -> tuple[str, ...]:
+        """The source's own files and those of its push log."""
+        return (*self.paths, *self.pushed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +260,8 @@ DELETED = "__deleted"
 FILE_COLUMN = "__file"
 """What engines call the column that says which file a row stands in; no Parquet file may have one
 of that name, in whatever case."""
+ARRIVED = "__arrived"
+"""A column of push logs alone: when a row arrived, which is its created time where it has none."""
 
 
 def children(rel: Rel) -> tuple[Rel, ...]:

@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from featurestore.compiler.deletions import erased
-from featurestore.compiler.rel import DataFiles, Derive, Rel, Scan, Sql, Stamped
+from featurestore.compiler.rel import ARRIVED, DataFiles, Derive, Input, Rel, Scan, Sql, Stamped
 from featurestore.compiler.typed import TypedFeature, TypedRepo, TypedSource, TypedView
 from featurestore.compiler.window_inputs import window_inputs
 from featurestore.definitions.expression import Column, Expression
 from featurestore.definitions.source import FileSource
 from featurestore.definitions.undefined import undefined
-from featurestore.dtypes import BOOL, DType
+from featurestore.dtypes import BOOL, TIMESTAMP, DType
 from featurestore.errors import InternalError
 
 Files = Mapping[str, DataFiles]
 """The files of each file source, by the source's name."""
 
 
-def source_rel(source: TypedSource, repo: TypedRepo, files: Files) -> Rel:
-    """All rows of `source`, its columns under our names."""
+def source_rel(
+    source: TypedSource, repo: TypedRepo, files: Files, *, with_arrival: bool = False
+) -> Rel:
+    """All rows of `source`, pushed ones included, its columns under our names; `with_arrival` adds
+    the column `ARRIVED` (only where there is a push log)."""
     dtypes = {column.name: column.dtype for column in source.columns}
+    if with_arrival:
+        dtypes[ARRIVED] = TIMESTAMP
     definition = source.definition
     if isinstance(definition, FileSource):
         if source.name not in files:
@@ -62,11 +67,13 @@ def view_rel(
     features: Sequence[TypedFeature] | None = None,
     with_deleted: bool = False,
     with_undefined: bool = False,
+    pushed: str | None = None,
 ) -> Stamped:
     """The rows of `view`, their times settled: keys under their names and in the view's types,
     features (all by default) as `feature_column`s, and the source's columns. What was deleted is
     left out, or not (`with_deleted`). `with_undefined` adds an `undefined_column` for each feature
-    of `undefined_conditions`."""
+    of `undefined_conditions`. Instead of the source's own rows, those of the `Input` that `pushed`
+    names: the source's columns and `ARRIVED`."""
     source = view.source
     derived: dict[str, tuple[Expression, DType]] = {
         key.name: (Column(key.name), key.dtype)
@@ -84,13 +91,27 @@ def view_rel(
     # What `tiebreak` leaves open is settled by the other columns, so that no tie is settled by
     # chance.
     rest = [column.name for column in source.columns if column.name not in source.tiebreak]
+    # A pushed row is known from when it arrived; where the source says no created time itself, its
+    # files' rows are known when they happened.
+    has_pushed = pushed is not None or _has_pushed(source, files)
+    arrival = source.created_time is None and has_pushed
+    rows: Rel
+    if pushed is None:
+        rows = source_rel(source, repo, files, with_arrival=arrival)
+    else:
+        dtypes = {column.name: column.dtype for column in source.columns}
+        rows = Input(name=pushed, dtypes={**dtypes, ARRIVED: TIMESTAMP})
     return Stamped(
-        input=Derive(input=source_rel(source, repo, files), columns=derived),
+        input=Derive(input=rows, columns=derived),
         keys=tuple(key.name for key in view.keys),
         event_time=source.event_time,
-        created_time=source.created_time,
+        created_time=ARRIVED if arrival else source.created_time,
         event_time_is=source.event_time_is,
         op=source.op,
         tiebreak=(*source.tiebreak, *rest),
         erased=() if with_deleted else erased(view, repo, files),
     )
+
+
+def _has_pushed(source: TypedSource, files: Files) -> bool:
+    return source.name in files and bool(files[source.name].pushed)

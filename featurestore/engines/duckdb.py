@@ -150,7 +150,7 @@ class DuckDBEngine(Engine):
     def _reach(self, rel: Rel) -> None:
         """Give DuckDB a way to S3 when a file is there."""
         scans = (node for node in walk(rel) if isinstance(node, Scan))
-        if not any(is_s3(path) for scan in scans for path in scan.files.paths):
+        if not any(is_s3(path) for scan in scans for path in scan.files.every_path):
             return
         with self._lock:
             if not self._knows_s3:

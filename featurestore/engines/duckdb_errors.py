@@ -52,7 +52,7 @@ def unreadable(scans: Sequence[Scan], words: str) -> FeatureStoreError:
     """The error for files that are gone or damaged, or on an S3 that says no."""
     if "AWS Error" in words:
         return storage_error(_sources(scans), words)
-    named = [scan for scan in scans if any(path in words for path in scan.files.paths)]
+    named = [scan for scan in scans if any(path in words for path in scan.files.every_path)]
     found = None if named else _first_damaged(scans)
     if found is not None:
         named, words = [found[0]], f"{found[1]}: {words}"
@@ -71,7 +71,7 @@ def _first_damaged(scans: Sequence[Scan]) -> tuple[Scan, str] | None:
 
     left = SEARCH_BYTES_MAX
     for scan in scans:
-        for path in scan.files.paths if scan.files.format != "csv" else ():
+        for path in scan.files.every_path if scan.files.format != "csv" else ():
             if "://" in path:
                 continue
             try:

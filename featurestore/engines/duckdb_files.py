@@ -44,18 +44,27 @@ def describe(cursor: duckdb.DuckDBPyConnection, scan: Scan) -> tuple[FileGroup, 
     import duckdb
 
     try:
-        groups = tuple(
-            FileGroup(paths=tuple(paths), types=_types(cursor, paths, shape))
-            for shape, paths in _alike(cursor, scan.files.paths).items()
-        )
+        groups = _groups(cursor, scan)
     except duckdb.Error as error:
         raise unreadable([scan], str(error)) from error
+    if scan.files.format == "csv" or not groups:
+        return groups
     known = {name for partition in scan.files.partitions for name in partition}
     known.update(name for group in groups for name in group.types)
     for column in scan.columns.values():
         if column not in known:
             raise gone(scan, column)
     return groups
+
+
+def _groups(cursor: duckdb.DuckDBPyConnection, scan: Scan) -> tuple[FileGroup, ...]:
+    own = () if scan.files.format == "csv" else scan.files.paths
+    return tuple(
+        FileGroup(paths=tuple(alike), types=_types(cursor, alike, shape), pushed=pushed)
+        for paths, pushed in ((own, False), (scan.files.pushed, True))
+        if paths
+        for shape, alike in _alike(cursor, paths).items()
+    )
 
 
 def check_headers(cursor: duckdb.DuckDBPyConnection, rel: Rel) -> None:

@@ -26,10 +26,12 @@ _CHECKED = f"' of ' || f.{quote(_FILE)}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileGroup:
-    """Files of one source whose columns have the same DuckDB types (`types`, by name)."""
+    """Files of one source whose columns have the same DuckDB types (`types`, by name); `pushed`
+    ones have no columns in directory names."""
 
     paths: tuple[str, ...]
     types: Mapping[str, str]
+    pushed: bool = False
 
 
 Describe = Callable[[Scan], Sequence[FileGroup]]
@@ -47,20 +49,20 @@ class Within:
 
 
 def groups_of(scan: Scan, describe: Describe) -> Sequence[FileGroup]:
-    """What `describe` finds in Parquet files; none for other formats.
+    """What `describe` finds in Parquet files; of other formats, in those of the push log.
 
     Raises `SourceSchemaChanged` for a column that is gone.
     """
     for column in scan.columns.values():
         if column not in scan.files.schema:
             raise gone(scan, column)
-    return () if scan.files.format == "csv" else describe(scan)
+    return describe(scan)
 
 
-def place_width(groups: Sequence[FileGroup]) -> int:
+def place_width(scan: Scan, groups: Sequence[FileGroup]) -> int:
     """How many columns say where a row stands: two (file, row in the file), one where there is but
-    one file, none where DuckDB can't say it, as a column of the files has the name."""
-    if _taken(groups) & {_FILE_ROW, _FILE_INDEX}:
+    one file, none where DuckDB can't say it: for CSV, or as a column of the files has the name."""
+    if scan.files.format == "csv" or _taken(groups) & {_FILE_ROW, _FILE_INDEX}:
         return 0
     return min(2, sum(len(group.paths) for group in groups))
 
@@ -83,24 +85,22 @@ def scan_sql(
 
     Raises `SourceSchemaChanged` for a type that does not read as the wanted one.
     """
-    if scan.files.format == "csv":
-        return "\nUNION ALL\n".join(_csv(scan, names))
-    texts, first_file = [], 0
+    texts, first_file = _csv(scan, names) if scan.files.format == "csv" else [], 0
     for group in groups:
         # Of files that it skips by name DuckDB 2 counts none: those have a number of ours.
-        file = f"p.{_FILE_NUMBER}" if _partitions(scan.files) else f"f.{_FILE_INDEX}"
+        file = f"p.{_FILE_NUMBER}" if _own_partitions(scan, group) else f"f.{_FILE_INDEX}"
         values = (f"f.{_FILE_ROW}", f"{first_file} + {file}")
         items = [f"{value} AS {name}" for value, name in zip(values, place, strict=False)]
         texts.append(_parquet(scan, group, names, items) + _bounds(scan, group, within))
         first_file += len(group.paths)
-    return "\nUNION ALL\n".join(texts)
+    return "\nUNION ALL\n".join(texts or [_nothing(scan, names)])
 
 
 def can_bound(scan: Scan, groups: Sequence[FileGroup], within: Within) -> bool:
     """Whether the files hold the instants in a type that is compared as it stands, so that DuckDB
     skips by the files' own statistics."""
     column = scan.columns[within.column]
-    if not groups or column in _partitions(scan.files):
+    if scan.files.format == "csv" or not groups or column in _partitions(scan.files):
         return False
     return all(group.types.get(column) in _MICROSECONDS for group in groups)
 
@@ -142,7 +142,7 @@ def glob_literal(paths: Sequence[str]) -> str:
 
 
 def _parquet(scan: Scan, group: FileGroup, names: Mapping[str, str], place: Sequence[str]) -> str:
-    partitions = _partitions(scan.files)
+    partitions = _own_partitions(scan, group)
     numbered = not _taken([group]) & {_FILE_ROW}
     items, checked = [], False
     for name, column in scan.columns.items():
@@ -240,6 +240,16 @@ def _partitions(files: DataFiles) -> dict[str, str]:
     """Identifiers of the columns that stand in directory names."""
     found = sorted({name for partition in files.partitions for name in partition})
     return {name: quote(f"p{number}") for number, name in enumerate(found)}
+
+
+def _own_partitions(scan: Scan, group: FileGroup) -> dict[str, str]:
+    return {} if group.pushed else _partitions(scan.files)
+
+
+def _nothing(scan: Scan, names: Mapping[str, str]) -> str:
+    """The rows of a source that has no file yet."""
+    items = ", ".join(f"{_null(scan.dtypes[name])} AS {names[name]}" for name in scan.columns)
+    return f"SELECT {items} WHERE false"
 
 
 def _partition(scan: Scan, column: str, partitions: Mapping[str, str], wanted: DType) -> str:

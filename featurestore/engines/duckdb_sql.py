@@ -212,7 +212,7 @@ class Query:
 def _scan(query: Query, scan: Scan, within: Within | None) -> Table:
     names = identifiers(scan.columns)
     groups = groups_of(scan, query.describe)
-    place = tuple(quote(name) for name in PLACE[: place_width(groups)])
+    place = tuple(quote(name) for name in PLACE[: place_width(scan, groups)])
     bounded = within is not None and can_bound(scan, groups, within)
     text = scan_sql(scan, names, groups, place=place, within=within if bounded else None)
     name = query.add(scan.source, text)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.compiler.passes import run_passes
 from featurestore.compiler.rel import (
+    ARRIVED,
     AsOfJoin,
     DataFiles,
     Derive,
@@ -128,9 +129,13 @@ class _Work:
         parts = [schema.empty_table()]
         for file, numbers in by_file.items():
             with self._offline.open(file) as opened:
-                columns = list(dict.fromkeys([*scan.dtypes, copy.key]))
+                # A copy holds no pushed rows.
+                columns = [c for c in dict.fromkeys([*scan.dtypes, copy.key]) if c != ARRIVED]
                 table = parquet.ParquetFile(opened).read_row_groups(numbers, columns=columns)
             table = table.filter(pc.is_in(table[copy.key], value_set=wanted))
+            if ARRIVED in scan.dtypes:
+                nulls = pa.nulls(table.num_rows, schema.field(ARRIVED).type)
+                table = table.append_column(ARRIVED, nulls)
             parts.append(table.select(list(scan.dtypes)).cast(schema))
         return pa.concat_tables(parts)
 
@@ -144,7 +149,7 @@ def _may_hold(group: tuple[str, int, Any, Any], values: list[Any]) -> bool:
 def _without(files: DataFiles, paths: frozenset[str]) -> DataFiles | None:
     """The files that are not among `paths`."""
     kept = [n for n, path in enumerate(files.paths) if path not in paths]
-    if not kept:
+    if not kept and not files.pushed:
         return None
     options = dict(files.csv_options)
     if "names" in options:

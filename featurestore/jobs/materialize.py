@@ -17,26 +17,11 @@ import pyarrow as pa
 
 from featurestore.compiler.changes import online_alias
 from featurestore.compiler.materialization import RunPlan, plan_run, table_state
-from featurestore.compiler.online import row_tag
 from featurestore.compiler.rel import (
-    CREATED_US,
-    DELETED,
-    EVENT_US,
-    Input,
     Latest,
-    Project,
-    Rel,
-    Sql,
 )
-from featurestore.compiler.scans import (
-    feature_column,
-    undefined_column,
-    undefined_conditions,
-    view_rel,
-)
-from featurestore.dtypes import INT64, STRING
-from featurestore.engines.sql import quote
-from featurestore.errors import InvalidRequest, NotApplied, StoreUnavailable, UnknownView
+from featurestore.compiler.scans import view_rel
+from featurestore.errors import InvalidRequest, NotApplied, UnknownView
 from featurestore.jobs import store_identity
 from featurestore.jobs.ahead import one_ahead
 from featurestore.jobs.deletions import erase_since
@@ -52,11 +37,11 @@ from featurestore.jobs.online_tables import (
 )
 from featurestore.jobs.project import current_files
 from featurestore.jobs.publish import publish
+from featurestore.jobs.row_writer import RowWriter, counted_columns, stored_rows
 from featurestore.jobs.source_report import NullCreatedTimeWarning, report_source
 from featurestore.records import AliasIs, LedgerRow
-from featurestore.stores.online.base import RowBatch, Tie
-from featurestore.wire.keys import encode_keys, key_prefix, project_prefix
-from featurestore.wire.rows import RowLayout, encode_rows
+from featurestore.stores.online.base import RowBatch
+from featurestore.wire.keys import project_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,8 +57,6 @@ if TYPE_CHECKING:
 BATCH_ROWS_MAX = 20_000
 """Rows read, encoded and written at a time; one batch is written while the next is made. What
 bounds a run's memory."""
-TIE_ROUNDS_MAX = 100
-"""How often a tie is settled anew while other writers move the same row."""
 
 Progress = Callable[[str, int], None]
 """Called with a view's name and the rows written to the store so far."""
@@ -140,6 +123,7 @@ def materialize(
         )
         for view in chosen
     }
+    _recover_pushes(context)
     sources = [view.source for view in chosen]
     files = current_files(context.repo, sources, context.root, context.offline)
     begin()
@@ -153,55 +137,11 @@ def materialize(
     return tuple(done)
 
 
-def newest_rows(
-    context: Context,
-    view: TypedView,
-    files: Mapping[str, DataFiles],
-    keys: pa.RecordBatch,
-    *,
-    known_until_us: int,
-) -> pa.Table:
-    """The winning row, as the source has it, of each of `keys` (columns named as the view's join
-    keys): keys, features, event and created time, deleted."""
-    rows = view_rel(view, context.repo, files)
-    latest = _stored_columns(view, Latest(input=rows, known_until_us=known_until_us))
-    if not view.keys:
-        return context.engine.stream(latest).read_all()
-    wanted = Input(name="wanted_keys", dtypes={key.name: key.dtype for key in view.keys})
-    matches = " AND ".join(f"l.{quote(k.name)} = w.{quote(k.name)}" for k in view.keys)
-    query = f"SELECT l.* FROM latest l SEMI JOIN wanted w ON {matches}"
-    rel = Sql(query=query, inputs={"latest": latest, "wanted": wanted}, dtypes=latest.schema)
-    wanted_keys = pa.Table.from_batches([keys])
-    return context.engine.stream(rel, inputs={"wanted_keys": wanted_keys}).read_all()
+def _recover_pushes(context: Context) -> None:
+    """What a process had logged when it died is written by whoever comes next."""
+    from featurestore.jobs.push import recover
 
-
-def _stored_columns(view: TypedView, latest: Latest) -> Project:
-    """What a stored row is made of, and what is counted of it where the rows have that; the
-    source's other columns need not be read."""
-    keys = [key.name for key in view.keys]
-    features = [feature_column(feature.name) for feature in view.features]
-    counted = [name for name in _counted_columns(view) if name in latest.schema]
-    names = [*keys, *features, *counted, EVENT_US, CREATED_US, DELETED]
-    return Project(input=latest, columns={name: name for name in names})
-
-
-def _counted_columns(view: TypedView) -> list[str]:
-    return [undefined_column(name) for name in undefined_conditions(view)]
-
-
-def stored_rows(view: TypedView, latest: Latest, *, ordered: bool) -> Rel:
-    """What a run reads: the columns that a stored row is made of, `ordered` by store key."""
-    rel = _stored_columns(view, latest)
-    order = []
-    for place, key in enumerate(view.keys):
-        if place < len(view.keys) - 1 and key.dtype != INT64:
-            length = "strlen" if key.dtype == STRING else "octet_length"
-            order.append(f"{length}({quote(key.name)})")
-        order.append(quote(key.name))
-    if not ordered or not order:
-        return rel
-    query = f"SELECT * FROM latest ORDER BY {', '.join(order)}"
-    return Sql(query=query, inputs={"latest": rel}, dtypes=rel.schema)
+    recover(context)
 
 
 def sweep(context: Context, *, now_us: int) -> int:
@@ -259,11 +199,6 @@ class _Run:
         self._table = table
         self._store_id = store_id
         self._now_us = now_us
-        self._prefix = key_prefix(context.repo.project, view.key_space)
-        self._layout = RowLayout(
-            tuple((feature.name, feature.dtype) for feature in view.features),
-            row_tag(view.storage_hash),
-        )
 
     def execute(self, plan: RunPlan, progress: Progress) -> LedgerRow:
         context, counts = self._context, _Counts()
@@ -272,17 +207,20 @@ class _Run:
         if plan.mode == "replace":
             self._table = add_generation(context.registry, self._view)
         rows = view_rel(self._view, context.repo, self._files, with_undefined=True)
-        counted = _counted_columns(self._view)
+        counted = counted_columns(self._view)
+        writer = RowWriter(
+            context, self._view, self._table.field, lambda: (self._files, self._now_us)
+        )
         counts.skipped = self._count_skipped()
         for selection in plan.passes:
             with (
-                closing(self._encoded(selection.of(rows))) as made,
+                closing(self._encoded(writer, selection.of(rows))) as made,
                 closing(one_ahead(made)) as batches,
             ):
                 for batch, encoded in batches:
                     counts.read += batch.num_rows
                     counts.undefined += sum(batch.column(name).true_count for name in counted)
-                    counts.written += self._write(batch, encoded)
+                    counts.written += writer.write(batch, encoded)
                     progress(self._view.name, counts.written)
         erase_since(context, self._view, self._files)
         return self._commit(plan, counts, serving, started_at_us=started_at_us)
@@ -300,65 +238,14 @@ class _Run:
             )
         return report.skipped
 
-    def _encoded(self, latest: Latest) -> Generator[tuple[pa.RecordBatch, RowBatch]]:
+    def _encoded(
+        self, writer: RowWriter, latest: Latest
+    ) -> Generator[tuple[pa.RecordBatch, RowBatch]]:
         ordered = self._context.store.capabilities.ordered_writes
         rel = stored_rows(self._view, latest, ordered=ordered)
         with self._context.engine.stream(rel, batch_rows=BATCH_ROWS_MAX) as reader:
             for batch in reader:
-                yield batch, self._encode(batch)
-
-    def _write(self, batch: pa.RecordBatch, encoded: RowBatch) -> int:
-        result = self._context.store.write(encoded)
-        return result.written + self._settle(batch, result.ties)
-
-    def _encode(self, batch: pa.RecordBatch) -> RowBatch:
-        keys = encode_keys([batch.column(key.name) for key in self._view.keys], self._prefix)
-        rows = encode_rows(
-            self._layout,
-            batch.column(EVENT_US),
-            batch.column(CREATED_US),
-            [batch.column(feature_column(feature.name)) for feature in self._view.features],
-            deleted=batch.column(DELETED),
-        )
-        reach = self._view.reach_us
-        expire_at_us = None
-        if reach is not None:
-            expire_at_us = (batch.column(EVENT_US).to_numpy() + reach).tolist()
-        return RowBatch(field=self._table.field, keys=keys, rows=rows, expire_at_us=expire_at_us)
-
-    def _settle(self, batch: pa.RecordBatch, ties: Sequence[Tie]) -> int:
-        """Rows whose times equal the stored ones but whose bytes differ: the source's `tiebreak`
-        decides. The source is asked again for just these keys, because another run may have seen
-        more of it than this one; compare-and-set keeps two such writers from crossing."""
-        settled, store = 0, self._context.store
-        for _ in range(TIE_ROUNDS_MAX):
-            if not ties:
-                return settled
-            keys = batch.take([tie.index for tie in ties]).select([k.name for k in self._view.keys])
-            newest = newest_rows(
-                self._context, self._view, self._files, keys, known_until_us=self._now_us
-            )
-            if newest.num_rows == 0:
-                return settled
-            batch = newest.combine_chunks().to_batches()[0]
-            wanted = self._encode(batch)
-            result = store.write(wanted)
-            crossed = []
-            for tie in result.ties:
-                expiry = wanted.expire_at_us
-                swapped = store.replace(
-                    wanted.field,
-                    wanted.keys[tie.index],
-                    expected=tie.stored,
-                    row=wanted.rows[tie.index],
-                    expire_at_us=None if expiry is None else expiry[tie.index],
-                )
-                settled += swapped
-                crossed += [] if swapped else [tie]
-            settled, ties = settled + result.written, crossed
-        raise StoreUnavailable(
-            f"{self._view.name}: other writers kept rewriting the same rows; run it again"
-        )
+                yield batch, writer.encode(batch)
 
     def _commit(
         self, plan: RunPlan, counts: _Counts, serving: OnlineTable, *, started_at_us: int

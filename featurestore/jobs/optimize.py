@@ -97,7 +97,8 @@ def sort_key(context: Context, source: TypedSource) -> str | None:
 
 def _optimize(context: Context, offline: OfflineFolder, name: str, key: str) -> Optimized:
     source = context.repo.sources[name]
-    files = current_files(context.repo, [source], context.root, offline)
+    # A copy holds the source's own files; what was pushed is read beside it.
+    files = current_files(context.repo, [source], context.root, offline, pushed=False)
     if len(files[name].marks) != len(files[name].paths):
         raise InvalidRequest(
             f"the format of source {name!r} does not tell one state of its files from another"

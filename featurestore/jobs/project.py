@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 from featurestore import plugins
 from featurestore.buckets import S3Options, bucket_path, is_folder, is_s3, translated
 from featurestore.compiler.deletions import DELETED_AT_US, deletions_name
-from featurestore.compiler.rel import DataFiles, SortedCopy
+from featurestore.compiler.rel import ARRIVED, DataFiles, SortedCopy
 from featurestore.compiler.resolve import resolve, source_order
 from featurestore.definitions.repo import load
 from featurestore.definitions.source import FileSource, SqlSource, file_format, our_names
-from featurestore.dtypes import INT64
+from featurestore.dtypes import INT64, TIMESTAMP
 from featurestore.errors import FeatureStoreError
 from featurestore.fingerprint import fingerprint
 from featurestore.permissions import Identity
+from featurestore.stores.offline import push_log
 from featurestore.stores.offline.folder import KeptFile, OfflineFolder
+from featurestore.timeline import SystemClock
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedRepo, TypedSource
@@ -101,9 +103,11 @@ def current_files(
     sources: Iterable[TypedSource],
     root: Path,
     offline: OfflineFolder | None = None,
+    *,
+    pushed: bool = True,
 ) -> dict[str, DataFiles]:
     """The files, as they are now, of `sources` and of all that they read, by source name, and of
-    what was deleted.
+    what was deleted. What was `pushed` is among them: every row that this machine acknowledged.
 
     A job calls this once, so that all its queries see one state of the data.
     """
@@ -117,7 +121,33 @@ def current_files(
             s3 = None if offline is None else offline.s3
             found[source.name] = files_of(source.definition, root, s3)
         todo.extend(repo.sources[name] for name in source.inputs)
-    return found if offline is None else found | deletion_files(repo, offline)
+    if offline is None:
+        return found
+    found = _with_pushed(found, offline) if pushed else found
+    return found | deletion_files(repo, offline)
+
+
+def _with_pushed(files: Mapping[str, DataFiles], offline: OfflineFolder) -> dict[str, DataFiles]:
+    """`files` with those of the push log, which is first brought up to date."""
+    push_log.drain(offline, now_us=SystemClock().now_us())
+    logged = push_log.logged_files(offline)
+    return {
+        name: _beside(data, logged.get(push_log.rows_table(name), ()), offline)
+        for name, data in files.items()
+    }
+
+
+def _beside(
+    data: DataFiles, logged: Sequence[push_log.LoggedFile], offline: OfflineFolder
+) -> DataFiles:
+    if not logged:
+        return data
+    return replace(
+        data,
+        schema={**data.schema, ARRIVED: TIMESTAMP},
+        pin={**data.pin, "pushed": push_log.pin_of(logged)},
+        pushed=tuple(offline.url(file.name) for file in logged),
+    )
 
 
 def with_copies(
@@ -182,7 +212,8 @@ def deletion_files(repo: TypedRepo, offline: OfflineFolder) -> dict[str, DataFil
 
 def offline_folder(settings: Settings) -> OfflineFolder:
     """Where jobs keep what they keep offline."""
-    return OfflineFolder.at(settings.offline.path, settings.root, s3_options(settings.offline))
+    s3 = s3_options(settings.offline)
+    return OfflineFolder.at(settings.offline.path, settings.root, s3, wal=settings.push.path)
 
 
 def open_registry(settings: Settings, *, clock: Clock, author: str) -> Registry:

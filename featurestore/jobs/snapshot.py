@@ -31,7 +31,7 @@ class Snapshot:
     def of(cls, files: Mapping[str, DataFiles], s3: S3Options | None = None) -> Self:
         """As the files are now. Raises what S3 does."""
         s3 = s3 or S3Options()
-        return cls({name: _states(name, data.paths, s3) for name, data in files.items()}, s3)
+        return cls({name: _states(name, data.every_path, s3) for name, data in files.items()}, s3)
 
     def check(self) -> None:
         """Raises `SnapshotMissing` for the first file that is not as it was."""

@@ -22,9 +22,9 @@ from featurestore.compiler.scans import view_rel
 from featurestore.dtypes import to_arrow
 from featurestore.engines.sql import quote
 from featurestore.errors import CorruptRow, InvalidRequest, UnknownFeature, UnknownView
-from featurestore.jobs.materialize import newest_rows
 from featurestore.jobs.online_tables import online_tables
 from featurestore.jobs.project import current_files
+from featurestore.jobs.row_writer import newest_rows
 from featurestore.jobs.store_identity import ledger_of
 from featurestore.jobs.training import retrieve
 from featurestore.statuses import Status

@@ -36,15 +36,19 @@ class KeptFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflineFolder:
-    """`base` is an absolute path or `s3://bucket/key`; `s3` says where S3 is, also for sources."""
+    """`base` is an absolute path or `s3://bucket/key`; `s3` says where S3 is, also for sources;
+    `wal` is this machine's folder of the write-ahead log of pushed rows, where there may be one."""
 
     base: str
     s3: S3Options
+    wal: Path | None = None
 
     @classmethod
-    def at(cls, path: str, root: Path, s3: S3Options) -> OfflineFolder:
-        """The folder `path`, which is relative to `root` unless it is absolute or on S3."""
-        return cls(base=path.rstrip("/") if is_s3(path) else str((root / path).resolve()), s3=s3)
+    def at(cls, path: str, root: Path, s3: S3Options, *, wal: str = "") -> OfflineFolder:
+        """The folder `path`, which is relative to `root` unless it is absolute or on S3; so is
+        `wal`, which is always on this machine."""
+        base = path.rstrip("/") if is_s3(path) else str((root / path).resolve())
+        return cls(base=base, s3=s3, wal=(root / wal).resolve() if wal else None)
 
     def url(self, name: str) -> str:
         """Where the file `name` stands."""
