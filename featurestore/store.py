@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from featurestore.config import Settings, load_settings
 from featurestore.jobs import project
-from featurestore.timeline import Clock, SystemClock, parse_duration, to_us
+from featurestore.timeline import Clock, SystemClock, to_us
 from featurestore.tracing import Tracing, job_span, open_tracing
 
 if TYPE_CHECKING:
@@ -330,7 +330,7 @@ class FeatureStore:
         `PermissionDenied`."""
         from featurestore.jobs import access
 
-        life_us = None if expires is None else parse_duration(expires)
+        life_us = None if expires is None else access.duration_us(expires)
         return access.create_token(self._asker(), name, allow=allow, expires_in_us=life_us)
 
     def list_tokens(self) -> Rows:
@@ -376,6 +376,13 @@ class FeatureStore:
 
         since_us = None if since is None else to_us(since)
         return access.audit_log(self._asker(), since_us=since_us, denied=denied, newest=newest)
+
+    def prune_audit_log(self, older_than: str) -> int:
+        """Delete the entries of the audit log that are older (`"90d"`, a day at least); returns how
+        many. An entry says that it was done. Raises `InvalidRequest`, `PermissionDenied`."""
+        from featurestore.jobs import access
+
+        return access.prune_audit_log(self._asker(), older_than_us=access.duration_us(older_than))
 
     def close(self) -> None:
         """Close the back ends that were opened."""

@@ -16,6 +16,8 @@ AUDIT_SHOWN = 100
 token = typer.Typer(help="Bearer tokens of servers and of the registry.")
 access = typer.Typer(help="Access control: whether tokens are demanded, and roles.")
 
+audit = typer.Typer(help="The audit log: who did what.")
+
 Allow = Annotated[
     list[str],
     typer.Option(
@@ -131,7 +133,10 @@ def set_role(
         say(f"Role {name!r} allows {', '.join(grants)}." if grants else f"Dropped role {name!r}.")
 
 
-def audit(
+@audit.callback(invoke_without_command=True)
+def list_audit(
+    context: typer.Context,
+    *,
     since: Annotated[
         str | None, typer.Option(metavar="INSTANT", help="From here on: 2026-07-01T00:00:00Z.")
     ] = None,
@@ -141,12 +146,31 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """List the audit log: who did what, when, from where, allowed or denied."""
+    if context.invoked_subcommand is not None:
+        return
     with open_store(repo) as store:
         rows: list[dict[str, Any]] = [
             {"at": _instant(row.pop("at_us")), **row}
             for row in store.audit_log(since=since, denied=denied, newest=newest)
         ]
     _show(rows, as_json, title="audit log")
+
+
+@audit.command("prune")
+def prune_audit(
+    older_than: Annotated[
+        str, typer.Option(metavar="DURATION", help="What is older goes: 90d; a day at least.")
+    ],
+    repo: Repo = Path(),
+    as_json: Json = False,
+) -> None:
+    """Delete old entries of the audit log, for good. An entry says that it was done."""
+    with open_store(repo) as store:
+        gone = store.prune_audit_log(older_than)
+    if as_json:
+        show_json({"entries_deleted": gone})
+    else:
+        say(f"{gone:,} entries older than {older_than} deleted.")
 
 
 def _switch(repo: Path, as_json: bool, *, on: bool) -> None:

@@ -40,11 +40,14 @@ from featurestore.stores.registry.access import (
     policy_of,
     token_of,
 )
+from featurestore.timeline import DAY_US, format_duration, parse_duration
 
 if TYPE_CHECKING:
     from featurestore.stores.registry.base import Registry
 
 ROLES_MAX = 256
+AUDIT_KEPT_US_MIN = DAY_US
+"""What is younger stays in the audit log: nobody prunes what they did a moment ago."""
 
 
 def access_aliases(registry: Registry) -> dict[str, Alias]:
@@ -278,3 +281,27 @@ def audit_log(
     if denied:
         entries = [entry for entry in entries if entry["outcome"] == "denied"]
     return entries if newest is None else entries[-newest:]
+
+
+def duration_us(text: str) -> int:
+    """`"90d"` in µs. Raises `InvalidRequest`."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def prune_audit_log(asker: Asker, *, older_than_us: int) -> int:
+    """Delete the entries that are older; returns how many. Pruning is an entry itself.
+
+    Raises `InvalidRequest` for less than `AUDIT_KEPT_US_MIN`, `Unauthenticated`,
+    `PermissionDenied`.
+    """
+    if older_than_us < AUDIT_KEPT_US_MIN:
+        raise InvalidRequest(
+            f"the audit log keeps at least {format_duration(AUDIT_KEPT_US_MIN)} "
+            f"(AUDIT_KEPT_US_MIN), not {format_duration(older_than_us)}"
+        )
+    before_us = max(asker.now_us - older_than_us, 0)
+    reason = f"older than {format_duration(older_than_us)}"
+    return asker.registry.prune_audit(before_us=before_us, reason=reason)

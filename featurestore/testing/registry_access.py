@@ -205,6 +205,49 @@ class RegistryAccessRules:
                 assert (entry.name, entry.body["who"]) == ("sneak", who)
                 assert (entry.body["outcome"], entry.body["host"]) == ("denied", "here")
 
+    def test_the_log_is_pruned_and_says_so(self, opener: Opener) -> None:
+        def note(text: str) -> Record:
+            return Record(kind="audit", name=text, body={"who": "ann"})
+
+        with opener.open(project="other") as other:
+            other.commit(records=[note("theirs")])
+        with opener.open() as registry:
+            registry.commit(
+                records=[note("old"), note("pointed at"), Record(kind="fact", name="f")]
+            )
+            registry.commit(aliases={"env/prod": note("pointed at").id})
+            after_us = self._now(registry) + 1
+            assert registry.prune_audit(before_us=after_us - 1_000_000_000_000) == 0
+            registry.identity = Identity(author="ann", host="here")
+            assert registry.prune_audit(before_us=after_us, reason="weekly") == 2
+            left = [stored.record for stored in registry.records(kind="audit")]
+            assert [record.name for record in left] == ["pointed at", "prune"]
+            body = left[-1].body
+            assert (body["who"], body["host"], body["outcome"]) == ("ann", "here", "allowed")
+            assert body["detail"].startswith("2 entries from before ")
+            assert body["detail"].endswith("; weekly")
+            assert len(registry.records(kind="fact")) == 2
+        with opener.open(project="other") as other:
+            assert [stored.record.name for stored in other.records(kind="audit")] == ["theirs"]
+
+    def test_pruning_takes_admin(self, opener: Opener) -> None:
+        self._lock(
+            opener,
+            token_record("writer", "apply:shop", "delete:shop", "materialize:shop"),
+            token_record("auditor", "admin:shop/audit"),
+        )
+        far_us = 2**57
+        with self._as(opener, "fs_writer") as registry:
+            with pytest.raises(PermissionDenied, match="admin:shop/audit"):
+                registry.prune_audit(before_us=far_us)
+            denied = registry.records(kind="audit")[-1].record
+            assert (denied.name, denied.body["who"]) == ("prune", "token:writer")
+        with self._as(opener, "fs_auditor") as registry:
+            assert registry.prune_audit(before_us=far_us) == 1
+            (left,) = registry.records(kind="audit")
+            assert left.record.body["who"] == "token:auditor"
+            assert left.author == "token:auditor"
+
     def test_one_project_does_not_lock_another(self, opener: Opener) -> None:
         self._lock(opener)
         with self._as(opener, "", project="other") as registry:

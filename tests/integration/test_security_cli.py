@@ -25,7 +25,7 @@ from featurestore.errors import (
     Unauthenticated,
 )
 from featurestore.serving.serve import ServerProcess
-from featurestore.timeline import ManualClock, SystemClock
+from featurestore.timeline import DAY_US, ManualClock, SystemClock
 
 TOKEN = "FEATURESTORE__SECURITY__TOKEN"
 LOOK_UP = ("get-online", "offer_model", "--entity", "customer_id:=1001")
@@ -230,6 +230,31 @@ def test_the_audit_log_says_who_when_where_and_whether(locked: tuple[Shell, str]
     assert log[-1] in late
     assert len(late) < len(log)
     assert "token:reader" in shell("audit", token=root).out
+
+
+def test_the_audit_log_is_pruned(
+    locked: tuple[Shell, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell, root = locked
+    shell("apply", token=root)
+    reader = shell("token", "create", "r", "--allow", "read:my_shop", token=root).out.strip()
+    prune = ("audit", "prune", "--older-than", "30d", "--json")
+    before = shell("audit", "--json", token=root).json
+    assert shell(*prune, token=reader).code == "permission-denied"
+    for text in ("23h", "soon", "0s", "-90d"):
+        refused = shell("audit", "prune", "--older-than", text, "--json", token=root)
+        assert refused.code == "invalid-request"
+    assert shell(*prune, token=root).json == {"entries_deleted": 0}
+    later = ManualClock(SystemClock().now_us() + 31 * DAY_US)
+    with FeatureStore(shell.repo, clock=later, overrides={"security.token": root}) as fs:
+        assert fs.prune_audit_log("30d") == len(before) + 2  # what was denied, and pruning nothing
+    (left,) = shell("audit", "--json", token=root).json
+    assert (left["action"], left["who"], left["outcome"]) == ("prune", "token:root", "allowed")
+    assert f"{len(before) + 2} entries" in left["detail"]
+    printed = shell("audit", "prune", "--older-than", "3000000d", token=root).out
+    assert printed == "0 entries older than 3000000d deleted.\n"
+    with pytest.raises(InvalidRequest), FeatureStore(shell.repo) as fs:
+        fs.create_token("x", allow=["read:my_shop"], expires="soon")
 
 
 def test_a_token_may_stand_in_a_file(locked: tuple[Shell, str]) -> None:

@@ -121,8 +121,10 @@ def all_commands(group: Any, above: str = "") -> dict[str, Any]:
     """The commands of a group and of the groups in it, by their words: `token create`."""
     found = {}
     for name, command in group.commands.items():
-        below = hasattr(command, "commands")
-        found |= all_commands(command, f"{name} ") if below else {f"{above}{name}": command}
+        if hasattr(command, "commands"):
+            found |= all_commands(command, f"{name} ")
+        if not hasattr(command, "commands") or command.invoke_without_command:
+            found[f"{above}{name}"] = command
     return found
 
 

@@ -89,6 +89,16 @@ class Registry(ABC):
         """Materialization runs, oldest first."""
 
     @abstractmethod
+    def prune_audit(self, *, before_us: int, reason: str = "") -> int:
+        """Delete the entries of the audit log that were written before `before_us`, and write one
+        that says how many and `reason`, in one transaction. Returns how many. It is the only thing
+        that a registry ever deletes.
+
+        Raises, where access control is on, `Unauthenticated` and `PermissionDenied`: it takes
+        `admin` on `audit`.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Release connections."""
 

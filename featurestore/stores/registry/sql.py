@@ -32,6 +32,7 @@ from featurestore.records import (
 )
 from featurestore.stores.registry import schema, writes
 from featurestore.stores.registry.access import (
+    AUDIT,
     POLICY_ALIAS,
     TOKEN_PREFIX,
     audit_record,
@@ -40,6 +41,7 @@ from featurestore.stores.registry.access import (
 from featurestore.stores.registry.base import WALK_DEPTH_MAX, Registry
 from featurestore.stores.registry.database import Database, server_facts
 from featurestore.stores.registry.schema import SCHEMA_REVISION
+from featurestore.timeline import format_instant
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,6 +94,26 @@ class SqlRegistry(Registry):
                 writes.insert_ledger(connection, self._project, ledger)
         except (Unauthenticated, PermissionDenied) as error:
             self._note_denied(error, reason or "commit")
+            raise
+
+    def prune_audit(self, *, before_us: int, reason: str = "") -> int:
+        now_us = self._clock.now_us()
+        needs: tuple[Need, ...] = ((("admin",), AUDIT),)
+        try:
+            with self._database.writing(f"featurestore project {self._project}") as connection:
+                who = self._check_access(connection, needs, now_us)
+                gone = writes.delete_unreferenced(
+                    connection, self._project, kind=AUDIT, before_us=before_us
+                )
+                detail = f"{gone} entries from before {format_instant(before_us)}; {reason}"
+                entry = audit_record(
+                    self.identity, who, "prune", resource=AUDIT, outcome="allowed", detail=detail
+                )
+                by = writes.Author(self._project, who, now_us, "prune the audit log")
+                writes.insert_records(connection, by, [entry])
+                return gone
+        except (Unauthenticated, PermissionDenied) as error:
+            self._note_denied(error, "prune")
             raise
 
     def _check_access(self, connection: Connection, needs: Sequence[Need], now_us: int) -> str:

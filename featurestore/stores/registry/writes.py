@@ -124,6 +124,20 @@ def move_aliases(connection: Connection, by: Author, aliases: Mapping[str, str |
             raise _conflict(name, found.id if found else None, "another record") from error
 
 
+def delete_unreferenced(connection: Connection, project: str, *, kind: str, before_us: int) -> int:
+    """Delete the records of a kind that were written before then, but for those that something
+    points to; returns how many."""
+    record, edge, alias, moved = schema.record, schema.edge, schema.alias, schema.alias_event
+    pointers = (edge.c.child, edge.c.parent, alias.c.target, moved.c.target, moved.c.previous)
+    gone = sa.delete(record).where(
+        record.c.project == project,
+        record.c.kind == kind,
+        record.c.created_at_us < before_us,
+        *(~sa.exists().where(pointer == record.c.seq) for pointer in pointers),
+    )
+    return connection.execute(gone).rowcount
+
+
 def insert_ledger(connection: Connection, project: str, rows: Sequence[LedgerRow]) -> None:
     """Append runs. The same run twice is a no-op; another run under its id is `InvalidRecord`."""
     table = schema.materialization
