@@ -36,6 +36,7 @@ from featurestore.stores.online.base import (
     Tie,
     WriteResult,
 )
+from featurestore.testing.online_swaps import OnlineSwapContract
 from featurestore.wire.rows import RowLayout, encode_rows, key_prefix, row_head
 
 FIELD, OTHER_FIELD, THIRD_FIELD = b"field--1", b"\0\xff\r\n *\t\x80", b"field--3"
@@ -143,7 +144,7 @@ def write_shuffled(opener: OnlineStoreOpener, seed: int, keys: list[bytes], top:
             store.write(RowBatch(field=FIELD, keys=keys, rows=[row(version)] * len(keys)))
 
 
-class OnlineStoreContract:
+class OnlineStoreContract(OnlineSwapContract):
     """What every online store does. Subclasses give the fixture `opener`."""
 
     @pytest.fixture

@@ -42,6 +42,17 @@ BUGS: dict[str, tuple[Change, ...]] = {
     "replacing does not compare": (
         ("if stored is None or stored[8:] != lead + expected:", "if stored is None:"),
     ),
+    "a swap does not compare": (("revision_of(state) == expected)", "True)"),),
+    "a swap compares the presence only": (
+        ("revision_of(state) == expected)", "bool(revision_of(state)) == bool(expected))"),
+    ),
+    "a swap changes the first field only": (
+        ("zip(entries, values, strict=True)", "zip(entries[:1], values[:1], strict=True)"),
+    ),
+    "a swap forgets the expiry": (
+        ("NEVER_US if expire_at_us is None else", "NEVER_US if True else"),
+    ),
+    "an empty value is kept": (("                if value:\n", "                if True:\n"),),
     "long keys are cut": (("key[:_KEPT_BYTES] + digest + field", "key[:_KEPT_BYTES] + field"),),
 }
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 KEY_BYTES_MAX = 1024 * 1024 + 1024
 ROWS_PER_WRITE_MAX = 100_000
+SWAPS_PER_CALL_MAX = 100_000
 FIELD_BYTES = 8
+REVISION_BYTES = 8
+_REVISION_AT = 24
+_REVISION_TAG = 0x21
+"""The byte before a revision: field 4 of a message, 8 bytes wide. A row has another one there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +77,26 @@ class WriteResult:
     same: int
     older: int
     ties: tuple[Tie, ...] = ()
+
+
+class Swap(NamedTuple):
+    """One compare-and-swap of what lies below a key: `values` has one value for each field, an
+    empty one removes. `expected` is the revision that the first field is thought to have, or empty
+    where it is thought to hold no state. `expire_at_us` is as in `RowBatch`; None is never."""
+
+    key: bytes
+    expected: bytes
+    values: tuple[bytes, ...]
+    expire_at_us: int | None = None
+
+
+def revision_of(value: bytes | None) -> bytes:
+    """The revision of a stored state; empty for what is none, damaged bytes too."""
+    if value is None or len(value) < _REVISION_AT + REVISION_BYTES:
+        return b""
+    if value[_REVISION_AT - 1] != _REVISION_TAG:
+        return b""
+    return value[_REVISION_AT : _REVISION_AT + REVISION_BYTES]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +165,12 @@ class OnlineStore(ABC):
     def delete(self, field: bytes, key: bytes, *, expected: bytes) -> bool:
         """Remove the row if the stored bytes are still `expected`. False if not."""
         return self.replace(field, key, expected=expected, row=b"", expire_at_us=None)
+
+    @abstractmethod
+    def swap(self, fields: tuple[bytes, ...], swaps: Sequence[Swap]) -> list[bool]:
+        """Compare-and-swap by revision, for each key by itself: where the first of `fields` still
+        has the expected revision, all fields of the key change together; False where not. After a
+        failure that was overcome, False may mean that it was done: read again."""
 
     @abstractmethod
     def sweep(

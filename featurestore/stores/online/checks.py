@@ -8,8 +8,11 @@ from featurestore.errors import LimitExceeded
 from featurestore.stores.online.base import (
     FIELD_BYTES,
     KEY_BYTES_MAX,
+    REVISION_BYTES,
     ROWS_PER_WRITE_MAX,
+    SWAPS_PER_CALL_MAX,
     RowBatch,
+    Swap,
 )
 
 
@@ -39,3 +42,25 @@ def check_field(field: bytes) -> None:
     """Raises `ValueError` for a field id that is not `FIELD_BYTES` long."""
     if len(field) != FIELD_BYTES:
         raise ValueError(f"a field id has {FIELD_BYTES} bytes, not {len(field)}")
+
+
+def check_swaps(fields: tuple[bytes, ...], swaps: Sequence[Swap]) -> None:
+    """Raises `LimitExceeded` for too many or too long a key, `ValueError` for swaps whose parts do
+    not fit together."""
+    for field in fields:
+        check_field(field)
+    if not fields:
+        raise ValueError("a swap needs a field")
+    if len(swaps) > SWAPS_PER_CALL_MAX:
+        raise LimitExceeded(
+            "SWAPS_PER_CALL_MAX",
+            asked=len(swaps),
+            allowed=SWAPS_PER_CALL_MAX,
+            hint="Swap in parts.",
+        )
+    for swap in swaps:
+        if len(swap.values) != len(fields):
+            raise ValueError("a swap has one value for each field")
+        if len(swap.expected) not in (0, REVISION_BYTES):
+            raise ValueError(f"a revision has {REVISION_BYTES} bytes")
+    check_keys([swap.key for swap in swaps])

@@ -31,10 +31,12 @@ from featurestore.stores.online.base import (
     KeyFields,
     OnlineStore,
     RowBatch,
+    Swap,
     Tie,
     WriteResult,
+    revision_of,
 )
-from featurestore.stores.online.checks import check_batch, check_field, check_keys
+from featurestore.stores.online.checks import check_batch, check_field, check_keys, check_swaps
 from featurestore.stores.online.lmdb_environment import Txn
 
 LMDB_KEY_BYTES = 511
@@ -145,6 +147,20 @@ class LmdbStore(OnlineStore):
             return txn.put(place, _EXPIRY.pack(expiry) + lead + row)
 
         return self._shared.write(work, bytes_more=len(row) + len(key))
+
+    def swap(self, fields: tuple[bytes, ...], swaps: Sequence[Swap]) -> list[bool]:
+        """Compare-and-swap by revision, in transactions of about `TRANSACTION_BYTES_MAX`."""
+        self._refuse_if_read_only()
+        check_swaps(fields, swaps)
+        swapped: list[bool] = []
+        start = size = 0
+        for stop, swap in enumerate(swaps, 1):
+            size += len(fields) * len(swap.key) + sum(map(len, swap.values))
+            if size >= TRANSACTION_BYTES_MAX or stop == len(swaps):
+                work = partial(_swap, fields, swaps[start:stop])
+                swapped += self._shared.write(work, bytes_more=2 * size)
+                start, size = stop, 0
+        return swapped
 
     def sweep(
         self, prefix: bytes, *, keep: Iterable[bytes], older_than_us: int | None = None
@@ -303,6 +319,24 @@ def _write(batch: RowBatch, start: int, stop: int, txn: Txn) -> WriteResult:
     with txn.cursor() as cursor:
         cursor.putmulti(sorted(pending.items()))
     return WriteResult(written=written, same=same, older=older, ties=tuple(ties))
+
+
+def _swap(fields: tuple[bytes, ...], swaps: Sequence[Swap], txn: Txn) -> list[bool]:
+    swapped = []
+    for key, expected, values, expire_at_us in swaps:
+        entries = [_entry(key, field) for field in fields]
+        place, lead = entries[0]
+        stored = txn.get(place)
+        state = stored[8 + len(lead) :] if stored is not None else None
+        swapped.append(revision_of(state) == expected)
+        if swapped[-1]:
+            expiry = _EXPIRY.pack(NEVER_US if expire_at_us is None else expire_at_us)
+            for (place, lead), value in zip(entries, values, strict=True):
+                if value:
+                    txn.put(place, expiry + lead + value)
+                else:
+                    txn.delete(place)
+    return swapped
 
 
 def _sweep_step(

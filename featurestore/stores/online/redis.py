@@ -25,14 +25,16 @@ from featurestore.stores.online.base import (
     OnlineStore,
     RowBatch,
     ServerFacts,
+    Swap,
     WriteResult,
 )
-from featurestore.stores.online.checks import check_batch, check_field, check_keys
+from featurestore.stores.online.checks import check_batch, check_field, check_keys, check_swaps
 from featurestore.stores.online.redis_async import AsyncClient
 from featurestore.stores.online.redis_blocking import Connection, Pool, deadline_in
 from featurestore.stores.online.redis_facts import server_facts
 from featurestore.stores.online.redis_replication import await_replica
 from featurestore.stores.online.redis_scripts import KEY_MODE
+from featurestore.stores.online.redis_swaps import swap_on
 from featurestore.stores.online.redis_writes import ROWS_PER_CALL, Writer, expiry_argument
 from featurestore.stores.online.resp import Command, Target, parse_target, refusal
 
@@ -149,6 +151,15 @@ class RedisStore(OnlineStore):
             replaced = self._writer.replace(connection, key, arguments)
             self._await_replica(connection)
         return replaced
+
+    def swap(self, fields: tuple[bytes, ...], swaps: Sequence[Swap]) -> list[bool]:
+        """Compare-and-swap by revision inside the server, many keys per call."""
+        self._refuse_if_read_only()
+        check_swaps(fields, swaps)
+        with self._pool.connection(deadline_in(self._timeout_ms)) as connection:
+            swapped = swap_on(self._writer, connection, fields, swaps)
+            self._await_replica(connection)
+        return swapped
 
     def _await_replica(self, connection: Connection) -> None:
         if self._replicated:

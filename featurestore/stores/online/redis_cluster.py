@@ -24,9 +24,10 @@ from featurestore.stores.online.base import (
     OnlineStore,
     RowBatch,
     ServerFacts,
+    Swap,
     WriteResult,
 )
-from featurestore.stores.online.checks import check_batch, check_field, check_keys
+from featurestore.stores.online.checks import check_batch, check_field, check_keys, check_swaps
 from featurestore.stores.online.redis import SCAN_KEYS, pack_read, pattern_of
 from featurestore.stores.online.redis_blocking import Connection, deadline_in
 from featurestore.stores.online.redis_cluster_async import AsyncNodes
@@ -36,6 +37,7 @@ from featurestore.stores.online.redis_hosts import parse_cluster
 from featurestore.stores.online.redis_lanes import Work, run
 from featurestore.stores.online.redis_nodes import Nodes
 from featurestore.stores.online.redis_slots import key_slot
+from featurestore.stores.online.redis_swaps import Swaps, is_swapped
 from featurestore.stores.online.redis_writes import expiry_argument
 from featurestore.stores.online.resp import pack_one
 
@@ -111,6 +113,13 @@ class RedisClusterStore(OnlineStore):
         arguments = (field, expected, row, expiry_argument(expire_at_us))
         (reply,) = self._run(Replacement(key, arguments, timeout_ms=self._timeout_ms))
         return bool(reply)
+
+    def swap(self, fields: tuple[bytes, ...], swaps: Sequence[Swap]) -> list[bool]:
+        """Compare-and-swap by revision inside the nodes that have the keys."""
+        self._refuse_if_read_only()
+        check_swaps(fields, swaps)
+        work = Swaps(fields, swaps, timeout_ms=self._timeout_ms)
+        return list(map(is_swapped, self._run(work)))
 
     def sweep(
         self,

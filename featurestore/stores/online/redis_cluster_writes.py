@@ -31,7 +31,7 @@ PROBE_ROWS = 100
 _WRITTEN = [b"w"]
 
 
-class _Scripts:
+class Scripts:
     """Calls of scripts: a connection knows them before the first, and afterwards it is waited until
     a replica has what they wrote."""
 
@@ -57,7 +57,7 @@ class _Scripts:
         await_replica(connection, timeout_ms=self._timeout_ms)
 
 
-class Writes(_Scripts):
+class Writes(Scripts):
     """Rows of a batch by their indexes, each by a call of its own; replies are those of `WRITE`.
 
     With `new`, nodes that can do it are told to write only where nothing is, which costs them less
@@ -158,7 +158,7 @@ def _tally_new(tally: Tally, indexes: Sequence[int], replies: Sequence[Any]) -> 
     return there
 
 
-class Replacement(_Scripts):
+class Replacement(Scripts):
     """One compare-and-set; `arguments` are the field, the expected row, the new row, its expiry.
     The reply is that of `REPLACE`."""
 

@@ -98,6 +98,31 @@ return 1
 """
 )
 
+_SWAP = (
+    _PUT
+    + """
+local mode, nf, codes, at = ARGV[1], tonumber(ARGV[2]), {}, 2 + ARGV[2]
+for i, key in ipairs(KEYS) do
+  local old, revision = redis.call('HGET', key, ARGV[3]), ''
+  if old and #old >= 32 and string.byte(old, 24) == 33 then revision = string.sub(old, 25, 32) end
+  codes[i] = '0'
+  if revision == ARGV[at + 1] then
+    for f = 1, nf do
+      local value = ARGV[at + 2 + f]
+      if value == '' then
+        redis.call('HDEL', key, ARGV[2 + f])
+      else
+        put(key, ARGV[2 + f], value, ARGV[at + 2], mode)
+      end
+    end
+    codes[i] = '1'
+  end
+  at = at + 2 + nf
+end
+return table.concat(codes)
+"""
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -120,3 +145,8 @@ each key (written, same, older, tie), then the stored rows of the ties."""
 REPLACE = _script(_REPLACE)
 """KEYS: one store key. ARGV: field, mode, expected row, new row (empty: none), expiry.
 Returns 1 if replaced."""
+
+SWAP = _script(_SWAP)
+"""KEYS: store keys. ARGV: mode, how many fields, the fields, then for each key the expected
+revision of its first field, the expiry, and a value for each field (empty: none). Returns one
+letter for each key: 1 if swapped."""

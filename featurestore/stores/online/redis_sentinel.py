@@ -28,6 +28,7 @@ from featurestore.stores.online.base import (
     OnlineStore,
     RowBatch,
     ServerFacts,
+    Swap,
     WriteResult,
 )
 from featurestore.stores.online.redis import RedisStore
@@ -135,6 +136,12 @@ class RedisSentinelStore(OnlineStore):
                 field, key, expected=expected, row=row, expire_at_us=expire_at_us
             )
         )
+
+    def swap(self, fields: tuple[bytes, ...], swaps: Sequence[Swap]) -> list[bool]:
+        """Compare-and-swap by revision inside the server."""
+        self._refuse_if_read_only()
+        self._master.look_again()
+        return self._attempt(lambda store: store.swap(fields, swaps))
 
     def sweep(
         self, prefix: bytes, *, keep: Iterable[bytes], older_than_us: int | None = None

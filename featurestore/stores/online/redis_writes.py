@@ -25,6 +25,7 @@ from featurestore.stores.online.redis_scripts import (
     MODES,
     REPLACE,
     SETEX_MODE,
+    SWAP,
     WRITE,
 )
 from featurestore.stores.online.resp import Command, Target, pack, refusal
@@ -40,8 +41,9 @@ NEW_ROWS_MIN = 1_000
 PROBE_ROWS = 50
 """Rows that are written first to find out."""
 
-_SCRIPTS = (WRITE, REPLACE)
-_ATTEMPTS = 3
+_SCRIPTS = (WRITE, REPLACE, SWAP)
+ATTEMPTS = 3
+"""How often a call is sent anew that the server refused because it did not know the script."""
 
 Span = tuple[int, int]
 
@@ -67,7 +69,7 @@ class Writer:
             left = self._put_new(connection, batch, expiries, tally)
             batch, expiries = _part(batch, left), [expiries[index] for index in left]
         todo = list(_spans(batch, self.rows_per_call))
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             todo = self._compare(connection, batch, (mode, expiries), todo, tally)
             if not todo:
                 return tally.result(left)
@@ -80,12 +82,12 @@ class Writer:
         mode = self.prepare(connection)
         field, *rest = arguments
         command: Command = (b"EVALSHA", REPLACE.sha, 1, key, field, mode, *rest)
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             (reply,) = self._call(connection, [command])
             if not is_forgotten(reply):
                 break
             self._load(connection)
-        return bool(self._checked(reply))
+        return bool(self.checked(reply))
 
     def prepare(self, connection: Connection) -> bytes:
         """Load the scripts, once for each connection; returns how rows expire on its server."""
@@ -97,7 +99,7 @@ class Writer:
     def _load(self, connection: Connection) -> None:
         loads: list[Command] = [(b"SCRIPT", b"LOAD", script.text) for script in _SCRIPTS]
         for reply in self._call(connection, loads):
-            self._checked(reply)
+            self.checked(reply)
 
     def _ask_mode(self, connection: Connection) -> bytes:
         names = [name for name, _ in MODES]
@@ -128,8 +130,8 @@ class Writer:
                 left.extend(index for span in spans for index in range(*span))
                 spans.clear()
 
-        self._pipeline(connection, [spans.popleft()], send, settle)
-        self._pipeline(connection, _drained(spans), send, settle)
+        self.pipeline(connection, [spans.popleft()], send, settle)
+        self.pipeline(connection, _drained(spans), send, settle)
         return sorted(left)
 
     def _compare(
@@ -151,12 +153,12 @@ class Writer:
             if is_forgotten(reply):
                 forgotten.append(span)
             else:
-                tally.add(span, self._checked(reply))
+                tally.add(span, self.checked(reply))
 
-        self._pipeline(connection, todo, send, settle)
+        self.pipeline(connection, todo, send, settle)
         return forgotten
 
-    def _pipeline(
+    def pipeline(
         self,
         connection: Connection,
         spans: Iterable[Span],
@@ -186,7 +188,8 @@ class Writer:
         connection.send(pack(commands), deadline)
         return connection.replies(len(commands), deadline)
 
-    def _checked(self, reply: Any) -> Any:
+    def checked(self, reply: Any) -> Any:
+        """The reply. Raises the typed error of what is one."""
         if isinstance(reply, ReplyError):
             raise refusal(self.target, reply)
         return reply
