@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from featurestore.compiler.window_rows import window_layout
 from featurestore.dtypes import INT32, INT64, DType
 from featurestore.errors import TypeMismatch
 from featurestore.fingerprint import fingerprint
@@ -21,6 +23,7 @@ from featurestore.wire.plans import (
     StoredFeature,
     row_tag,
 )
+from featurestore.wire.window_layout import WindowLayout
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedView, ViewUse
@@ -29,6 +32,7 @@ __all__ = [
     "ALL_VIEWS",
     "all_views_version",
     "compile_serving_plan",
+    "events_field",
     "field_id",
     "row_tag",
 ]
@@ -39,6 +43,11 @@ _FIELD_BYTES = 8
 def field_id(storage_hash: str, generation: int) -> bytes:
     """The online table's field below each entity key: 8 bytes of SHA-256 over both."""
     return hashlib.sha256(f"{storage_hash}:{generation}".encode()).digest()[:_FIELD_BYTES]
+
+
+def events_field(field: bytes) -> bytes:
+    """The field beside an online table's own in which writers of windows keep events by id."""
+    return hashlib.sha256(b"events of " + field).digest()[:_FIELD_BYTES]
 
 
 def all_views_version(uses: Sequence[ViewUse]) -> str:
@@ -103,7 +112,16 @@ def _lookup(
         grace_us=view.grace_us,
         stored=_stored(view),
         selected=tuple(index_of[feature.name] for feature in use.features),
+        windows=_windows(use),
     )
+
+
+def _windows(use: ViewUse) -> WindowLayout | None:
+    """What serving needs to know of a view's states: nothing of ids."""
+    if not use.view.is_windowed:
+        return None
+    layout = window_layout(use.view)
+    return replace(layout, view=use.name, id_dtype=None, correction_horizon_us=0)
 
 
 def _stored(view: TypedView) -> tuple[StoredFeature, ...]:

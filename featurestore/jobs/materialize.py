@@ -17,11 +17,10 @@ import pyarrow as pa
 
 from featurestore.compiler.changes import online_alias
 from featurestore.compiler.materialization import RunPlan, plan_run, table_state
-from featurestore.compiler.rel import (
-    Latest,
-)
+from featurestore.compiler.online import events_field
+from featurestore.compiler.rel import Latest
 from featurestore.compiler.scans import view_rel
-from featurestore.errors import InvalidRequest, NotApplied, UnknownView
+from featurestore.errors import NotApplied, UnknownView
 from featurestore.jobs import store_identity
 from featurestore.jobs.ahead import one_ahead
 from featurestore.jobs.deletions import erase_since
@@ -39,6 +38,7 @@ from featurestore.jobs.project import current_files
 from featurestore.jobs.publish import publish
 from featurestore.jobs.row_writer import RowWriter, counted_columns, stored_rows
 from featurestore.jobs.source_report import NullCreatedTimeWarning, report_source
+from featurestore.jobs.window_runs import WindowRun
 from featurestore.records import AliasIs, LedgerRow
 from featurestore.stores.online.base import RowBatch
 from featurestore.wire.keys import project_prefix
@@ -153,6 +153,7 @@ def sweep(context: Context, *, now_us: int) -> int:
     drop_unused_tables(context.registry)
     keep = fields_in_use(context.registry) | {store_identity.FIELD}
     keep |= fields_lately_served(context.registry, since_us=now_us - SERVED_LATELY_US)
+    keep |= set(map(events_field, keep))
     prefix = project_prefix(context.repo.project)
     return sum(context.store.sweep(prefix, keep=keep, older_than_us=now_us))
 
@@ -168,9 +169,6 @@ def _applied_views(context: Context, names: Sequence[str] | None) -> list[TypedV
             raise UnknownView(name, known=known)
     applied = current_views(context.registry, context.environment)
     chosen = [known[name] for name in dict.fromkeys(known if names is None else names)]
-    if names is not None and (windowed := [view.name for view in chosen if view.is_windowed]):
-        raise InvalidRequest(f"windowed views are not written online yet: {', '.join(windowed)}")
-    chosen = [view for view in chosen if not view.is_windowed]
     changed = [view.name for view in chosen if applied.get(view.name) != view.version]
     if changed:
         raise NotApplied(
@@ -206,12 +204,28 @@ class _Run:
         serving = self._table
         if plan.mode == "replace":
             self._table = add_generation(context.registry, self._view)
-        rows = view_rel(self._view, context.repo, self._files, with_undefined=True)
+        counts.skipped = self._count_skipped()
+        if self._view.is_windowed:
+            self._rebuild_windows(plan, counts, progress)
+        else:
+            self._write_newest(plan, counts, progress)
+        erase_since(context, self._view, self._files)
+        return self._commit(plan, counts, serving, started_at_us=started_at_us)
+
+    def _rebuild_windows(self, plan: RunPlan, counts: _Counts, progress: Progress) -> None:
+        run = WindowRun(self._context, self._view, self._files, self._table, self._now_us)
+        for selection in plan.passes:
+            for read, written in run.rebuilt(selection):
+                counts.read += read
+                counts.written += written
+                progress(self._view.name, counts.written)
+
+    def _write_newest(self, plan: RunPlan, counts: _Counts, progress: Progress) -> None:
+        rows = view_rel(self._view, self._context.repo, self._files, with_undefined=True)
         counted = counted_columns(self._view)
         writer = RowWriter(
-            context, self._view, self._table.field, lambda: (self._files, self._now_us)
+            self._context, self._view, self._table.field, lambda: (self._files, self._now_us)
         )
-        counts.skipped = self._count_skipped()
         for selection in plan.passes:
             with (
                 closing(self._encoded(writer, selection.of(rows))) as made,
@@ -222,8 +236,6 @@ class _Run:
                     counts.undefined += sum(batch.column(name).true_count for name in counted)
                     counts.written += writer.write(batch, encoded)
                     progress(self._view.name, counts.written)
-        erase_since(context, self._view, self._files)
-        return self._commit(plan, counts, serving, started_at_us=started_at_us)
 
     def _count_skipped(self) -> int:
         """Rows of the source that no run can read: their event time or a key is NULL."""

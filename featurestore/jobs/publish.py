@@ -91,7 +91,7 @@ class _Publication:
         views = {
             view.name: view
             for view in self.repo.views.values()
-            if self.applied.version("view", view.name) == view.version and not view.is_windowed
+            if self.applied.version("view", view.name) == view.version
         }
         tables = ensure_online_tables(self.registry, list(views.values()))
         ledger = ledgers_of(self.registry, self.environment)

@@ -19,6 +19,7 @@ from featurestore.dtypes import DType
 from featurestore.errors import InvalidJoinKey, InvalidRequest, LimitExceeded, MissingJoinKey
 from featurestore.serving.columns import pack_columns
 from featurestore.serving.judge import HEAD, AllPresent, Judge, all_present_of, judge_of
+from featurestore.serving.windows import Evaluate, window_evaluator
 from featurestore.statuses import Status
 from featurestore.stores.online.base import KeyFields
 from featurestore.wire import serving_pb2 as pb
@@ -28,6 +29,7 @@ from featurestore.wire.plans import Lookup, ServingPlan, output_columns
 from featurestore.wire.response import ResponseSchema
 from featurestore.wire.rows import key_encoder, key_prefix, subset_encoder
 from featurestore.wire.serving_raw_pb2 import RawOnlineFeaturesResponse
+from featurestore.wire.window_layout import WindowLayout, empty_value
 
 if TYPE_CHECKING:
     from featurestore.config import ServingSettings
@@ -100,13 +102,15 @@ class Use:
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledPlan:
-    """A plan ready to answer. `keys` are (name, type, the views that need it)."""
+    """A plan ready to answer. `keys` are (name, type, the views that need it); `windows` are group,
+    position and evaluation of what is stored as states of windows."""
 
     plan: ServingPlan
     plan_version: str
     keys: tuple[tuple[str, DType, str], ...]
     groups: tuple[Group, ...]
     uses: tuple[Use, ...]
+    windows: tuple[tuple[int, int, Evaluate], ...]
     schema: pb.Schema
     schema_id: int
     feature_count: int
@@ -152,12 +156,19 @@ def compile_plan(
     names = output_columns(plan, full_feature_names=full_feature_names)
     _check_key_types(plan)
     groups: dict[tuple[str, tuple[int, ...]], dict[bytes, int]] = {}
-    uses = []
+    places = []
     for use in plan.lookups:
         key = (use.key_space, use.keys)
         fields = groups.setdefault(key, {})
         position = fields.setdefault(use.field, len(fields))
-        uses.append(_use(use, list(groups).index(key), position))
+        places.append((list(groups).index(key), position))
+    uses = []
+    windows: list[tuple[int, int, Evaluate]] = []
+    for use, place in zip(plan.lookups, places, strict=True):
+        alone = places.count(place) == 1
+        uses.append(_use(use, *place, evaluated=use.windows is not None and alone))
+        if use.windows is not None and place not in [known[:2] for known in windows]:
+            windows.append((*place, _evaluate(use, use.windows, alone=alone)))
     schema = _schema(plan, names)
     return CompiledPlan(
         plan=plan,
@@ -171,6 +182,7 @@ def compile_plan(
             for (key_space, keys), fields in groups.items()
         ),
         uses=tuple(uses),
+        windows=tuple(windows),
         schema=schema,
         schema_id=schema_id_of(schema),
         feature_count=sum(map(len, names)),
@@ -248,8 +260,26 @@ def look_at(
     now_us: int,
 ) -> Looked:
     """What `finish` puts into a message. Raises `CorruptRow`."""
+    if plan.windows:
+        found = _windows_at(plan, prepared, found, now_us)
     look = _view_by_view if request.count >= _MANY else _entity_by_entity
     return look(plan, request, prepared, found, now_us)
+
+
+def _windows_at(
+    plan: CompiledPlan,
+    prepared: Prepared,
+    found: Sequence[Sequence[bytes | None]],
+    now_us: int,
+) -> list[list[bytes | None]]:
+    """`found`, with the rows that states of windows make at the request's time in their place."""
+    rows = list(map(list, found))
+    for group, position, evaluate in plan.windows:
+        for read in dict.fromkeys(prepared.slots[group]):
+            if read != _NO_READ:
+                state = rows[read][position]
+                rows[read][position] = None if state is None else evaluate(state, now_us)
+    return rows
 
 
 def _entity_by_entity(
@@ -371,9 +401,23 @@ def _group(
     return Group(keys, encode, fields)
 
 
-def _use(use: Lookup, group: int, position: int) -> Use:
-    layout = RowLayout(tuple((f.name, f.dtype) for f in use.stored), use.tag, use.name)
-    whole = use.selected == tuple(range(len(use.stored)))
+def _layout(use: Lookup) -> RowLayout:
+    return RowLayout(tuple((f.name, f.dtype) for f in use.stored), use.tag, use.name)
+
+
+def _evaluate(use: Lookup, windows: WindowLayout, *, alone: bool) -> Evaluate:
+    """What makes a row of a state: with the selected features, where nobody else needs others."""
+    selected = use.selected if alone else tuple(range(len(use.stored)))
+    return window_evaluator(windows, _layout(use).subset(selected), selected)
+
+
+def _use(use: Lookup, group: int, position: int, *, evaluated: bool) -> Use:
+    """`evaluated`: the row that is found has the selected features only."""
+    layout = _layout(use)
+    selected = layout.subset(use.selected)
+    if evaluated:
+        layout = selected
+    whole = evaluated or use.selected == tuple(range(len(use.stored)))
     cut = None if whole else subset_encoder(layout, use.selected)
     return Use(
         name=use.name,
@@ -382,7 +426,7 @@ def _use(use: Lookup, group: int, position: int) -> Use:
         judge=judge_of(layout, use.ttl_us, use.grace_us or 0),
         all_present=all_present_of(layout, use.ttl_us),
         cut=cut,
-        selected=layout.subset(use.selected),
+        selected=selected,
     )
 
 
@@ -394,13 +438,20 @@ def _schema(plan: ServingPlan, names: Sequence[Sequence[str]]) -> pb.Schema:
                 version=use.view_version,
                 view_tag=use.tag,
                 features=[
-                    pb.FeatureSchema(name=name, dtype=str(feature.dtype))
-                    for name, feature in zip(columns, use.features, strict=True)
+                    pb.FeatureSchema(name=name, dtype=str(feature.dtype), empty=empty)
+                    for name, feature, empty in zip(columns, use.features, _empty(use), strict=True)
                 ],
             )
             for use, columns in zip(plan.lookups, names, strict=True)
         ]
     )
+
+
+def _empty(use: Lookup) -> list[int | None]:
+    """What the selected features hold where their key is not found."""
+    if use.windows is None:
+        return [None] * len(use.selected)
+    return [empty_value(use.windows.outputs[index].function) for index in use.selected]
 
 
 def _check_key_types(plan: ServingPlan) -> None:

@@ -19,6 +19,7 @@ from featurestore.dtypes import DType
 from featurestore.errors import CorruptPlan, NameClash, UnknownFeature, UnknownView
 from featurestore.fingerprint import fingerprint_bytes
 from featurestore.wire import serving_plan_pb2 as pb
+from featurestore.wire.window_layout import WindowLayout
 
 ALL_VIEWS = "*"
 """The service name of the plan of all materialized views, from which feature lists are cut."""
@@ -47,7 +48,8 @@ class Lookup:
 
     `name` is the view's name or its alias, `keys` are indices into the plan's request keys in
     storage order, `field` is the online table (8 bytes), `stored` are all features of a row in the
-    view's order, and `selected` are indices into `stored` in output order.
+    view's order, and `selected` are indices into `stored` in output order. `windows` says how the
+    values of a windowed view follow from what is stored.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Lookup:
     grace_us: int | None
     stored: tuple[StoredFeature, ...]
     selected: tuple[int, ...]
+    windows: WindowLayout | None = None
 
     @property
     def features(self) -> tuple[StoredFeature, ...]:
@@ -193,6 +196,7 @@ def _lookup_message(use: Lookup) -> pb.Lookup:
             pb.StoredFeature(name=f.name, dtype=str(f.dtype), version=f.version) for f in use.stored
         ],
         selected=use.selected,
+        windows=None if use.windows is None else use.windows.to_message(),
     )
 
 
@@ -211,6 +215,14 @@ def _from_message(message: pb.ServingPlan) -> ServingPlan:
 
 
 def _lookup(message: pb.Lookup) -> Lookup:
+    windows = None
+    if message.HasField("windows"):
+        windows = WindowLayout.from_message(
+            message.windows,
+            tuple(dtypes.parse(f.dtype) for f in message.stored),
+            tag=row_tag(message.storage_hash),
+            view=message.name,
+        )
     return Lookup(
         name=message.name,
         view=message.view,
@@ -226,6 +238,7 @@ def _lookup(message: pb.Lookup) -> Lookup:
             StoredFeature(f.name, dtypes.parse(f.dtype), f.version) for f in message.stored
         ),
         selected=tuple(message.selected),
+        windows=windows,
     )
 
 

@@ -33,13 +33,17 @@ _STATUS_OF = {int(status): status.name for status in Status}
 
 class ResponseSchema:
     """A schema, read once: per view its name, its features' names, the layout of its rows and
-    their decoder."""
+    their decoder, and their values where nothing is found."""
 
     def __init__(self, schema: pb.Schema) -> None:
         self.views = tuple(view.name for view in schema.views)
         self.layouts = tuple(layout_of(view) for view in schema.views)
         self.decoders = tuple(row_decoder(layout) for layout in self.layouts)
         self.names = tuple(tuple(name for name, _ in layout.features) for layout in self.layouts)
+        self.empty = tuple(
+            [f.empty if f.HasField("empty") else None for f in view.features]
+            for view in schema.views
+        )
         self.feature_names = tuple(name for names in self.names for name in names)
         self._taken = frozenset(name.casefold() for name in self.feature_names)
 
@@ -147,8 +151,9 @@ class OnlineResponse:
         Ints are exact; a missing value is None, and `statuses` says why.
         """
         columns = {name: list(values) for name, values in self._entities.given.items()}
-        for names, rows in zip(self.schema.names, self._values, strict=True):
-            missing = [None] * len(names)
+        for names, rows, missing in zip(
+            self.schema.names, self._values, self.schema.empty, strict=True
+        ):
             there = [missing if values is None else values for values in rows]
             by_feature = zip(*there, strict=True) if there else repeat(())
             columns.update(zip(names, map(list, by_feature), strict=False))
@@ -161,6 +166,7 @@ class OnlineResponse:
         columns = {name: _array(name, values) for name, values in self._entities.given.items()}
         for view, layout in enumerate(self._layouts):
             arrays = decode_columns(layout, self._rows[view])
+            arrays = list(map(_filled, arrays, repeat(self._rows[view]), self.schema.empty[view]))
             columns.update(zip((name for name, _ in layout.features), arrays, strict=True))
         return pa.table(columns)
 
@@ -240,6 +246,15 @@ def layout_of(view: pb.ViewSchema) -> RowLayout:
     """How the rows of a view lie in the response's bytes."""
     features = tuple((f.name, dtypes.parse(f.dtype)) for f in view.features)
     return RowLayout(features, view.view_tag, view.name)
+
+
+def _filled(column: pa.Array, rows: Sequence[bytes | None], empty: int | None) -> pa.Array:
+    """The column with `empty` where there is no row."""
+    if empty is None or None not in rows:
+        return column
+    import pyarrow.compute as pc
+
+    return pc.if_else([row is None for row in rows], empty, column)
 
 
 def _array(name: str, values: Sequence[Any]) -> pa.Array:

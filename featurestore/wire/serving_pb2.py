@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from featurestore.wire import row_pb2 as featurestore_dot_v1_dot_row__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65\x61turestore/v1/serving.proto\x12\x0f\x66\x65\x61turestore.v1\x1a\x19\x66\x65\x61turestore/v1/row.proto\"\x1b\n\x0b\x46\x65\x61tureRefs\x12\x0c\n\x04refs\x18\x01 \x03(\t\"\x83\x02\n\x18GetOnlineFeaturesRequest\x12\x19\n\x0f\x66\x65\x61ture_service\x18\x01 \x01(\tH\x00\x12\x30\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32\x1c.featurestore.v1.FeatureRefsH\x00\x12(\n\x04keys\x18\x03 \x03(\x0b\x32\x1a.featurestore.v1.KeyColumn\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.featurestore.v1.Options\x12\x11\n\tschema_id\x18\x05 \x01(\x06\x12\x19\n\x0c\x65ntity_count\x18\x06 \x01(\rH\x01\x88\x01\x01\x42\x06\n\x04whatB\x0f\n\r_entity_count\"\xc3\x01\n\tKeyColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x07strings\x18\x02 \x01(\x0b\x32\x1d.featurestore.v1.StringValuesH\x00\x12.\n\x06int64s\x18\x03 \x01(\x0b\x32\x1c.featurestore.v1.Int64ValuesH\x00\x12-\n\x05\x62ytes\x18\x04 \x01(\x0b\x32\x1c.featurestore.v1.BytesValuesH\x00\x12\r\n\x05nulls\x18\x05 \x03(\rB\x08\n\x06values\"\x1e\n\x0cStringValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x1d\n\x0bInt64Values\x12\x0e\n\x06values\x18\x01 \x03(\x10\"\x1d\n\x0b\x42ytesValues\x12\x0e\n\x06values\x18\x01 \x03(\x0c\"K\n\x07Options\x12\x1a\n\x12\x66ull_feature_names\x18\x01 \x01(\x08\x12\x13\n\x0b\x65vent_times\x18\x02 \x01(\x08\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\x08\"\x85\x02\n\x19GetOnlineFeaturesResponse\x12\x14\n\x0cplan_version\x18\x01 \x01(\t\x12\x17\n\x0frequest_time_us\x18\x02 \x01(\x10\x12\x11\n\tschema_id\x18\x03 \x01(\x06\x12\'\n\x06schema\x18\x04 \x01(\x0b\x32\x17.featurestore.v1.Schema\x12\x10\n\x08statuses\x18\x05 \x01(\x0c\x12\"\n\x04rows\x18\x06 \x03(\x0b\x32\x14.featurestore.v1.Row\x12\x16\n\x0e\x65vent_times_us\x18\x07 \x03(\x10\x12/\n\x07\x63olumns\x18\x08 \x03(\x0b\x32\x1e.featurestore.v1.FeatureColumn\"m\n\x1bStreamOnlineFeaturesRequest\x12:\n\x07request\x18\x01 \x01(\x0b\x32).featurestore.v1.GetOnlineFeaturesRequest\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\"y\n\x1cStreamOnlineFeaturesResponse\x12>\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32*.featurestore.v1.GetOnlineFeaturesResponseH\x00\x12\x0f\n\x05\x65rror\x18\x02 \x01(\x0cH\x00\x42\x08\n\x06\x61nswer\"4\n\x06Schema\x12*\n\x05views\x18\x01 \x03(\x0b\x32\x1b.featurestore.v1.ViewSchema\"o\n\nViewSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08view_tag\x18\x03 \x01(\x07\x12\x30\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x1e.featurestore.v1.FeatureSchema\",\n\rFeatureSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\"\xdd\x01\n\rFeatureColumn\x12\x10\n\x08statuses\x18\x01 \x01(\x0c\x12+\n\x07\x64oubles\x18\x02 \x01(\x0b\x32\x18.featurestore.v1.DoublesH\x00\x12-\n\x08integers\x18\x03 \x01(\x0b\x32\x19.featurestore.v1.IntegersH\x00\x12+\n\x07strings\x18\x04 \x01(\x0b\x32\x18.featurestore.v1.StringsH\x00\x12\'\n\x05\x62lobs\x18\x05 \x01(\x0b\x32\x16.featurestore.v1.BlobsH\x00\x42\x08\n\x06values\"\x19\n\x07\x44oubles\x12\x0e\n\x06values\x18\x01 \x03(\x01\"\x1a\n\x08Integers\x12\x0e\n\x06values\x18\x01 \x03(\x10\"\x19\n\x07Strings\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x17\n\x05\x42lobs\x12\x0e\n\x06values\x18\x01 \x03(\x0c\"\x17\n\x15GetServingInfoRequest\"\xfa\x01\n\x16GetServingInfoResponse\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12.\n\x08services\x18\x04 \x03(\x0b\x32\x1c.featurestore.v1.ServiceInfo\x12\x43\n\x06limits\x18\x05 \x03(\x0b\x32\x33.featurestore.v1.GetServingInfoResponse.LimitsEntry\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x83\x01\n\x0bServiceInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0cplan_version\x18\x03 \x01(\t\x12-\n\x04keys\x18\x04 \x03(\x0b\x32\x1f.featurestore.v1.RequestKeyInfo\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\"-\n\x0eRequestKeyInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t*}\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATUS_PRESENT\x10\x01\x12\x15\n\x11STATUS_NULL_VALUE\x10\x02\x12\x14\n\x10STATUS_NOT_FOUND\x10\x03\x12\x1a\n\x16STATUS_OUTSIDE_MAX_AGE\x10\x04\x32\xd8\x02\n\x0eOnlineFeatures\x12j\n\x11GetOnlineFeatures\x12).featurestore.v1.GetOnlineFeaturesRequest\x1a*.featurestore.v1.GetOnlineFeaturesResponse\x12w\n\x14StreamOnlineFeatures\x12,.featurestore.v1.StreamOnlineFeaturesRequest\x1a-.featurestore.v1.StreamOnlineFeaturesResponse(\x01\x30\x01\x12\x61\n\x0eGetServingInfo\x12&.featurestore.v1.GetServingInfoRequest\x1a\'.featurestore.v1.GetServingInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66\x65\x61turestore/v1/serving.proto\x12\x0f\x66\x65\x61turestore.v1\x1a\x19\x66\x65\x61turestore/v1/row.proto\"\x1b\n\x0b\x46\x65\x61tureRefs\x12\x0c\n\x04refs\x18\x01 \x03(\t\"\x83\x02\n\x18GetOnlineFeaturesRequest\x12\x19\n\x0f\x66\x65\x61ture_service\x18\x01 \x01(\tH\x00\x12\x30\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32\x1c.featurestore.v1.FeatureRefsH\x00\x12(\n\x04keys\x18\x03 \x03(\x0b\x32\x1a.featurestore.v1.KeyColumn\x12)\n\x07options\x18\x04 \x01(\x0b\x32\x18.featurestore.v1.Options\x12\x11\n\tschema_id\x18\x05 \x01(\x06\x12\x19\n\x0c\x65ntity_count\x18\x06 \x01(\rH\x01\x88\x01\x01\x42\x06\n\x04whatB\x0f\n\r_entity_count\"\xc3\x01\n\tKeyColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x07strings\x18\x02 \x01(\x0b\x32\x1d.featurestore.v1.StringValuesH\x00\x12.\n\x06int64s\x18\x03 \x01(\x0b\x32\x1c.featurestore.v1.Int64ValuesH\x00\x12-\n\x05\x62ytes\x18\x04 \x01(\x0b\x32\x1c.featurestore.v1.BytesValuesH\x00\x12\r\n\x05nulls\x18\x05 \x03(\rB\x08\n\x06values\"\x1e\n\x0cStringValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x1d\n\x0bInt64Values\x12\x0e\n\x06values\x18\x01 \x03(\x10\"\x1d\n\x0b\x42ytesValues\x12\x0e\n\x06values\x18\x01 \x03(\x0c\"K\n\x07Options\x12\x1a\n\x12\x66ull_feature_names\x18\x01 \x01(\x08\x12\x13\n\x0b\x65vent_times\x18\x02 \x01(\x08\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\x08\"\x85\x02\n\x19GetOnlineFeaturesResponse\x12\x14\n\x0cplan_version\x18\x01 \x01(\t\x12\x17\n\x0frequest_time_us\x18\x02 \x01(\x10\x12\x11\n\tschema_id\x18\x03 \x01(\x06\x12\'\n\x06schema\x18\x04 \x01(\x0b\x32\x17.featurestore.v1.Schema\x12\x10\n\x08statuses\x18\x05 \x01(\x0c\x12\"\n\x04rows\x18\x06 \x03(\x0b\x32\x14.featurestore.v1.Row\x12\x16\n\x0e\x65vent_times_us\x18\x07 \x03(\x10\x12/\n\x07\x63olumns\x18\x08 \x03(\x0b\x32\x1e.featurestore.v1.FeatureColumn\"m\n\x1bStreamOnlineFeaturesRequest\x12:\n\x07request\x18\x01 \x01(\x0b\x32).featurestore.v1.GetOnlineFeaturesRequest\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\"y\n\x1cStreamOnlineFeaturesResponse\x12>\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32*.featurestore.v1.GetOnlineFeaturesResponseH\x00\x12\x0f\n\x05\x65rror\x18\x02 \x01(\x0cH\x00\x42\x08\n\x06\x61nswer\"4\n\x06Schema\x12*\n\x05views\x18\x01 \x03(\x0b\x32\x1b.featurestore.v1.ViewSchema\"o\n\nViewSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08view_tag\x18\x03 \x01(\x07\x12\x30\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x1e.featurestore.v1.FeatureSchema\"J\n\rFeatureSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x12\n\x05\x65mpty\x18\x03 \x01(\x10H\x00\x88\x01\x01\x42\x08\n\x06_empty\"\xdd\x01\n\rFeatureColumn\x12\x10\n\x08statuses\x18\x01 \x01(\x0c\x12+\n\x07\x64oubles\x18\x02 \x01(\x0b\x32\x18.featurestore.v1.DoublesH\x00\x12-\n\x08integers\x18\x03 \x01(\x0b\x32\x19.featurestore.v1.IntegersH\x00\x12+\n\x07strings\x18\x04 \x01(\x0b\x32\x18.featurestore.v1.StringsH\x00\x12\'\n\x05\x62lobs\x18\x05 \x01(\x0b\x32\x16.featurestore.v1.BlobsH\x00\x42\x08\n\x06values\"\x19\n\x07\x44oubles\x12\x0e\n\x06values\x18\x01 \x03(\x01\"\x1a\n\x08Integers\x12\x0e\n\x06values\x18\x01 \x03(\x10\"\x19\n\x07Strings\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x17\n\x05\x42lobs\x12\x0e\n\x06values\x18\x01 \x03(\x0c\"\x17\n\x15GetServingInfoRequest\"\xfa\x01\n\x16GetServingInfoResponse\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12.\n\x08services\x18\x04 \x03(\x0b\x32\x1c.featurestore.v1.ServiceInfo\x12\x43\n\x06limits\x18\x05 \x03(\x0b\x32\x33.featurestore.v1.GetServingInfoResponse.LimitsEntry\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x83\x01\n\x0bServiceInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x14\n\x0cplan_version\x18\x03 \x01(\t\x12-\n\x04keys\x18\x04 \x03(\x0b\x32\x1f.featurestore.v1.RequestKeyInfo\x12\x10\n\x08\x66\x65\x61tures\x18\x05 \x03(\t\"-\n\x0eRequestKeyInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t*}\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATUS_PRESENT\x10\x01\x12\x15\n\x11STATUS_NULL_VALUE\x10\x02\x12\x14\n\x10STATUS_NOT_FOUND\x10\x03\x12\x1a\n\x16STATUS_OUTSIDE_MAX_AGE\x10\x04\x32\xd8\x02\n\x0eOnlineFeatures\x12j\n\x11GetOnlineFeatures\x12).featurestore.v1.GetOnlineFeaturesRequest\x1a*.featurestore.v1.GetOnlineFeaturesResponse\x12w\n\x14StreamOnlineFeatures\x12,.featurestore.v1.StreamOnlineFeaturesRequest\x1a-.featurestore.v1.StreamOnlineFeaturesResponse(\x01\x30\x01\x12\x61\n\x0eGetServingInfo\x12&.featurestore.v1.GetServingInfoRequest\x1a\'.featurestore.v1.GetServingInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETSERVINGINFORESPONSE_LIMITSENTRY']._loaded_options = None
   _globals['_GETSERVINGINFORESPONSE_LIMITSENTRY']._serialized_options = b'8\001'
-  _globals['_STATUS']._serialized_start=2238
-  _globals['_STATUS']._serialized_end=2363
+  _globals['_STATUS']._serialized_start=2268
+  _globals['_STATUS']._serialized_end=2393
   _globals['_FEATUREREFS']._serialized_start=77
   _globals['_FEATUREREFS']._serialized_end=104
   _globals['_GETONLINEFEATURESREQUEST']._serialized_start=107
@@ -61,27 +61,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VIEWSCHEMA']._serialized_start=1289
   _globals['_VIEWSCHEMA']._serialized_end=1400
   _globals['_FEATURESCHEMA']._serialized_start=1402
-  _globals['_FEATURESCHEMA']._serialized_end=1446
-  _globals['_FEATURECOLUMN']._serialized_start=1449
-  _globals['_FEATURECOLUMN']._serialized_end=1670
-  _globals['_DOUBLES']._serialized_start=1672
-  _globals['_DOUBLES']._serialized_end=1697
-  _globals['_INTEGERS']._serialized_start=1699
-  _globals['_INTEGERS']._serialized_end=1725
-  _globals['_STRINGS']._serialized_start=1727
-  _globals['_STRINGS']._serialized_end=1752
-  _globals['_BLOBS']._serialized_start=1754
-  _globals['_BLOBS']._serialized_end=1777
-  _globals['_GETSERVINGINFOREQUEST']._serialized_start=1779
-  _globals['_GETSERVINGINFOREQUEST']._serialized_end=1802
-  _globals['_GETSERVINGINFORESPONSE']._serialized_start=1805
-  _globals['_GETSERVINGINFORESPONSE']._serialized_end=2055
-  _globals['_GETSERVINGINFORESPONSE_LIMITSENTRY']._serialized_start=2010
-  _globals['_GETSERVINGINFORESPONSE_LIMITSENTRY']._serialized_end=2055
-  _globals['_SERVICEINFO']._serialized_start=2058
-  _globals['_SERVICEINFO']._serialized_end=2189
-  _globals['_REQUESTKEYINFO']._serialized_start=2191
-  _globals['_REQUESTKEYINFO']._serialized_end=2236
-  _globals['_ONLINEFEATURES']._serialized_start=2366
-  _globals['_ONLINEFEATURES']._serialized_end=2710
+  _globals['_FEATURESCHEMA']._serialized_end=1476
+  _globals['_FEATURECOLUMN']._serialized_start=1479
+  _globals['_FEATURECOLUMN']._serialized_end=1700
+  _globals['_DOUBLES']._serialized_start=1702
+  _globals['_DOUBLES']._serialized_end=1727
+  _globals['_INTEGERS']._serialized_start=1729
+  _globals['_INTEGERS']._serialized_end=1755
+  _globals['_STRINGS']._serialized_start=1757
+  _globals['_STRINGS']._serialized_end=1782
+  _globals['_BLOBS']._serialized_start=1784
+  _globals['_BLOBS']._serialized_end=1807
+  _globals['_GETSERVINGINFOREQUEST']._serialized_start=1809
+  _globals['_GETSERVINGINFOREQUEST']._serialized_end=1832
+  _globals['_GETSERVINGINFORESPONSE']._serialized_start=1835
+  _globals['_GETSERVINGINFORESPONSE']._serialized_end=2085
+  _globals['_GETSERVINGINFORESPONSE_LIMITSENTRY']._serialized_start=2040
+  _globals['_GETSERVINGINFORESPONSE_LIMITSENTRY']._serialized_end=2085
+  _globals['_SERVICEINFO']._serialized_start=2088
+  _globals['_SERVICEINFO']._serialized_end=2219
+  _globals['_REQUESTKEYINFO']._serialized_start=2221
+  _globals['_REQUESTKEYINFO']._serialized_end=2266
+  _globals['_ONLINEFEATURES']._serialized_start=2396
+  _globals['_ONLINEFEATURES']._serialized_end=2740
 # @@protoc_insertion_point(module_scope)

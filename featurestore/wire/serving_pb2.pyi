@@ -403,20 +403,26 @@ class FeatureSchema(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    EMPTY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """the output column"""
     dtype: _builtins.str
+    empty: _builtins.int
+    """its value where the status is NOT_FOUND: a count of nothing is 0"""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         dtype: _builtins.str = ...,
+        empty: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_empty", b"_empty", "empty", b"empty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_empty", b"_empty", "dtype", b"dtype", "empty", b"empty", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__empty: _TypeAlias = _typing.Literal["empty"]  # noqa: Y015
+    _WhichOneofArgType__empty: _TypeAlias = _typing.Literal["_empty", b"_empty"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__empty) -> _WhichOneofReturnType__empty | None: ...
 
 Global___FeatureSchema: _TypeAlias = FeatureSchema  # noqa: Y015
 

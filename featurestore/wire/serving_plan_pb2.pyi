@@ -100,6 +100,7 @@ class Lookup(_message.Message):
     GRACE_US_FIELD_NUMBER: _builtins.int
     STORED_FIELD_NUMBER: _builtins.int
     SELECTED_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """the view's name or alias"""
     view: _builtins.str
@@ -125,6 +126,10 @@ class Lookup(_message.Message):
     def selected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """indices into stored, in output order"""
 
+    @_builtins.property
+    def windows(self) -> Global___Windows:
+        """how values follow from a WindowState; none: stored as Row"""
+
     def __init__(
         self,
         *,
@@ -140,10 +145,11 @@ class Lookup(_message.Message):
         grace_us: _builtins.int | None = ...,
         stored: _abc.Iterable[Global___StoredFeature] | None = ...,
         selected: _abc.Iterable[_builtins.int] | None = ...,
+        windows: Global___Windows | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_grace_us", b"_grace_us", "_ttl_us", b"_ttl_us", "grace_us", b"grace_us", "ttl_us", b"ttl_us"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_grace_us", b"_grace_us", "_ttl_us", b"_ttl_us", "grace_us", b"grace_us", "ttl_us", b"ttl_us", "windows", b"windows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grace_us", b"_grace_us", "_ttl_us", b"_ttl_us", "field", b"field", "generation", b"generation", "grace_us", b"grace_us", "key_space", b"key_space", "keys", b"keys", "name", b"name", "selected", b"selected", "storage_hash", b"storage_hash", "stored", b"stored", "ttl_us", b"ttl_us", "view", b"view", "view_version", b"view_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grace_us", b"_grace_us", "_ttl_us", b"_ttl_us", "field", b"field", "generation", b"generation", "grace_us", b"grace_us", "key_space", b"key_space", "keys", b"keys", "name", b"name", "selected", b"selected", "storage_hash", b"storage_hash", "stored", b"stored", "ttl_us", b"ttl_us", "view", b"view", "view_version", b"view_version", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__grace_us: _TypeAlias = _typing.Literal["grace_us"]  # noqa: Y015
     _WhichOneofArgType__grace_us: _TypeAlias = _typing.Literal["_grace_us", b"_grace_us"]  # noqa: Y015
@@ -155,6 +161,123 @@ class Lookup(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ttl_us) -> _WhichOneofReturnType__ttl_us | None: ...
 
 Global___Lookup: _TypeAlias = Lookup  # noqa: Y015
+
+@_typing.final
+class Windows(_message.Message):
+    """What a windowed view aggregates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowInput]: ...
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowOutput]:
+        """one for each stored feature"""
+
+    def __init__(
+        self,
+        *,
+        inputs: _abc.Iterable[Global___WindowInput] | None = ...,
+        outputs: _abc.Iterable[Global___WindowOutput] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "outputs", b"outputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Windows: _TypeAlias = Windows  # noqa: Y015
+
+@_typing.final
+class WindowInput(_message.Message):
+    """What an event brings in: a value, where it counts at all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DTYPE_FIELD_NUMBER: _builtins.int
+    dtype: _builtins.str
+    """empty: nothing but itself, as for count("*")"""
+    def __init__(
+        self,
+        *,
+        dtype: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WindowInput: _TypeAlias = WindowInput  # noqa: Y015
+
+@_typing.final
+class WindowOutput(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    WINDOW_US_FIELD_NUMBER: _builtins.int
+    DELAY_US_FIELD_NUMBER: _builtins.int
+    HOP_US_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    function: _builtins.str
+    input: _builtins.int
+    """index into inputs"""
+    window_us: _builtins.int
+    """none: lifetime"""
+    delay_us: _builtins.int
+    hop_us: _builtins.int
+    """0: exact"""
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowParameter]: ...
+    def __init__(
+        self,
+        *,
+        function: _builtins.str = ...,
+        input: _builtins.int = ...,
+        window_us: _builtins.int | None = ...,
+        delay_us: _builtins.int = ...,
+        hop_us: _builtins.int = ...,
+        parameters: _abc.Iterable[Global___WindowParameter] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_window_us", b"_window_us", "window_us", b"window_us"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_window_us", b"_window_us", "delay_us", b"delay_us", "function", b"function", "hop_us", b"hop_us", "input", b"input", "parameters", b"parameters", "window_us", b"window_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__window_us: _TypeAlias = _typing.Literal["window_us"]  # noqa: Y015
+    _WhichOneofArgType__window_us: _TypeAlias = _typing.Literal["_window_us", b"_window_us"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__window_us) -> _WhichOneofReturnType__window_us | None: ...
+
+Global___WindowOutput: _TypeAlias = WindowOutput  # noqa: Y015
+
+@_typing.final
+class WindowParameter(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INTEGER_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    integer: _builtins.int
+    number: _builtins.float
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        integer: _builtins.int = ...,
+        number: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["integer", b"integer", "number", b"number", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integer", b"integer", "name", b"name", "number", b"number", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["integer", "number"]  # noqa: Y015
+    _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
+
+Global___WindowParameter: _TypeAlias = WindowParameter  # noqa: Y015
 
 @_typing.final
 class StoredFeature(_message.Message):

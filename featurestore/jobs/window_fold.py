@@ -1,0 +1,556 @@
+"""Folding rows into the states of windowed views, many keys at once, in columns.
+
+Pure: what some keys' states held, and rows that are new, become what their states hold now.
+
+Of the versions of an event (rows of one id) each counts from its known time until that of the next;
+one that comes more than the correction horizon after the one before is dropped, and so are those
+after it. What may still be corrected, or be cut by the right end of a window, stays as it is; the
+rest is in tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from featurestore.errors import LimitExceeded
+from featurestore.sketches import hash64
+from featurestore.value_bytes import value_bytes
+from featurestore.wire.tiles import (
+    Column,
+    Decoded,
+    Events,
+    Int64,
+    Mask,
+    States,
+    Tiles,
+    encode_states,
+    no_events,
+    no_tiles,
+    objects,
+)
+from featurestore.wire.window_layout import (
+    BEHIND_US,
+    EVER_US,
+    NEVER_US,
+    Group,
+    Lane,
+    PartialLane,
+    WindowLayout,
+)
+
+EVENTS_PER_KEY_MAX = 100_000
+"""Events of one key that are kept as they are: those of an `exact` window, those younger than the
+correction horizon, those near the right end of a window."""
+SETTLED_IDS_MAX = 10_000
+"""Ids per key that are remembered beyond the correction horizon, to know a repeat from a late
+row."""
+
+ADDED, REPEATED, TOO_LATE = 0, 1, 2
+"""What became of a row: it counts; it stood there already; it corrects a row that is older than the
+correction horizon."""
+
+_LOW_32 = 0xFFFF_FFFF
+_INT_MAX, _INT_MIN = 2**63 - 1, -(2**63)
+_UFUNCS = {"add": np.add, "min": np.minimum, "max": np.maximum}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """Per key what serving reads and what writers read (both empty: nothing is left), and when the
+    store may forget it; per row what became of it."""
+
+    served: list[bytes]
+    kept: list[bytes]
+    expire_at_us: list[int | None]
+    outcomes: Column
+
+
+def nothing(layout: WindowLayout, count: int) -> Decoded:
+    """What `count` keys hold of which the store has nothing."""
+    return Decoded(
+        tiles=[no_tiles(group) for group in layout.groups],
+        events=no_events(layout),
+        newest_us=[None] * count,
+        settled_ids=[b""] * count,
+        rebuilt_until_us=[None] * count,
+    )
+
+
+def fold(
+    layout: WindowLayout,
+    old: Decoded,
+    rows: Events,
+    *,
+    now_us: int,
+    revisions: Sequence[int],
+) -> Folded:
+    """The states of as many keys as there are `revisions`, which `rows` name by their `owner`.
+
+    `now_us` is the writer's time. Raises `LimitExceeded` for `EVENTS_PER_KEY_MAX`.
+    """
+    count = len(revisions)
+    versions, outcomes, settled = _versions(layout, old, rows, now_us)
+    tiles, newest, ids = list(old.tiles), list(old.newest_us), old.settled_ids
+    if settled is not None and settled.any():
+        leaving = versions.take(settled)
+        versions = versions.take(~settled)
+        ids = _remembered(layout, ids, leaving)
+        counting = leaving.take(~leaving.deleted & (leaving.until_us == NEVER_US))
+        newest = _newer(newest, counting)
+        for n, group in enumerate(layout.groups):
+            if group.hop_us:
+                tiles[n] = merged(layout, group, [tiles[n], tiles_of(layout, group, counting)])
+    tiles = [_unexpired(layout, g, t, now_us) for g, t in zip(layout.groups, tiles, strict=True)]
+    created = _latest(versions.known_us, versions.owner, count)
+    held = _Held(tiles, newest, versions, created, old.rebuilt_until_us)
+    served = _served(layout, held, now_us, revisions)
+    kept = [b""] * count
+    if layout.id_dtype is not None:
+        kept = encode_states(
+            layout,
+            States(
+                count=count,
+                for_writers=True,
+                event_us=served.event_us,
+                created_us=served.created_us,
+                revisions=revisions,
+                written_us=now_us,
+                tiles=tiles,
+                ends_us=[0] * len(tiles),
+                sealed=[np.zeros(count, np.int64)] * len(tiles),
+                events=versions,
+                newest_us=newest,
+                late=[False] * count,
+                settled_ids=ids,
+                rebuilt_until_us=old.rebuilt_until_us,
+            ),
+        )
+    _check_limit(layout, versions, served.events, count)
+    empty = _empty(served, versions)
+    return Folded(
+        served=[b"" if e else s for e, s in zip(empty, encode_states(layout, served), strict=True)],
+        kept=[b"" if e else s for e, s in zip(empty, kept, strict=True)],
+        expire_at_us=_expiries(layout, served),
+        outcomes=outcomes,
+    )
+
+
+# --- versions -------------------------------------------------------------------------------------
+
+
+def _versions(
+    layout: WindowLayout, old: Decoded, rows: Events, now_us: int
+) -> tuple[Events, Column, Mask | None]:
+    """All versions with their ends, ordered by key; what became of each of `rows`; and which
+    versions are settled (None: there are no ids, so nothing is kept for writers)."""
+    outcomes = np.zeros(len(rows), np.uint8)
+    if layout.id_dtype is None:
+        events = Events.join([old.events, rows])
+        return events.take(np.argsort(events.owner, kind="stable")), outcomes, None
+    known_before = _is_settled(layout, old, rows)
+    outcomes[known_before] = TOO_LATE
+    source = np.concatenate([np.full(len(old.events), -1), np.flatnonzero(~known_before)])
+    events = Events.join([old.events, rows.take(~known_before)])
+    order = _order(events)
+    events, source = events.take(order), source[order]
+    same = _same_event(events)
+    repeated = same & _same_row(events)
+    outcomes[source[repeated & (source >= 0)]] = REPEATED
+    events, source = events.take(~repeated), source[~repeated]
+    same = _same_event(events)
+    late = _late(same, events.known_us, layout.correction_horizon_us)
+    outcomes[source[late & (source >= 0)]] = TOO_LATE
+    events, same = events.take(~late), same[~late]
+    until = np.full(len(events), NEVER_US, np.int64)
+    until[:-1][same[1:]] = events.known_us[1:][same[1:]]
+    events = replace(events, until_us=until)
+    stable_us = min(now_us - layout.correction_horizon_us, now_us - BEHIND_US + 1)
+    settled = _greatest(same, events.known_us) < stable_us
+    return (
+        events,
+        outcomes,
+        settled & (_greatest(same, events.event_us) < _kept_from_us(layout, now_us)),
+    )
+
+
+def _kept_from_us(layout: WindowLayout, now_us: int) -> int:
+    """Events from here on must be kept as they are: a window may be cut among them."""
+    return min(_raw_from_us(group, now_us) for group in layout.groups)
+
+
+def _raw_from_us(group: Group, now_us: int) -> int:
+    if group.hop_us:
+        return group.end_us(now_us)
+    return EVER_US if group.lifetime else group.begin_us(now_us)
+
+
+def _order(events: Events) -> Int64:
+    """By key and id, then in the order in which versions take their turn: known time, created time,
+    event time, tombstones last, `ties`."""
+    codes, known_us = _codes(events.ids), events.known_us
+    turn = (events.deleted, events.event_us, events.created_us, known_us, codes, events.owner)
+    order = np.lexsort(turn)
+    in_order = events.take(order)
+    twice = _same_event(in_order) & _same_turn(in_order)
+    if events.ties is None or not twice.any():
+        return order
+    doubtful = order[twice | np.append(twice[1:], False)]
+    place = {tie: n for n, tie in enumerate(sorted(set(events.ties[doubtful])))}
+    last = np.zeros(len(events), np.int64)
+    last[doubtful] = [place[tie] for tie in events.ties[doubtful]]
+    return np.lexsort((last, *turn))
+
+
+def _same_turn(events: Events) -> Mask:
+    """Where a row has the times of the one before it, and is a tombstone if that is one."""
+    same = np.zeros(len(events), bool)
+    same[1:] = events.created_us[1:] == events.created_us[:-1]
+    same[1:] &= events.event_us[1:] == events.event_us[:-1]
+    same[1:] &= events.deleted[1:] == events.deleted[:-1]
+    return same
+
+
+def _codes(ids: Column | None) -> Int64:
+    """Integers that are equal where ids are."""
+    if ids is None or ids.dtype != object:
+        return np.zeros(0, np.int64) if ids is None else ids
+    known: dict[Any, int] = {}
+    return np.array([known.setdefault(one, len(known)) for one in ids], np.int64)
+
+
+def _same_event(events: Events) -> Mask:
+    """Where a row has the key and the id of the one before it."""
+    same = np.zeros(len(events), bool)
+    if events.ids is not None and len(events):
+        same[1:] = events.owner[1:] == events.owner[:-1]
+        same[1:] &= np.asarray(events.ids[1:] == events.ids[:-1], bool)
+    return same
+
+
+def _same_row(events: Events) -> Mask:
+    """Where a row equals the one before it in all but key and id."""
+    same = _same_turn(events)
+    if events.ties is not None:
+        same[1:] &= np.asarray(events.ties[1:] == events.ties[:-1], bool)
+    return same
+
+
+def _late(same: Mask, known_us: Int64, horizon_us: int) -> Mask:
+    """Versions that come more than the horizon after the one before, and all after such a one."""
+    if not len(same):
+        return same
+    places = np.arange(len(same))
+    gap = np.zeros(len(same), bool)
+    gap[1:] = same[1:] & (known_us[1:] - known_us[:-1] > horizon_us)
+    begins = np.maximum.accumulate(np.where(same, 0, places))
+    return np.maximum.accumulate(np.where(gap, places, -1)) >= begins
+
+
+def _greatest(same: Mask, values: Int64) -> Int64:
+    """For each version the greatest of the values of its event's versions."""
+    if not len(same):
+        return values
+    begins = np.flatnonzero(~same)
+    return np.repeat(np.maximum.reduceat(values, begins), np.diff([*begins, len(same)]))
+
+
+def _is_settled(layout: WindowLayout, old: Decoded, rows: Events) -> Mask:
+    """Rows whose event is in tiles only."""
+    found = np.zeros(len(rows), bool)
+    if rows.ids is None or not any(old.settled_ids):
+        return found
+    hashes = _hashes(layout, rows.ids)
+    for owner in np.unique(rows.owner):
+        if settled := old.settled_ids[owner]:
+            mine = rows.owner == owner
+            found[mine] = np.isin(hashes[mine], np.frombuffer(settled, np.uint64))
+    return found
+
+
+def _hashes(layout: WindowLayout, ids: Column) -> Column:
+    dtype = layout.id_dtype
+    if dtype is None:
+        return np.zeros(0, np.uint64)
+    return np.array([hash64(value_bytes(one, dtype)) for one in ids.tolist()], np.uint64)
+
+
+def _remembered(layout: WindowLayout, ids: Sequence[bytes], leaving: Events) -> list[bytes]:
+    found = list(ids)
+    if leaving.ids is None:
+        return found
+    order = np.lexsort((leaving.known_us, leaving.owner))
+    owners = leaving.owner[order]
+    hashes = _hashes(layout, leaving.ids[order])
+    for owner in np.unique(owners):
+        mine = hashes[owners == owner]
+        _, first = np.unique(mine, return_index=True)
+        more = found[owner] + mine[np.sort(first)].tobytes()
+        found[owner] = more[-8 * SETTLED_IDS_MAX :]
+    return found
+
+
+# --- tiles ----------------------------------------------------------------------------------------
+
+
+def tiles_of(layout: WindowLayout, group: Group, events: Events) -> Tiles:
+    """The events in tiles of the group's hop."""
+    starts = events.event_us - events.event_us % group.hop_us
+    order = np.lexsort((starts, events.owner))
+    events, starts = events.take(order), starts[order]
+    begins = _begins(events.owner, starts)
+    return Tiles(
+        events.owner[begins],
+        starts[begins],
+        _reduced([_integers(events, lane) for lane in group.integers], group.integers, begins),
+        _reduced([_doubles(events, lane) for lane in group.doubles], group.doubles, begins)
+        if group.doubles
+        else np.zeros((0, len(begins)), np.float64),
+        tuple(_added(layout, lane, events, begins) for lane in group.partials),
+    )
+
+
+def merged(layout: WindowLayout, group: Group, parts: Sequence[Tiles]) -> Tiles:
+    """The tiles of all parts, those of one key and start made into one."""
+    there = [part for part in parts if len(part)]
+    if len(there) < 2:
+        return there[0] if there else parts[0]
+    return _combined(layout, group, Tiles.join(there))
+
+
+def _combined(layout: WindowLayout, group: Group, tiles: Tiles) -> Tiles:
+    tiles = tiles.take(np.lexsort((tiles.starts, tiles.owner)))
+    begins = _begins(tiles.owner, tiles.starts)
+    if len(begins) == len(tiles):
+        return tiles
+    ends = [*begins[1:].tolist(), len(tiles)]
+    spans = list(zip(begins.tolist(), ends, strict=True))
+    return Tiles(
+        tiles.owner[begins],
+        tiles.starts[begins],
+        _reduced(list(tiles.integers), group.integers, begins),
+        _reduced(list(tiles.doubles), group.doubles, begins)
+        if group.doubles
+        else np.zeros((0, len(begins)), np.float64),
+        tuple(
+            objects([layout.partial(lane).merge_all(states[slice(*s)]) for s in spans])
+            for lane, states in zip(group.partials, tiles.partials, strict=True)
+        ),
+    )
+
+
+def _begins(owner: Int64, starts: Int64) -> Int64:
+    """Where another key or tile begins."""
+    new = np.ones(len(owner), bool)
+    new[1:] = (owner[1:] != owner[:-1]) | (starts[1:] != starts[:-1])
+    return np.flatnonzero(new)
+
+
+def _reduced(rows: Sequence[Column], lanes: Sequence[Lane], begins: Int64) -> Column:
+    if not len(begins):
+        return np.zeros((len(lanes), 0), rows[0].dtype if rows else np.int64)
+    return np.array(
+        [_UFUNCS[lane.op].reduceat(r, begins) for r, lane in zip(rows, lanes, strict=True)]
+    )
+
+
+def _integers(events: Events, lane: Lane) -> Int64:
+    present = events.present[lane.input]
+    if lane.part == "count":
+        return present.astype(np.int64)
+    values = _values(events, lane)
+    match lane.part:
+        case "low":
+            return np.where(present, values & _LOW_32, 0)
+        case "high":
+            return np.where(present, values >> 32, 0)
+        case _:
+            return np.where(present, values, _INT_MAX if lane.op == "min" else _INT_MIN)
+
+
+def _doubles(events: Events, lane: Lane) -> Column:
+    other = {"add": 0.0, "min": np.inf, "max": -np.inf}[lane.op]
+    return np.where(events.present[lane.input], _values(events, lane), other)
+
+
+def _values(events: Events, lane: Lane | PartialLane) -> Column:
+    values = events.values[lane.input]
+    if values is None:
+        raise TypeError(f"input {lane.input} has no values")
+    return values
+
+
+def _added(layout: WindowLayout, lane: PartialLane, events: Events, begins: Int64) -> Column:
+    """The partial of each tile."""
+    partial = layout.partial(lane)
+    states = [partial.identity() for _ in begins]
+    counting = np.flatnonzero(events.present[lane.input])
+    tile = (np.searchsorted(begins, counting, side="right") - 1).tolist()
+    values = _values(events, lane)[counting].tolist()
+    times = events.event_us[counting].tolist()
+    ids = [None] * len(times) if events.ids is None else events.ids[counting].tolist()
+    for n, value, event_us, one in zip(tile, values, times, ids, strict=True):
+        states[n] = partial.add(states[n], value, (event_us, one))
+    return objects(states)
+
+
+def _unexpired(layout: WindowLayout, group: Group, tiles: Tiles, now_us: int) -> Tiles:
+    """Without the tiles that no window reaches any more; for a lifetime they become one."""
+    old = tiles.starts < group.begin_us(now_us) if group.hop_us else np.zeros(0, bool)
+    if not old.any():
+        return tiles
+    if not group.lifetime:
+        return tiles.take(~old)
+    starts = np.where(old, EVER_US, tiles.starts)
+    return _combined(layout, group, replace(tiles, starts=starts))
+
+
+# --- what serving reads ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What keys hold: tiles of what is settled, the newest event of those, and all versions of the
+    others; `created_us` is the latest known time."""
+
+    tiles: Sequence[Tiles]
+    newest_us: Sequence[int | None]
+    versions: Events
+    created_us: Int64
+    rebuilt_until_us: Sequence[int | None]
+
+
+def _served(layout: WindowLayout, held: _Held, now_us: int, revisions: Sequence[int]) -> States:
+    count, stable_us = len(revisions), now_us - BEHIND_US
+    versions = held.versions
+    versions = versions.take(~versions.deleted & (versions.until_us > stable_us))
+    final = versions.until_us == NEVER_US
+    stable = final & (versions.known_us <= stable_us)
+    raw = ~stable | (versions.event_us >= _kept_from_us(layout, now_us))
+    late = np.zeros(count, bool)
+    made, sealed = [], []
+    for group, old in zip(layout.groups, held.tiles, strict=True):
+        if not group.hop_us:
+            made.append(old)
+            sealed.append(np.zeros(count, np.int64))
+            continue
+        before = versions.event_us < group.end_us(now_us)
+        late[versions.owner[before & ~stable]] = True
+        folded = tiles_of(layout, group, versions.take(before & stable))
+        folded = _unexpired(layout, group, merged(layout, group, [old, folded]), now_us)
+        open_ = tiles_of(layout, group, versions.take(~before & final))
+        sealed.append(np.bincount(folded.owner, minlength=count))
+        made.append(_suffixes(layout, group, folded, open_))
+    newest = _newer(held.newest_us, versions.take(final))
+    return States(
+        count=count,
+        for_writers=False,
+        event_us=[EVER_US if one is None else one for one in newest],
+        created_us=held.created_us.tolist(),
+        revisions=revisions,
+        written_us=now_us,
+        tiles=made,
+        ends_us=[_raw_from_us(group, now_us) for group in layout.groups],
+        sealed=sealed,
+        events=versions.take(raw),
+        newest_us=_newer(held.newest_us, versions.take(~raw)),
+        late=late.tolist(),
+        settled_ids=[b""] * count,
+        rebuilt_until_us=held.rebuilt_until_us,
+    )
+
+
+def _suffixes(layout: WindowLayout, group: Group, folded: Tiles, open_: Tiles) -> Tiles:
+    """Each tile made into what it and all that follow it in its key's part make together."""
+    tiles = Tiles.join([folded, open_])
+    order = np.lexsort((tiles.starts, tiles.owner))
+    tiles, part = tiles.take(order), np.repeat([0, 1], [len(folded), len(open_)])[order]
+    segment = 2 * tiles.owner + part
+    integers, doubles = tiles.integers.copy(), tiles.doubles.copy()
+    reach = 1
+    longest = int(np.bincount(segment).max()) if len(segment) else 0
+    while reach < longest:
+        same = segment[reach:] == segment[:-reach]
+        for block, lanes in ((integers, group.integers), (doubles, group.doubles)):
+            for row, lane in zip(block, lanes, strict=True):
+                joined = _UFUNCS[lane.op](row[:-reach], row[reach:])
+                np.copyto(row[:-reach], joined, where=same)
+        reach *= 2
+    partials = [
+        _partial_suffixes(layout, lane, states, segment) if lane.scalar else states
+        for lane, states in zip(group.partials, tiles.partials, strict=True)
+    ]
+    return Tiles(tiles.owner, tiles.starts, integers, doubles, tuple(partials))
+
+
+def _partial_suffixes(
+    layout: WindowLayout, lane: PartialLane, states: Column, segment: Int64
+) -> Column:
+    partial = layout.partial(lane)
+    made = list(states)
+    for place in range(len(made) - 2, -1, -1):
+        if segment[place] == segment[place + 1]:
+            # The later one is read again: `merge` may change its first state only.
+            made[place] = partial.merge(
+                partial.merge(partial.identity(), made[place]), made[place + 1]
+            )
+    return objects(made)
+
+
+def _latest(values: Int64, owner: Int64, count: int) -> Int64:
+    found = np.full(count, EVER_US, np.int64)
+    np.maximum.at(found, owner, values)
+    return found
+
+
+def _newer(newest: Sequence[int | None], events: Events) -> list[int | None]:
+    """The newest of these events and what was the newest before."""
+    latest = _latest(events.event_us, events.owner, len(newest)).tolist()
+    return [
+        old
+        if one == EVER_US and old is not None
+        else None
+        if one == EVER_US
+        else one
+        if old is None
+        else max(one, old)
+        for one, old in zip(latest, newest, strict=True)
+    ]
+
+
+def _empty(served: States, versions: Events) -> list[bool]:
+    """Keys of which nothing is left to keep."""
+    there = np.zeros(served.count, bool)
+    there[versions.owner] = True
+    return [
+        event_us == EVER_US and not kept
+        for event_us, kept in zip(served.event_us, there.tolist(), strict=True)
+    ]
+
+
+def _expiries(layout: WindowLayout, served: States) -> list[int | None]:
+    """When no request finds anything any more, and no correction is accepted."""
+    reach_us = layout.reach_us
+    if reach_us is None:
+        return [None] * served.count
+    horizon_us = layout.correction_horizon_us if layout.id_dtype is not None else 0
+    return [
+        max(event_us + reach_us, created_us + horizon_us) + BEHIND_US
+        for event_us, created_us in zip(served.event_us, served.created_us, strict=True)
+    ]
+
+
+def _check_limit(layout: WindowLayout, versions: Events, served: Events, count: int) -> None:
+    kept = served if layout.id_dtype is None else versions
+    most = int(np.bincount(kept.owner, minlength=max(count, 1)).max())
+    if most > EVENTS_PER_KEY_MAX:
+        raise LimitExceeded(
+            "EVENTS_PER_KEY_MAX",
+            asked=most,
+            allowed=EVENTS_PER_KEY_MAX,
+            hint=f"Give the windows of view {layout.view!r} a hop, or a shorter delay or "
+            "correction horizon.",
+        )

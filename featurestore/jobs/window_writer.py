@@ -1,0 +1,363 @@
+"""Writing the states of windowed views: read, fold, compare-and-swap, and again where another
+writer was faster. No update is lost, none counts twice."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.compiler.online import events_field
+from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US
+from featurestore.compiler.window_inputs import version_order
+from featurestore.compiler.window_rows import (
+    EVENT_ID,
+    counts_column,
+    input_column,
+    tie_column,
+    window_layout,
+)
+from featurestore.errors import CorruptRow, InvalidRequest, StoreUnavailable
+from featurestore.jobs.window_fold import ADDED, REPEATED, TOO_LATE, fold, nothing
+from featurestore.jobs.window_turns import tie_bytes_of
+from featurestore.stores.online.base import KeyFields, Swap, revision_of
+from featurestore.wire.keys import encode_keys, key_prefix
+from featurestore.wire.tiles import Decoded, Events, Mask, decode_states, objects, parse_state
+from featurestore.wire.window_layout import EVER_US, NEVER_US, WindowLayout
+
+if TYPE_CHECKING:
+    from featurestore.compiler.typed import TypedView
+    from featurestore.dtypes import DType
+    from featurestore.jobs.materialize import Context
+    from featurestore.jobs.online_tables import OnlineTable
+    from featurestore.wire.tiles import Column
+
+KEYS_PER_SWAP_MAX = 2_000
+"""Keys whose states are in memory at a time."""
+ATTEMPTS_MAX = 100
+"""How often a state is folded anew while other writers change it."""
+
+Pair = tuple[bytes | None, bytes | None]
+"""What the store has of a key: what serving reads, and what writers read."""
+
+NO_ID, LATE = "no event id", "later than the correction horizon after the row that it corrects"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Row `index` of a batch does not count, and why."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteReport:
+    """Of the rows of a batch, `added` count now, `repeated` stood there already, and the
+    `rejected` are for the dead letters; `keys` are the keys that were written."""
+
+    added: int
+    repeated: int
+    rejected: tuple[Rejected, ...]
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Rebuild:
+    """A writer's time, and by when it knows all that the source had."""
+
+    now_us: int
+    known_until_us: int
+
+
+class WindowWriter:
+    """Folds rows into the states of one windowed view in one online table."""
+
+    def __init__(self, context: Context, view: TypedView, table: OnlineTable) -> None:
+        self.layout = window_layout(view)
+        self._tie_dtypes = [view.source.dtype(name) for name in version_order(view)]
+        self._context = context
+        self._view = view
+        self._prefix = key_prefix(context.repo.project, view.key_space)
+        self._fields = (table.field, events_field(table.field))
+
+    def write(self, batch: pa.RecordBatch, *, now_us: int | None = None) -> WriteReport:
+        """Fold rows in (the columns of `window_rel`), exactly once by their event id.
+
+        `now_us` is the writer's time (default: the clock's). A row that is written again changes
+        nothing. Raises `InvalidRequest` for a source without event ids, `LimitExceeded` for
+        `EVENTS_PER_KEY_MAX`, and `StoreUnavailable` where other writers keep changing the same
+        keys; what was written by then stays, and writing the batch again completes it.
+        """
+        if self.layout.id_dtype is None:
+            raise InvalidRequest(
+                f"source {self._view.source.name!r} has no event_id, so rows can't be written into "
+                f"the windows of {self._view.name!r} one by one: a row that came twice would count "
+                "twice. Give the source an event_id, or materialize"
+            )
+        ids = batch.column(EVENT_ID)
+        rejected = [Rejected(n, NO_ID) for n in _nulls(ids)]
+        places = np.flatnonzero(ids.is_valid().to_numpy(zero_copy_only=False))
+        rows = batch.take(pa.array(places)) if rejected else batch
+        keys, owners = self._keys(rows)
+        events = events_of(self.layout, rows, owners, self._tie_dtypes)
+        outcomes = np.zeros(len(events), np.uint8)
+        now_us = self._context.clock.now_us() if now_us is None else now_us
+        for start in range(0, len(keys), KEYS_PER_SWAP_MAX):
+            chosen = range(start, min(start + KEYS_PER_SWAP_MAX, len(keys)))
+            self._fold_in(keys, events, outcomes, chosen, now_us)
+        rejected += [Rejected(int(places[n]), LATE) for n in np.flatnonzero(outcomes == TOO_LATE)]
+        return WriteReport(
+            added=int((outcomes == ADDED).sum()),
+            repeated=int((outcomes == REPEATED).sum()),
+            rejected=tuple(sorted(rejected, key=lambda one: one.index)),
+            keys=len(keys),
+        )
+
+    def rebuild(self, batch: pa.RecordBatch | pa.Table, *, now_us: int, known_until_us: int) -> int:
+        """Make the states of the batch's keys anew from all their rows, which it has, known by
+        `known_until_us`. Of what was there, what was written one by one and is not in the batch
+        (yet) stays. Keys that a later run rebuilt are left alone.
+
+        Returns the number of keys written.
+        """
+        keys, owners = self._keys(batch)
+        events = events_of(self.layout, batch, owners, self._tie_dtypes)
+        by = _Rebuild(now_us, known_until_us)
+        return self._rebuild(keys, events, by, [EVER_US] * len(keys))
+
+    def forget(
+        self, batch: pa.RecordBatch | pa.Table, until_us: Mapping[bytes, int], *, now_us: int
+    ) -> int:
+        """Remove from the states of these store keys what was known by these instants; `batch` has
+        the rows that the source has left of them. Returns the number of keys written."""
+        keys, owners = self._keys(batch)
+        events = events_of(self.layout, batch, owners, self._tie_dtypes)
+        keys = list(dict.fromkeys([*keys, *until_us]))
+        by = _Rebuild(now_us, now_us)
+        return self._rebuild(keys, events, by, [until_us.get(key, EVER_US) for key in keys])
+
+    def _keys(self, batch: pa.RecordBatch | pa.Table) -> tuple[list[bytes], Column]:
+        """The different store keys of the rows, and for each row the index of its own."""
+        found = encode_keys([batch.column(key.name) for key in self._view.keys], self._prefix)
+        if not self._view.keys:
+            found = [self._prefix] * batch.num_rows
+        index: dict[bytes, int] = {}
+        owners = [index.setdefault(key, len(index)) for key in found]
+        return list(index), np.array(owners, np.int64)
+
+    # --- read, fold, swap -------------------------------------------------------------------------
+
+    def _fold_in(
+        self,
+        keys: Sequence[bytes],
+        events: Events,
+        outcomes: Column,
+        chosen: Sequence[int],
+        now_us: int,
+    ) -> None:
+        todo = list(chosen)
+        for _ in range(ATTEMPTS_MAX):
+            wanted = [keys[n] for n in todo]
+            stored = self._read(wanted)
+            mine, places = _of_owners(events, todo)
+            old = decode_states(self.layout, [kept for _, kept in stored])
+            swapped, outcomes[places] = self._fold_and_swap(wanted, stored, old, mine, now_us)
+            todo = [n for n, done in zip(todo, swapped, strict=True) if not done]
+            if not todo:
+                return
+        raise self._crossed()
+
+    def _rebuild(
+        self, keys: Sequence[bytes], events: Events, by: _Rebuild, forget_until_us: Sequence[int]
+    ) -> int:
+        written = 0
+        for start in range(0, len(keys), KEYS_PER_SWAP_MAX):
+            todo = list(range(start, min(start + KEYS_PER_SWAP_MAX, len(keys))))
+            for _ in range(ATTEMPTS_MAX):
+                stored = self._read([keys[n] for n in todo])
+                stale = [
+                    (n, pair)
+                    for n, pair in zip(todo, stored, strict=True)
+                    if rebuilt_until(self.layout, pair[0]) <= by.known_until_us
+                ]
+                todo, stored = [n for n, _ in stale], [pair for _, pair in stale]
+                mine, _ = _of_owners(events, todo)
+                old = self._pushed(stored, [forget_until_us[n] for n in todo], by.known_until_us)
+                wanted = [keys[n] for n in todo]
+                swapped, _ = self._fold_and_swap(wanted, stored, old, mine, by.now_us)
+                written += sum(swapped)
+                todo = [n for n, done in zip(todo, swapped, strict=True) if not done]
+                if not todo:
+                    break
+            else:
+                raise self._crossed()
+        return written
+
+    def _fold_and_swap(
+        self,
+        keys: Sequence[bytes],
+        stored: Sequence[Pair],
+        old: Decoded,
+        rows: Events,
+        now_us: int,
+    ) -> tuple[list[bool], Column]:
+        """For each key whether it is written (or another writer was faster), and what became of
+        the rows."""
+        folded = fold(self.layout, old, rows, now_us=now_us, revisions=_revisions(len(keys)))
+        swaps = [
+            Swap(key, revision_of(there), values, until_us)
+            for key, (there, _), values, until_us in zip(
+                keys,
+                stored,
+                zip(folded.served, folded.kept, strict=True),
+                folded.expire_at_us,
+                strict=True,
+            )
+        ]
+        return self._context.store.swap(self._fields, swaps), folded.outcomes
+
+    def _pushed(
+        self, stored: Sequence[Pair], forget_until_us: Sequence[int], known_until_us: int
+    ) -> Decoded:
+        """Of the states' events those that may have come by themselves: the source need not have
+        them yet."""
+        old = nothing(self.layout, len(stored))
+        events = old.events
+        if self.layout.id_dtype is not None:
+            events = self._readable([kept for _, kept in stored]).events
+            limits = np.array(forget_until_us, np.int64)
+            events = events.take(events.known_us > limits[events.owner])
+        return replace(old, events=events, rebuilt_until_us=[known_until_us] * len(stored))
+
+    def _readable(self, states: Sequence[bytes | None]) -> Decoded:
+        """What the states hold; a damaged one, which is made anew, holds nothing."""
+        try:
+            return decode_states(self.layout, states)
+        except CorruptRow:
+            sound: list[bytes | None] = []
+            for state in states:
+                try:
+                    decode_states(self.layout, [state])
+                except CorruptRow:
+                    sound.append(None)
+                else:
+                    sound.append(state)
+            return decode_states(self.layout, sound)
+
+    def _read(self, keys: Sequence[bytes]) -> list[Pair]:
+        found = self._context.store.read([KeyFields(key, self._fields) for key in keys])
+        return [(served, kept) for served, kept in found]
+
+    def _crossed(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self._view.name}: other writers kept changing the same keys; run it again"
+        )
+
+
+def events_of(
+    layout: WindowLayout,
+    batch: pa.RecordBatch | pa.Table,
+    owners: Column,
+    tie_dtypes: Sequence[DType],
+) -> Events:
+    """The rows of `window_rel` as events."""
+    count = batch.num_rows
+    event_us, created_us = _integers(batch.column(EVENT_US)), _integers(batch.column(CREATED_US))
+    present: list[Mask] = []
+    values: list[Column | None] = []
+    names = set(batch.schema.names)
+    for n, one in enumerate(layout.inputs):
+        counts = np.ones(count, bool)
+        if counts_column(n) in names:
+            counts = _booleans(batch.column(counts_column(n)))
+        if one.dtype is None:
+            values.append(None)
+        else:
+            column = batch.column(input_column(n))
+            counts = counts & column.is_valid().to_numpy(zero_copy_only=False)
+            values.append(_values(one.dtype, column))
+        present.append(counts)
+    ids = ties = None
+    if layout.id_dtype is not None:
+        ids = _values(layout.id_dtype, batch.column(EVENT_ID))
+        columns = [(dtype, batch.column(tie_column(n))) for n, dtype in enumerate(tie_dtypes)]
+        ties = tie_bytes_of(columns, count)
+    return Events(
+        owners,
+        event_us,
+        created_us,
+        np.full(count, NEVER_US, np.int64),
+        _booleans(batch.column(DELETED)),
+        ids,
+        ties,
+        tuple(present),
+        tuple(values),
+    )
+
+
+def rebuilt_until(layout: WindowLayout, state: bytes | None) -> int:
+    """By when the materialization that made a state knew all; long ago where none did, or where
+    nobody can read it."""
+    if state is None:
+        return EVER_US
+    try:
+        message = parse_state(layout, state)
+    except CorruptRow:
+        return EVER_US
+    return message.rebuilt_until_us if message.HasField("rebuilt_until_us") else EVER_US
+
+
+def _values(dtype: DType, column: pa.Array | pa.ChunkedArray) -> Column:
+    """Values as rows carry them; anything where there is none."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    match dtype.slot:
+        case "doubles":
+            found: Column = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
+            return found
+        case "integers":
+            return _integers(column)
+        case _:
+            return objects(column.to_pylist())
+
+
+def _integers(column: pa.Array | pa.ChunkedArray) -> Column:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pa.types.is_date32(column.type):
+        column = column.cast(pa.int32())
+    elif pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us", tz=column.type.tz))
+    found: Column = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _booleans(column: pa.Array | pa.ChunkedArray) -> Mask:
+    found: Mask = column.fill_null(False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _nulls(column: pa.Array) -> list[int]:
+    found: list[int] = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist()
+    return found
+
+
+def _of_owners(events: Events, owners: Sequence[int]) -> tuple[Events, Column]:
+    """The events of these keys, numbered by their place in `owners`, and where they stood."""
+    top = int(events.owner.max(initial=-1)) + 1
+    place = np.full(max(top, max(owners, default=-1) + 1), -1, np.int64)
+    place[list(owners)] = np.arange(len(owners))
+    mine = np.flatnonzero(place[events.owner] >= 0)
+    chosen = events.take(mine)
+    return replace(chosen, owner=place[chosen.owner]), mine
+
+
+def _revisions(count: int) -> list[int]:
+    """Numbers that no other writer takes."""
+    data = secrets.token_bytes(8 * count)
+    return [int.from_bytes(data[8 * n : 8 * n + 8], "little") for n in range(count)]
