@@ -114,7 +114,7 @@ def locked() -> Iterator[RedisServer]:
     with RedisServer(valkey_binary(), "--requirepass", "open:se@me/") as server:
         with RedisStore(url(server, ":open%3Ase%40me%2F@")) as admin:
             rules = ["on", ">hunter2", "~fs/shop/*", "+hmget", "+hget", "+client"]
-            admin._call([(b"ACL", b"SETUSER", b"reader", *(rule.encode() for rule in rules))])
+            admin._each([(b"ACL", b"SETUSER", b"reader", *(rule.encode() for rule in rules))])
         yield server
 
 

@@ -9,48 +9,36 @@ keys per call, a few calls under way at once. Every key that a script touches st
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 from hiredis import ReplyError
 
-from featurestore.config import OnlineSettings
-from featurestore.errors import StoreReadOnly
-from featurestore.stores.online.base import (
-    Capabilities,
-    KeyFields,
-    OnlineStore,
-    RowBatch,
-    ServerFacts,
-    Swap,
-    WriteResult,
-)
-from featurestore.stores.online.checks import check_batch, check_field, check_keys, check_swaps
+from featurestore.stores.online.base import KeyFields, RowBatch, ServerFacts, Swap, WriteResult
 from featurestore.stores.online.redis_async import AsyncClient
 from featurestore.stores.online.redis_blocking import Connection, Pool, deadline_in
+from featurestore.stores.online.redis_common import (
+    ScannedStore,
+    after_key,
+    before_key,
+    of_new_loop,
+    pages,
+    spread,
+)
 from featurestore.stores.online.redis_facts import server_facts
 from featurestore.stores.online.redis_replication import await_replica
 from featurestore.stores.online.redis_scripts import KEY_MODE
 from featurestore.stores.online.redis_swaps import swap_on
-from featurestore.stores.online.redis_writes import ROWS_PER_CALL, Writer, expiry_argument
+from featurestore.stores.online.redis_writes import ROWS_PER_CALL, Writer
 from featurestore.stores.online.resp import Command, Target, parse_target, refusal
 
-SCAN_KEYS = 500
-"""Keys that one step of a sweep looks at, about."""
-_GLOB = re.compile(rb"([\\*?\[\]])")
 
-
-class RedisStore(OnlineStore):
+class RedisStore(ScannedStore):
     """The store at a `redis://` or `rediss://` URL. Connects when first used.
 
     `expires="key"` lets rows expire with their whole key even where the server could do better.
     With `replicated`, writes return when a replica has them, if the server has one.
     """
-
-    capabilities: ClassVar[Capabilities] = Capabilities(expires="field", shared=True)
 
     def __init__(
         self,
@@ -63,8 +51,7 @@ class RedisStore(OnlineStore):
         replicated: bool = False,
     ) -> None:
         self._target = url if isinstance(url, Target) else parse_target(url)
-        self._timeout_ms = timeout_ms
-        self._read_only = read_only
+        super().__init__(self._target.shown, timeout_ms=timeout_ms, read_only=read_only)
         self._replicated = replicated
         self._pool = Pool(self._target)
         self._clients: dict[asyncio.AbstractEventLoop, AsyncClient] = {}
@@ -75,10 +62,10 @@ class RedisStore(OnlineStore):
             mode=KEY_MODE if expires == "key" else None,
         )
 
-    @classmethod
-    def open(cls, settings: OnlineSettings, *, root: Path, read_only: bool = False) -> Self:  # noqa: ARG003 (no files)
-        """Raises `InvalidSettings` for a malformed URL."""
-        return cls(settings.url, timeout_ms=settings.timeout_ms, read_only=read_only)
+    @property
+    def shown(self) -> str:
+        """The URL without credentials and options."""
+        return self._target.shown
 
     # --- reads ------------------------------------------------------------------------------------
 
@@ -117,45 +104,29 @@ class RedisStore(OnlineStore):
                 raise refusal(self._target, reply)
         if len(replies) == len(reads):
             return replies
-        answers = iter(replies)
-        return [next(answers) if read.fields else [] for read in reads]
+        return spread(reads, replies)
 
     def _new_client(self) -> AsyncClient:
-        loop = asyncio.get_running_loop()
-        for ended in [known for known in self._clients if known.is_closed()]:
-            del self._clients[ended]
-        client = AsyncClient(self._target, loop, connect_timeout_ms=self._timeout_ms)
-        self._clients[loop] = client
-        return client
+        return of_new_loop(
+            self._clients,
+            lambda loop: AsyncClient(self._target, loop, connect_timeout_ms=self._timeout_ms),
+        )
 
     # --- writes -----------------------------------------------------------------------------------
 
-    def write(self, batch: RowBatch) -> WriteResult:
-        """Write the newer rows. `timeout_ms` is for each call under way, not for the batch."""
-        self._refuse_if_read_only()
-        check_batch(batch)
+    def _write(self, batch: RowBatch) -> WriteResult:
         with self._pool.connection(deadline_in(self._timeout_ms)) as connection:
             result = self._writer.write(connection, batch)
             self._await_replica(connection)
         return result
 
-    def replace(
-        self, field: bytes, key: bytes, *, expected: bytes, row: bytes, expire_at_us: int | None
-    ) -> bool:
-        """Compare-and-set inside the server."""
-        self._refuse_if_read_only()
-        check_field(field)
-        check_keys([key])
-        arguments = (field, expected, row, expiry_argument(expire_at_us))
+    def _replace(self, key: bytes, arguments: tuple[bytes, ...]) -> bool:
         with self._pool.connection(deadline_in(self._timeout_ms)) as connection:
             replaced = self._writer.replace(connection, key, arguments)
             self._await_replica(connection)
         return replaced
 
-    def swap(self, fields: tuple[bytes, ...], swaps: Sequence[Swap]) -> list[bool]:
-        """Compare-and-swap by revision inside the server, many keys per call."""
-        self._refuse_if_read_only()
-        check_swaps(fields, swaps)
+    def _swap(self, fields: tuple[bytes, ...], swaps: Sequence[Swap]) -> list[bool]:
         with self._pool.connection(deadline_in(self._timeout_ms)) as connection:
             swapped = swap_on(self._writer, connection, fields, swaps)
             self._await_replica(connection)
@@ -165,44 +136,10 @@ class RedisStore(OnlineStore):
         if self._replicated:
             await_replica(connection, timeout_ms=self._timeout_ms)
 
-    def sweep(
-        self,
-        prefix: bytes,
-        *,
-        keep: Iterable[bytes],
-        older_than_us: int | None = None,  # noqa: ARG002 (the server has freed those)
-    ) -> Iterator[int]:
-        """Free rows of other fields than `keep`; expired ones are the server's to free."""
-        self._refuse_if_read_only()
-        return self._steps(prefix, frozenset(keep))
+    def _pages(self, pattern: bytes) -> Iterator[list[bytes]]:
+        return pages(pattern, lambda command: self._each([command])[0])
 
-    def _steps(self, prefix: bytes, keep: frozenset[bytes]) -> Iterator[int]:
-        pattern = pattern_of(prefix)
-        cursor = b"0"
-        while True:
-            scan = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", SCAN_KEYS)
-            ((cursor, keys),) = self._call([scan])
-            fields = self._call([(b"HKEYS", key) for key in keys])
-            stale = [
-                (b"HDEL", key, *gone)
-                for key, found in zip(keys, fields, strict=True)
-                if (gone := [name for name in found if name not in keep])
-            ]
-            yield sum(self._call(stale))
-            if cursor == b"0":
-                return
-
-    def scan(self, prefix: bytes) -> Iterator[list[bytes]]:
-        """The keys that begin with `prefix`, some at a time."""
-        pattern, cursor = pattern_of(prefix), b"0"
-        while True:
-            command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", SCAN_KEYS)
-            ((cursor, keys),) = self._call([command])
-            yield keys
-            if cursor == b"0":
-                return
-
-    def _call(self, commands: Sequence[Command]) -> list[Any]:
+    def _each(self, commands: Sequence[Command]) -> list[Any]:
         if not commands:
             return []
         replies = self._pool.call(commands, deadline_in(self._timeout_ms))
@@ -210,10 +147,6 @@ class RedisStore(OnlineStore):
             if isinstance(reply, ReplyError):
                 raise refusal(self._target, reply)
         return replies
-
-    def _refuse_if_read_only(self) -> None:
-        if self._read_only:
-            raise StoreReadOnly(f"the online store {self._target.shown} was opened read-only")
 
     def ping(self, *, timeout_ms: int | None = None) -> None:
         """Return if the server answers."""
@@ -233,34 +166,11 @@ class RedisStore(OnlineStore):
         self._clients.clear()
 
 
-def pattern_of(prefix: bytes) -> bytes:
-    """The pattern of SCAN for the keys that begin with `prefix`."""
-    return _GLOB.sub(rb"\\\1", prefix) + b"*"
-
-
 def _read_commands(reads: Sequence[KeyFields]) -> tuple[bytes, int]:
     """The packed commands of a read, and how many they are (a read of no fields is none)."""
     pieces, count = list[bytes](), 0
     for key, fields in reads:
         if fields:
-            pieces += (_before_key(len(fields), len(key)), key, _after_key(fields))
+            pieces += (before_key(len(fields), len(key)), key, after_key(fields))
             count += 1
     return b"".join(pieces), count
-
-
-def pack_read(read: KeyFields) -> bytes:
-    """The packed command of one read."""
-    key, fields = read
-    return b"".join((_before_key(len(fields), len(key)), key, _after_key(fields)))
-
-
-@lru_cache(maxsize=4096)
-def _before_key(fields: int, key_bytes: int) -> bytes:
-    """`HMGET` up to its key. What surrounds keys is the same in nearly all reads: putting it there
-    takes a third of the time that packing the command does."""
-    return b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n" % (2 + fields, key_bytes)
-
-
-@lru_cache(maxsize=4096)
-def _after_key(fields: tuple[bytes, ...]) -> bytes:
-    return b"".join((b"\r\n", *(b"$%d\r\n%s\r\n" % (len(field), field) for field in fields)))

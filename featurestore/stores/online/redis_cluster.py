@@ -12,51 +12,43 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
-from featurestore.config import OnlineSettings
-from featurestore.errors import StoreError, StoreReadOnly
-from featurestore.stores.online.base import (
-    Capabilities,
-    KeyFields,
-    OnlineStore,
-    RowBatch,
-    ServerFacts,
-    Swap,
-    WriteResult,
-)
-from featurestore.stores.online.checks import check_batch, check_field, check_keys, check_swaps
-from featurestore.stores.online.redis import SCAN_KEYS, pack_read, pattern_of
+from featurestore.errors import StoreError
+from featurestore.stores.online.base import KeyFields, RowBatch, ServerFacts, Swap, WriteResult
 from featurestore.stores.online.redis_blocking import Connection, deadline_in
 from featurestore.stores.online.redis_cluster_async import AsyncNodes
 from featurestore.stores.online.redis_cluster_writes import Replacement, write_batch
+from featurestore.stores.online.redis_common import (
+    ScannedStore,
+    of_new_loop,
+    pack_read,
+    pages,
+    spread,
+)
 from featurestore.stores.online.redis_facts import neediest, server_facts
 from featurestore.stores.online.redis_hosts import parse_cluster
-from featurestore.stores.online.redis_lanes import Work, run
+from featurestore.stores.online.redis_lanes import run
 from featurestore.stores.online.redis_nodes import Nodes
-from featurestore.stores.online.redis_slots import key_slot
+from featurestore.stores.online.redis_slots import Address, key_slot
 from featurestore.stores.online.redis_swaps import Swaps, is_swapped
-from featurestore.stores.online.redis_writes import expiry_argument
-from featurestore.stores.online.resp import pack_one
+from featurestore.stores.online.resp import Command, pack_one
 
 
-class RedisClusterStore(OnlineStore):
+class RedisClusterStore(ScannedStore):
     """The store at a `redis+cluster://` or `rediss+cluster://` URL. Connects when first used."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities(expires="field", shared=True)
-
     def __init__(self, url: str, *, timeout_ms: int = 1000, read_only: bool = False) -> None:
+        super().__init__(url, timeout_ms=timeout_ms, read_only=read_only)
         self._nodes = Nodes(parse_cluster(url), timeout_ms=timeout_ms)
-        self._timeout_ms = timeout_ms
-        self._read_only = read_only
         self._loops: dict[asyncio.AbstractEventLoop, AsyncNodes] = {}
 
-    @classmethod
-    def open(cls, settings: OnlineSettings, *, root: Path, read_only: bool = False) -> Self:  # noqa: ARG003 (no files)
-        """Raises `InvalidSettings` for a malformed URL."""
-        return cls(settings.url, timeout_ms=settings.timeout_ms, read_only=read_only)
+    @property
+    def shown(self) -> str:
+        """The URL without credentials and options."""
+        return self._nodes.shown
 
     # --- reads ------------------------------------------------------------------------------------
 
@@ -86,100 +78,41 @@ class RedisClusterStore(OnlineStore):
         return _rows(reads, await nodes.call(slots, commands, deadline))
 
     def _new_loop(self) -> AsyncNodes:
-        loop = asyncio.get_running_loop()
-        for ended in [known for known in self._loops if known.is_closed()]:
-            del self._loops[ended]
-        made = AsyncNodes(self._nodes, loop, connect_timeout_ms=self._timeout_ms)
-        self._loops[loop] = made
-        return made
+        return of_new_loop(
+            self._loops,
+            lambda loop: AsyncNodes(self._nodes, loop, connect_timeout_ms=self._timeout_ms),
+        )
 
     # --- writes -----------------------------------------------------------------------------------
 
-    def write(self, batch: RowBatch) -> WriteResult:
-        """Write the newer rows. `timeout_ms` is for each chunk under way, not for the batch. A row
-        that was written again after a node failed may count as `same` instead of `written`."""
-        self._refuse_if_read_only()
-        check_batch(batch)
+    def _write(self, batch: RowBatch) -> WriteResult:
         return write_batch(self._nodes, batch, timeout_ms=self._timeout_ms)
 
-    def replace(
-        self, field: bytes, key: bytes, *, expected: bytes, row: bytes, expire_at_us: int | None
-    ) -> bool:
-        """Compare-and-set inside the node that has the key. After a failure, False may mean that
-        it was done."""
-        self._refuse_if_read_only()
-        check_field(field)
-        check_keys([key])
-        arguments = (field, expected, row, expiry_argument(expire_at_us))
-        (reply,) = self._run(Replacement(key, arguments, timeout_ms=self._timeout_ms))
+    def _replace(self, key: bytes, arguments: tuple[bytes, ...]) -> bool:
+        (reply,) = run(self._nodes, Replacement(key, arguments, timeout_ms=self._timeout_ms))
         return bool(reply)
 
-    def swap(self, fields: tuple[bytes, ...], swaps: Sequence[Swap]) -> list[bool]:
-        """Compare-and-swap by revision inside the nodes that have the keys."""
-        self._refuse_if_read_only()
-        check_swaps(fields, swaps)
-        work = Swaps(fields, swaps, timeout_ms=self._timeout_ms)
-        return list(map(is_swapped, self._run(work)))
-
-    def sweep(
-        self,
-        prefix: bytes,
-        *,
-        keep: Iterable[bytes],
-        older_than_us: int | None = None,  # noqa: ARG002 (the servers have freed those)
-    ) -> Iterator[int]:
-        """Free rows of other fields than `keep`, on all masters; expired ones are theirs to free.
-
-        A key that moves from node to node meanwhile may be left for the next sweep.
-        """
-        self._refuse_if_read_only()
-        return self._steps(pattern_of(prefix), frozenset(keep))
-
-    def _steps(self, pattern: bytes, keep: frozenset[bytes]) -> Iterator[int]:
-        for address in sorted(self._nodes.map(self._deadline()).masters):
-            cursor = b"0"
-            while True:
-                scan = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", SCAN_KEYS)
-                cursor, keys = self._nodes.call(address, scan, self._deadline())
-                yield self._free(keys, keep)
-                if cursor == b"0":
-                    break
-
-    def scan(self, prefix: bytes) -> Iterator[list[bytes]]:
-        """The keys that begin with `prefix`, some at a time, of all masters."""
-        pattern = pattern_of(prefix)
-        for address in sorted(self._nodes.map(self._deadline()).masters):
-            cursor = b"0"
-            while True:
-                command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", SCAN_KEYS)
-                cursor, keys = self._nodes.call(address, command, self._deadline())
-                yield keys
-                if cursor == b"0":
-                    break
-
-    def _free(self, keys: Sequence[bytes], keep: frozenset[bytes]) -> int:
-        slots = [key_slot(key) for key in keys]
-        commands = [pack_one((b"HKEYS", key)) for key in keys]
-        fields = self._run(_Reads(slots, commands, self._deadline()))
-        stale = [
-            (slot, pack_one((b"HDEL", key, *gone)))
-            for slot, key, found in zip(slots, keys, fields, strict=True)
-            if (gone := [name for name in found if name not in keep])
-        ]
-        slots, commands = [slot for slot, _ in stale], [command for _, command in stale]
-        return sum(self._run(_Reads(slots, commands, self._deadline())))
-
-    def _run(self, work: Work) -> list[Any]:
-        if not work.slots:
+    def _swap(self, fields: tuple[bytes, ...], swaps: Sequence[Swap]) -> list[bool]:
+        if not swaps:
             return []
-        return run(self._nodes, work)
+        work = Swaps(fields, swaps, timeout_ms=self._timeout_ms)
+        return list(map(is_swapped, run(self._nodes, work)))
+
+    def _pages(self, pattern: bytes) -> Iterator[list[bytes]]:
+        for address in sorted(self._nodes.map(self._deadline()).masters):
+            yield from pages(pattern, partial(self._ask, address))
+
+    def _ask(self, address: Address, command: Command) -> Any:
+        return self._nodes.call(address, command, self._deadline())
+
+    def _each(self, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
+        if not commands:
+            return []
+        slots = [key_slot(command[1]) for command in commands]
+        return run(self._nodes, _Reads(slots, list(map(pack_one, commands)), self._deadline()))
 
     def _deadline(self) -> float:
         return deadline_in(self._timeout_ms)
-
-    def _refuse_if_read_only(self) -> None:
-        if self._read_only:
-            raise StoreReadOnly(f"the online store {self._nodes.shown} was opened read-only")
 
     def ping(self, *, timeout_ms: int | None = None) -> None:
         """Return if every slot has a master that answers."""
@@ -219,8 +152,7 @@ def _read_commands(reads: Sequence[KeyFields]) -> tuple[list[int], list[bytes]]:
 def _rows(reads: Sequence[KeyFields], answers: list[Any]) -> list[list[bytes | None]]:
     if len(answers) == len(reads):
         return answers
-    found = iter(answers)
-    return [next(found) if read.fields else [] for read in reads]
+    return spread(reads, answers)
 
 
 class _Reads:

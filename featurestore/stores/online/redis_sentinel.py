@@ -15,24 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import TypeVar
 
 from hiredis import ReplyError
 
-from featurestore.config import OnlineSettings
 from featurestore.errors import StoreError, StoreReadOnly, StoreTimeout, StoreUnavailable
-from featurestore.stores.online.base import (
-    Capabilities,
-    KeyFields,
-    OnlineStore,
-    RowBatch,
-    ServerFacts,
-    Swap,
-    WriteResult,
-)
+from featurestore.stores.online.base import KeyFields, RowBatch, ServerFacts, Swap, WriteResult
 from featurestore.stores.online.redis import RedisStore
 from featurestore.stores.online.redis_blocking import Connection, deadline_in
+from featurestore.stores.online.redis_common import RedisFamilyStore, of_new_loop
 from featurestore.stores.online.redis_hosts import SentinelHosts, parse_sentinel
 from featurestore.stores.online.redis_shared import SharedWork
 from featurestore.stores.online.resp import Target, pack, refusal
@@ -49,22 +40,19 @@ PAUSES_S = (0.0, 0.01, 0.03, 0.06)
 T = TypeVar("T")
 
 
-class RedisSentinelStore(OnlineStore):
+class RedisSentinelStore(RedisFamilyStore):
     """The store at a `redis+sentinel://` or `rediss+sentinel://` URL. Connects when first used."""
 
-    capabilities: ClassVar[Capabilities] = RedisStore.capabilities
-
     def __init__(self, url: str, *, timeout_ms: int = 1000, read_only: bool = False) -> None:
+        super().__init__(url, timeout_ms=timeout_ms, read_only=read_only)
         self._hosts = parse_sentinel(url)
-        self._timeout_ms = timeout_ms
-        self._read_only = read_only
         self._master = _Master(self._hosts, self._open_at, timeout_ms=timeout_ms)
         self._lookups: dict[asyncio.AbstractEventLoop, SharedWork[RedisStore]] = {}
 
-    @classmethod
-    def open(cls, settings: OnlineSettings, *, root: Path, read_only: bool = False) -> Self:  # noqa: ARG003 (no files)
-        """Raises `InvalidSettings` for a malformed URL."""
-        return cls(settings.url, timeout_ms=settings.timeout_ms, read_only=read_only)
+    @property
+    def shown(self) -> str:
+        """The URL without credentials and options."""
+        return self._hosts.shown
 
     def _open_at(self, target: Target) -> RedisStore:
         return RedisStore(target, timeout_ms=self._timeout_ms, replicated=True)
@@ -104,17 +92,17 @@ class RedisSentinelStore(OnlineStore):
         raise error
 
     async def _located(self, deadline: float) -> RedisStore:
-        loop = asyncio.get_running_loop()
-        lookup = self._lookups.get(loop)
-        if lookup is None:
-            for ended in [known for known in self._lookups if known.is_closed()]:
-                del self._lookups[ended]
-            lookup = SharedWork(loop, lambda: self._master.locate(deadline_in(self._timeout_ms)))
-            self._lookups[loop] = lookup
+        lookup = self._lookups.get(asyncio.get_running_loop()) or self._new_lookup()
         found = await lookup.result(deadline)
         if found is None:
             raise self._master.late()
         return found
+
+    def _new_lookup(self) -> SharedWork[RedisStore]:
+        def locate() -> RedisStore:
+            return self._master.locate(deadline_in(self._timeout_ms))
+
+        return of_new_loop(self._lookups, lambda loop: SharedWork(loop, locate))
 
     # --- writes -----------------------------------------------------------------------------------
 
@@ -199,10 +187,6 @@ class RedisSentinelStore(OnlineStore):
                 break
             time.sleep(pause_s)
         raise error
-
-    def _refuse_if_read_only(self) -> None:
-        if self._read_only:
-            raise StoreReadOnly(f"the online store {self._hosts.shown} was opened read-only")
 
     def close(self) -> None:
         """Close all connections, of every event loop too."""
