@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+from redis_servers import RedisServer, valkey_binary
 
 from featurestore.client import FeatureClient
 from featurestore.config import TracingSettings
@@ -50,6 +52,54 @@ def served(
         VIEW.write(store, rows, event_us=1)
     with ServerProcess.start(settings) as process:
         yield Served(process, door)
+
+
+def both_doors(**limits: Any) -> tuple[Any, Any, Any]:
+    """The fixtures of a module, to be called `server` (which speaks gRPC by grpcio), `native` (by
+    the native door) and `either` (the same test at both)."""
+
+    def running(factory: pytest.TempPathFactory, door: str) -> Iterator[Served]:
+        with served(factory.mktemp("served"), door=door, **limits) as found:
+            found.answers_right()
+            yield found
+
+    @pytest.fixture(scope="module")
+    def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+        yield from running(tmp_path_factory, "grpcio")
+
+    @pytest.fixture(scope="module")
+    def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+        yield from running(tmp_path_factory, "native")
+
+    @pytest.fixture(params=["server", "native"])
+    def either(request: pytest.FixtureRequest) -> Served:
+        found: Served = request.getfixturevalue(request.param)
+        return found
+
+    return server, native, either
+
+
+def doors_before_valkey(**limits: Any) -> tuple[Any, Any]:
+    """The fixtures of a module, to be called `valkey` and `server`: a store that a test may slow
+    down, and a server of it, once by each gRPC door."""
+
+    @pytest.fixture(scope="module")
+    def valkey() -> Iterator[RedisServer]:
+        with RedisServer(valkey_binary()) as found:
+            yield found
+
+    @pytest.fixture(scope="module", params=["grpcio", "native"])
+    def server(
+        tmp_path_factory: pytest.TempPathFactory,
+        valkey: RedisServer,
+        request: pytest.FixtureRequest,
+    ) -> Iterator[Served]:
+        root = tmp_path_factory.mktemp("served")
+        with served(root, online=valkey.url, door=request.param, **limits) as found:
+            found.answers_right()
+            yield found
+
+    return valkey, server
 
 
 @dataclass(frozen=True)

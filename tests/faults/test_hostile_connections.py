@@ -12,7 +12,7 @@ from pathlib import Path
 
 import http2_frames as h2
 import pytest
-from hostile import Served, served
+from hostile import Served, both_doors, served
 
 HALF_A_HEADER = b"POST /v1/online-features HTTP/1.1\r\nhost: x\r\nx-slow: "
 POST = b"POST /v1/online-features HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -21,33 +21,9 @@ MANY = 200
 pytestmark = pytest.mark.slow
 
 
-def serve(tmp_path_factory: pytest.TempPathFactory, door: str) -> Iterator[Served]:
-    limits = {
-        "request_timeout_ms": 800,
-        "connection_idle_timeout_ms": 1_600,
-        "message_bytes_max": 100_000,
-    }
-    root: Path = tmp_path_factory.mktemp("served")
-    with served(root, door=door, **limits) as running:
-        running.answers_right()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    yield from serve(tmp_path_factory, "grpcio")
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    yield from serve(tmp_path_factory, "native")
-
-
-@pytest.fixture(params=["server", "native"])
-def either(request: pytest.FixtureRequest) -> Served:
-    """The same test at both gRPC doors."""
-    found: Served = request.getfixturevalue(request.param)
-    return found
+server, native, either = both_doors(
+    request_timeout_ms=800, connection_idle_timeout_ms=1_600, message_bytes_max=100_000
+)
 
 
 @contextlib.contextmanager

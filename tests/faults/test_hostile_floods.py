@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from hostile import BODY, Served, served, value_of
-from redis_servers import RedisServer, valkey_binary
+from hostile import BODY, Served, doors_before_valkey, value_of
+from redis_servers import RedisServer
 
 from featurestore.client import AsyncFeatureClient, FeatureClient
 from featurestore.errors import ServerOverloaded
@@ -28,20 +26,7 @@ REQUEST = pb.GetOnlineFeaturesRequest(
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[RedisServer]:
-    with RedisServer(valkey_binary()) as running:
-        yield running
-
-
-@pytest.fixture(scope="module", params=["grpcio", "native"])
-def server(
-    tmp_path_factory: pytest.TempPathFactory, valkey: RedisServer, request: pytest.FixtureRequest
-) -> Iterator[Served]:
-    root: Path = tmp_path_factory.mktemp("served")
-    limits = {"online": valkey.url, "concurrent_requests_max": MOST}
-    with served(root, door=request.param, **limits) as running:
-        yield running
+valkey, server = doors_before_valkey(concurrent_requests_max=MOST)
 
 
 async def status_of(stub: OnlineFeaturesStub) -> str:

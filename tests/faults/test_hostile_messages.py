@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from hostile import BODY, Served, served
+from hostile import BODY, Served, both_doors, served
 
 from featurestore.wire import serving_pb2 as pb
 
@@ -31,29 +31,7 @@ VALID = pb.GetOnlineFeaturesRequest(
 pytestmark = pytest.mark.slow
 
 
-def serve(tmp_path_factory: pytest.TempPathFactory, door: str) -> Iterator[Served]:
-    root: Path = tmp_path_factory.mktemp("served")
-    limits = {"message_bytes_max": MESSAGE_BYTES_MAX, "keys_per_request_max": 1_000}
-    with served(root, door=door, **limits) as running:
-        running.answers_right()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    yield from serve(tmp_path_factory, "grpcio")
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    yield from serve(tmp_path_factory, "native")
-
-
-@pytest.fixture(params=["server", "native"])
-def either(request: pytest.FixtureRequest) -> Served:
-    """The same test at both gRPC doors."""
-    found: Served = request.getfixturevalue(request.param)
-    return found
+server, native, either = both_doors(message_bytes_max=MESSAGE_BYTES_MAX, keys_per_request_max=1_000)
 
 
 @pytest.fixture

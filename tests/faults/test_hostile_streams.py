@@ -6,14 +6,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
-from hostile import Served, served, value_of
-from redis_servers import RedisServer, valkey_binary
+from hostile import Served, doors_before_valkey, value_of
+from redis_servers import RedisServer
 
 from featurestore.wire import serving_pb2 as pb
 
@@ -27,21 +26,7 @@ REQUEST = pb.StreamOnlineFeaturesRequest(request=ONE).SerializeToString()
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def valkey() -> Iterator[RedisServer]:
-    with RedisServer(valkey_binary()) as running:
-        yield running
-
-
-@pytest.fixture(scope="module", params=["grpcio", "native"])
-def server(
-    tmp_path_factory: pytest.TempPathFactory, valkey: RedisServer, request: pytest.FixtureRequest
-) -> Iterator[Served]:
-    root: Path = tmp_path_factory.mktemp("served")
-    limits = {"online": valkey.url, "concurrent_requests_max": MOST}
-    with served(root, door=request.param, **limits) as running:
-        running.answers_right()
-        yield running
+valkey, server = doors_before_valkey(concurrent_requests_max=MOST)
 
 
 @pytest.fixture

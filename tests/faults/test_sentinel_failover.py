@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from cluster_servers import is_master, wait_for
+from failover import TIMEOUT_MS, fail_over_under_load
 from sentinel_servers import SentinelServers
-from store_load import under_load
+from store_load import Load
 
-from featurestore.errors import StoreError, StoreTimeout, StoreUnavailable
+from featurestore.errors import StoreError, StoreUnavailable
 from featurestore.stores.online.redis_sentinel import LOOK_INTERVAL_S, RedisSentinelStore
 from featurestore.testing.online_store import PREFIX, get, put, row
 
 pytestmark = pytest.mark.slow
-
-TIMEOUT_MS = 1_000
 
 
 @pytest.fixture
@@ -28,24 +27,20 @@ def watched() -> Iterator[SentinelServers]:
 
 @pytest.mark.parametrize("fault", ["kill", "hang"])
 def test_a_failover_under_load(watched: SentinelServers, fault: str) -> None:
-    victim, successor = watched.first_pair
-    with under_load(lambda: RedisSentinelStore(watched.url, timeout_ms=TIMEOUT_MS)) as load:
-        load.settle(0.5)
-        if fault == "kill":
-            victim.kill()
-        else:
-            victim.pause()
-        wait_for(lambda: is_master(successor))
-        promoted = time.monotonic()
-        assert load.wait_for_success(promoted, within_s=10) < 1.0
-        load.settle(0.5)
+    victim, _ = watched.first_pair
+
+    def afterwards(load: Load) -> None:
         if fault == "hang":
             # For some seconds it takes itself for the master still.
             victim.resume()
             load.settle(1.0)
-    assert {type(error) for error in load.errors()} <= {StoreUnavailable, StoreTimeout}
-    assert load.errors() != []
-    assert load.slowest_s() < TIMEOUT_MS / 1_000 + 1.5
+
+    fail_over_under_load(
+        lambda: RedisSentinelStore(watched.url, timeout_ms=TIMEOUT_MS),
+        watched.first_pair,
+        fault,
+        afterwards=afterwards,
+    )
 
 
 def test_a_writer_that_was_idle_does_not_believe_the_old_master(watched: SentinelServers) -> None:
