@@ -19,6 +19,7 @@ _HOMES = {
     "FeatureService": "featurestore.definitions.service",
     "FeatureStore": "featurestore.store",
     "FeatureStoreError": "featurestore.errors",
+    "FeatureTest": "featurestore.definitions.feature_test",
     "FeatureView": "featurestore.definitions.view",
     "FileSource": "featurestore.definitions.source",
     "SqlSource": "featurestore.definitions.source",
@@ -33,6 +34,7 @@ __all__ = [
     "FeatureService",
     "FeatureStore",
     "FeatureStoreError",
+    "FeatureTest",
     "FeatureView",
     "FileSource",
     "SqlSource",
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from featurestore.client import AsyncFeatureClient, FeatureClient
     from featurestore.definitions.aggregation import Aggregation
     from featurestore.definitions.entity import Entity
+    from featurestore.definitions.feature_test import FeatureTest
     from featurestore.definitions.service import FeatureService
     from featurestore.definitions.source import FileSource, SqlSource
     from featurestore.definitions.view import Feature, FeatureView

@@ -51,6 +51,7 @@ class FeatureStore:
         repo: the repository's folder (with `featurestore.toml`), or ready-made `Settings`.
         overrides: settings that win over the file and the environment, keyed `"online.url"`.
         clock: where "now" comes from.
+        definitions: a repository that is typed already, instead of the folder's.
 
     Use as a context manager, or call `close`. One store may be used by several threads.
     """
@@ -61,7 +62,9 @@ class FeatureStore:
         *,
         overrides: Mapping[str, Any] | None = None,
         clock: Clock | None = None,
+        definitions: TypedRepo | None = None,
     ) -> None:
+        self._definitions = definitions
         self.settings = (
             repo if isinstance(repo, Settings) else load_settings(repo, overrides=overrides)
         )
@@ -70,7 +73,7 @@ class FeatureStore:
     @cached_property
     def repo(self) -> TypedRepo:
         """The definitions of the folder, typed. Raises `InvalidRepository` with all errors."""
-        return project.load_repo(self.settings, self.engine)
+        return self._definitions or project.load_repo(self.settings, self.engine)
 
     @cached_property
     def engine(self) -> Engine:

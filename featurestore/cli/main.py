@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from featurestore.cli import access, data, definitions, doctor, init, online
+from featurestore.cli import access, data, definitions, doctor, feature_tests, init, online
 from featurestore.cli.demo import command as demo
 from featurestore.cli.output import note, say, show_error, show_json
 from featurestore.errors import FeatureStoreError
@@ -69,6 +69,7 @@ app.command("get-online")(online.get_online)
 app.command("get-historical")(data.get_historical)
 app.command("list")(definitions.list_objects)
 app.command()(definitions.describe)
+app.command("test")(feature_tests.run_tests)
 app.command()(data.verify)
 app.command()(data.optimize)
 app.command()(data.sweep)

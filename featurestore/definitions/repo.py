@@ -21,6 +21,7 @@ from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
 from featurestore.definitions.entity import Entity
+from featurestore.definitions.feature_test import FeatureTest
 from featurestore.definitions.names import Definition, gather
 from featurestore.definitions.service import FeatureService
 from featurestore.definitions.source import FileSource, Source, SqlSource
@@ -31,7 +32,7 @@ DATA_FOLDER = "data"
 """The folder at the top of a repository that holds data, and is not searched for definitions."""
 
 _serial = itertools.count(1)
-_Named = TypeVar("_Named", Entity, FileSource | SqlSource, FeatureView, FeatureService)
+_Named = TypeVar("_Named", Entity, FileSource | SqlSource, FeatureView, FeatureService, FeatureTest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Definitions:
     sources: tuple[Source, ...] = ()
     views: tuple[FeatureView, ...] = ()
     services: tuple[FeatureService, ...] = ()
+    tests: tuple[FeatureTest, ...] = ()
     errors: tuple[DefinitionError, ...] = field(default=(), compare=False)
 
 
@@ -59,6 +61,9 @@ def load(root: Path) -> Definitions:
     with gather(root) as errors, _Importer(root) as importer:
         modules = [importer.load(name) for name in importer.names()]
     found = [value for module in modules if module for value in vars(module).values()]
+    # Tests are many and nobody refers to them, so they may stand in a list.
+    lists = [value for value in found if isinstance(value, list | tuple)]
+    found += [one for value in lists for one in value if isinstance(one, FeatureTest)]
     # What a file defined before it failed is checked as well, so that all errors come at once.
     found += importer.unfinished
     definitions = collect(found)
@@ -68,6 +73,7 @@ def load(root: Path) -> Definitions:
         sources=definitions.sources,
         views=definitions.views,
         services=definitions.services,
+        tests=definitions.tests,
         errors=every,
     )
 
@@ -82,6 +88,7 @@ def collect(objects: Iterable[object]) -> Definitions:
         sources=_distinct([v for v in distinct if isinstance(v, FileSource | SqlSource)], errors),
         views=_distinct([v for v in distinct if isinstance(v, FeatureView)], errors),
         services=_distinct([v for v in distinct if isinstance(v, FeatureService)], errors),
+        tests=_distinct([v for v in distinct if isinstance(v, FeatureTest)], errors),
         errors=tuple(errors),
     )
 

@@ -14,6 +14,7 @@ from featurestore.buckets import S3Options, bucket_path, is_folder, is_s3, trans
 from featurestore.compiler.deletions import DELETED_AT_US, deletions_name
 from featurestore.compiler.rel import ARRIVED, DataFiles, SortedCopy
 from featurestore.compiler.resolve import resolve, source_order
+from featurestore.definitions.feature_test import FeatureTest
 from featurestore.definitions.repo import load
 from featurestore.definitions.source import FileSource, SqlSource, file_format, our_names
 from featurestore.dtypes import INT64, TIMESTAMP
@@ -56,6 +57,11 @@ def load_repo(settings: Settings, engine: Engine) -> TypedRepo:
         except FeatureStoreError as error:
             schemas[source.name] = error
     return resolve(definitions, schemas, project=settings.project.name)
+
+
+def load_tests(settings: Settings) -> tuple[FeatureTest, ...]:
+    """The feature tests of the definition files, which `load_repo` has found to be sound."""
+    return load(settings.root).tests
 
 
 def _schema(

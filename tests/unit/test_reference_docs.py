@@ -194,7 +194,7 @@ class TestPython:
         documented = {row[0].strip("`"): row[1] for row in rows(self.text["Definitions"])}
         assert set(documented) == {
             "Aggregation", "Entity", "FileSource", "SqlSource", "Feature", "FeatureView",
-            "FeatureService",
+            "FeatureService", "FeatureTest",
         }  # fmt: skip
         for name, arguments in documented.items():
             listed = arguments.partition("`;")[0].strip("` ")

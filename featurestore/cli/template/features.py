@@ -1,7 +1,15 @@
 """Feature definitions. Every .py file of this folder is read; every definition at module level
 counts. Change something, then run `featurestore plan` to see what it means."""
 
-from featurestore import Entity, Feature, FeatureService, FeatureView, FileSource, SqlSource
+from featurestore import (
+    Entity,
+    Feature,
+    FeatureService,
+    FeatureTest,
+    FeatureView,
+    FileSource,
+    SqlSource,
+)
 
 # An entity is what features are about; its join keys are the columns that identify it.
 customer = Entity("customer", join_keys={"customer_id": "int64"}, description="Who buys")
@@ -68,4 +76,35 @@ offer_model = FeatureService(
     "offer_model",
     features=[customer_profile, last_order[["amount", "amount_per_item", "refused"]], shop],
     description="Will this visitor buy today?",
+)
+
+# A test is an example: these rows, these answers. `featurestore test` asks offline and online.
+fate_is_not_foreseen = FeatureTest(
+    "the fate of an order is not known before the bank reports it",
+    features=last_order,
+    rows={
+        orders: [
+            {
+                "customer_id": 1001,
+                "ordered_at": "2024-05-01T09:00Z",
+                "reported_at": "2024-05-01T15:00Z",
+                "items": 2,
+                "amount": 30.0,
+                "refused": True,
+            },
+        ],
+    },
+    expect=[
+        {
+            "customer_id": 1001,
+            "event_timestamp": "2024-05-01T14:59:59Z",
+            "last_order__status": "NOT_FOUND",
+        },
+        {
+            "customer_id": 1001,
+            "event_timestamp": "2024-05-01T15:00Z",
+            "refused": True,
+            "amount_per_item": 15.0,
+        },
+    ],
 )
