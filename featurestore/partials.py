@@ -215,7 +215,7 @@ class Variance(Partial[Moments]):
         both = n + m
         delta = right[1] - left[1]
         mean = left[1] + delta * (m / both)
-        return both, mean, left[2] + right[2] + delta * delta * (n * (m / both))
+        return both, mean, left[2] + right[2] + delta * (delta * (n * (m / both)))
 
     def result(self, state: Moments) -> float | None:
         if state[0] == 0:

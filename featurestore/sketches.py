@@ -17,11 +17,11 @@ from collections.abc import Sequence
 
 PRECISION_MIN, PRECISION_MAX = 4, 16
 HASH_BITS = 64
-_CODE_ZERO = 1 << 21
+CODE_ZERO = 1 << 21
 """Added to the bucket of a positive value: more than any bucket is below 0."""
 CODE_INFINITE = 1 << 22
 """The bucket of infinity."""
-_ALPHA_INFINITE = 0.7213475204444817  # 1 / (2 ln 2)
+ALPHA_INFINITE = 0.7213475204444817  # 1 / (2 ln 2)
 
 
 # --- HyperLogLog ----------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def estimate(histogram: Sequence[int], precision: int) -> int:
     z += registers * _sigma(histogram[0] / registers)
     if z == math.inf:
         return 0
-    return round(_ALPHA_INFINITE * registers * registers / z)
+    return round(ALPHA_INFINITE * registers * registers / z)
 
 
 def _sigma(x: float) -> float:
@@ -103,7 +103,7 @@ def bucket_of(value: float, width: float) -> int:
     if math.isinf(value):
         return CODE_INFINITE if value > 0 else -CODE_INFINITE
     mantissa, exponent = math.frexp(abs(value))
-    code = math.floor((exponent + (mantissa + mantissa - 1.0)) / width) + _CODE_ZERO
+    code = math.floor((exponent + (mantissa + mantissa - 1.0)) / width) + CODE_ZERO
     return code if value > 0 else -code
 
 
@@ -113,7 +113,7 @@ def value_of(bucket: int, width: float) -> float:
         return 0.0
     if abs(bucket) == CODE_INFINITE:
         return math.inf if bucket > 0 else -math.inf
-    number = abs(bucket) - _CODE_ZERO
+    number = abs(bucket) - CODE_ZERO
     low, high = (_position(edge * width) for edge in (number, number + 1))
     middle = low * (high / (low + high)) * 2.0 if low > 0.0 else high
     return middle if bucket > 0 else -middle

@@ -19,6 +19,7 @@ from featurestore.compiler.rel import (
     Sql,
     Stamped,
     Union,
+    WindowJoin,
 )
 from featurestore.definitions.expression import columns_of
 
@@ -57,6 +58,8 @@ def _prune(rel: Rel, needed: Collection[str]) -> Rel:  # noqa: PLR0911 - one per
             return replace(rel, input=_prune_stamped(rel.input, needed))
         case AsOfJoin():
             return _prune_join(rel, needed)
+        case WindowJoin():
+            return _prune_windows(rel, needed)
         case Union():
             return replace(rel, inputs=tuple(_exactly(i, needed) for i in rel.inputs))
         case Limit():
@@ -92,6 +95,15 @@ def _prune_join(rel: AsOfJoin, needed: Collection[str]) -> AsOfJoin:
     left = {*needed, *rel.keys, rel.left_time}
     right = _prune_stamped(rel.right, set(columns.values()))
     return replace(rel, left=_prune(rel.left, left), right=right, columns=columns)
+
+
+def _prune_windows(rel: WindowJoin, needed: Collection[str]) -> WindowJoin:
+    functions = {out: f for out, f in rel.functions.items() if out in needed}
+    left = {*needed, *rel.keys, rel.left_time}
+    read = {name for f in functions.values() for name in (f.value, f.condition)}
+    used = {name for name in (*read, rel.event_id) if name is not None}
+    right = _prune_stamped(rel.right, used)
+    return replace(rel, left=_prune(rel.left, left), right=right, functions=functions)
 
 
 def _exactly(rel: Rel, needed: Collection[str]) -> Rel:

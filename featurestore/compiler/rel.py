@@ -226,6 +226,57 @@ class AsOfJoin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WindowFunction:
+    """`function` over the right column `value` (of type `argument`; None: over rows) of those rows
+    for which the bool column `condition` is true, within a window (`window_us` None: lifetime;
+    `hop_us` 0: exact); `dtype` is what it yields."""
+
+    dtype: DType
+    function: str
+    value: str | None
+    argument: DType | None
+    condition: str | None
+    window_us: int | None
+    delay_us: int
+    hop_us: int
+    parameters: Mapping[str, int | float] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowJoin:
+    """For each left row at time `left_time` T (int64 µs): `functions` (by output column) over the
+    right rows of its key with `floor(T − delay − window, hop) ≤ event_us < T − delay`, as they were
+    known at T (mode `known`) or at all (`event`), and by `known_until_us` where that is given.
+
+    Of the rows of one `event_id` (and key) each replaces the one before it, by (known, created_us,
+    event_us, deleted, tiebreak), from the instant it is known; one that comes more than
+    `correction_horizon_us` after that one is left out, with all that follow. A row that is deleted
+    counts for nothing, and where there is an `event_id` so does one without. `status` (int32) is
+    NOT_FOUND for a key without a row that counts with `T − reach_us ≤ event_us ≤ T` (`reach_us`
+    None: that is as old as may be), else PRESENT. Every left row comes out once.
+    """
+
+    left: Rel
+    right: Stamped
+    keys: Mapping[str, str]
+    left_time: str
+    functions: Mapping[str, WindowFunction]
+    status: str
+    as_of: Literal["known", "event"]
+    known_until_us: int | None
+    event_id: str | None
+    correction_horizon_us: int
+    reach_us: int | None
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        from featurestore.dtypes import INT32
+
+        added = {out: function.dtype for out, function in self.functions.items()}
+        return self.left.schema | added | {self.status: INT32}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Union:
     """The rows of all inputs, which have one schema."""
 
@@ -252,7 +303,20 @@ class Limit:
         return self.input.schema
 
 
-Rel = Scan | Input | Sql | Filter | Project | Derive | Stamped | Latest | AsOfJoin | Union | Limit
+Rel = (
+    Scan
+    | Input
+    | Sql
+    | Filter
+    | Project
+    | Derive
+    | Stamped
+    | Latest
+    | AsOfJoin
+    | WindowJoin
+    | Union
+    | Limit
+)
 
 EVENT_US = "__event_us"
 CREATED_US = "__created_us"
@@ -271,7 +335,7 @@ def children(rel: Rel) -> tuple[Rel, ...]:
             return ()
         case Sql():
             return tuple(rel.inputs.values())
-        case AsOfJoin():
+        case AsOfJoin() | WindowJoin():
             return (rel.left, rel.right)
         case Union():
             return rel.inputs

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from featurestore.compiler.deletions import erased
 from featurestore.compiler.rel import ARRIVED, DataFiles, Derive, Input, Rel, Scan, Sql, Stamped
 from featurestore.compiler.typed import TypedFeature, TypedRepo, TypedSource, TypedView
-from featurestore.compiler.window_inputs import window_inputs
+from featurestore.compiler.window_inputs import version_order, window_inputs
 from featurestore.definitions.expression import Column, Expression
 from featurestore.definitions.source import FileSource
 from featurestore.definitions.undefined import undefined
@@ -101,6 +101,7 @@ def view_rel(
     else:
         dtypes = {column.name: column.dtype for column in source.columns}
         rows = Input(name=pushed, dtypes={**dtypes, ARRIVED: TIMESTAMP})
+    tiebreak = version_order(view) if view.is_windowed else (*source.tiebreak, *rest)
     return Stamped(
         input=Derive(input=rows, columns=derived),
         keys=tuple(key.name for key in view.keys),
@@ -108,7 +109,7 @@ def view_rel(
         created_time=ARRIVED if arrival else source.created_time,
         event_time_is=source.event_time_is,
         op=source.op,
-        tiebreak=(*source.tiebreak, *rest),
+        tiebreak=tiebreak,
         erased=() if with_deleted else erased(view, repo, files),
     )
 

@@ -58,7 +58,12 @@ def compile_changes(
     known_until_us: int | None = None,
 ) -> Changes:
     """When the answers of `uses` changed. Raises `InvalidRequest` where their keys are not the
-    same columns."""
+    same columns, and for windowed views."""
+    if windowed := [use.name for use in uses if use.view.is_windowed]:
+        raise InvalidRequest(
+            f"{', '.join(windowed)}: the values of windows change whenever a row enters or leaves "
+            "one, so there are no rows to find without an entity_df; give one with the times"
+        )
     keys = _common_keys(uses)
     inner = {f"k{number}": dtype for number, dtype in enumerate(keys.values())}
     inputs: dict[str, Rel] = {}

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from featurestore.compiler.rel import AsOfJoin, Input, Project, Rel
+from featurestore.compiler.rel import AsOfJoin, Input, Project, Rel, Stamped, WindowJoin
 from featurestore.compiler.scans import Files, feature_column, view_rel
 from featurestore.compiler.selection import output_names
 from featurestore.compiler.typed import TypedRepo, ViewUse
+from featurestore.compiler.window_inputs import window_functions
 from featurestore.dtypes import INT64, DType
 from featurestore.errors import InvalidRequest, NameClash
 
@@ -64,30 +65,27 @@ def compile_training(
     """
     if as_of not in ("known", "event"):
         raise InvalidRequest(f'as_of is "known" or "event", not {as_of!r}')
-    if windowed := [use.name for use in uses if use.view.is_windowed]:
-        raise InvalidRequest(f"windowed views are not computed offline yet: {', '.join(windowed)}")
     names = output_names(uses, full_feature_names=full_feature_names, taken=frame_columns)
     statuses = tuple(status_column(use.name) for use in uses) if include_status else ()
     _check_statuses(statuses, [*frame_columns, *names.values()])
     keys = _frame_keys(uses)
     dtypes = {key.name: key.dtype for key in keys.values()} | {TIME: INT64}
     rel: Rel = Input(name=FRAME, dtypes=dtypes)
-    for use in uses:
-        columns = {names[use.name, f.name]: feature_column(f.name) for f in use.features}
-        rel = AsOfJoin(
-            left=rel,
+    # Windows stand above all as-of joins, which are found side by side only next to each other.
+    for use in sorted(uses, key=lambda use: use.view.is_windowed):
+        outputs = {f.name: _inner(names[use.name, f.name]) for f in use.features}
+        join = _window_join if use.view.is_windowed else _as_of_join
+        rel = join(
+            rel,
+            use,
+            outputs,
             right=view_rel(use.view, repo, files, features=use.features),
             keys={
                 keys[column].name: key.name
                 for key, column in zip(use.view.keys, use.key_columns, strict=True)
             },
-            left_time=TIME,
-            columns={_inner(name): column for name, column in columns.items()},
-            status=_status(use.name),
             as_of=as_of,
             known_until_us=known_until_us,
-            ttl_us=use.view.ttl_us,
-            grace_us=use.view.grace_us,
         )
     features = {names[use.name, f.name]: f.dtype for use in uses for f in use.features}
     wanted = {name: _inner(name) for name in features}
@@ -98,6 +96,57 @@ def compile_training(
         keys=tuple(keys.values()),
         features=features,
         statuses=statuses,
+    )
+
+
+def _as_of_join(
+    left: Rel,
+    use: ViewUse,
+    outputs: Mapping[str, str],
+    *,
+    right: Stamped,
+    keys: Mapping[str, str],
+    as_of: AsOf,
+    known_until_us: int | None,
+) -> Rel:
+    return AsOfJoin(
+        left=left,
+        right=right,
+        keys=keys,
+        left_time=TIME,
+        columns={out: feature_column(feature) for feature, out in outputs.items()},
+        status=_status(use.name),
+        as_of=as_of,
+        known_until_us=known_until_us,
+        ttl_us=use.view.ttl_us,
+        grace_us=use.view.grace_us,
+    )
+
+
+def _window_join(
+    left: Rel,
+    use: ViewUse,
+    outputs: Mapping[str, str],
+    *,
+    right: Stamped,
+    keys: Mapping[str, str],
+    as_of: AsOf,
+    known_until_us: int | None,
+) -> Rel:
+    view = use.view
+    functions = window_functions(view)
+    return WindowJoin(
+        left=left,
+        right=right,
+        keys=keys,
+        left_time=TIME,
+        functions={out: functions[feature] for feature, out in outputs.items()},
+        status=_status(use.name),
+        as_of=as_of,
+        known_until_us=known_until_us,
+        event_id=view.source.definition.event_id,
+        correction_horizon_us=view.correction_horizon_us,
+        reach_us=view.reach_us,
     )
 
 

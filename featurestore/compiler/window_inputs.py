@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from featurestore.compiler.rel import WindowFunction
 from featurestore.compiler.typed import TypedSource, TypedView
 from featurestore.definitions.expression import Expression, canonical, columns_of
 from featurestore.dtypes import BOOL, DType
@@ -44,15 +45,36 @@ def window_inputs(view: TypedView) -> WindowInputs:
     return WindowInputs(columns=columns, values=values, conditions=conditions)
 
 
+def window_functions(view: TypedView) -> dict[str, WindowFunction]:
+    """The functions over the columns of the view's `view_rel`, by feature."""
+    inputs = window_inputs(view)
+    return {
+        a.name: WindowFunction(
+            dtype=a.dtype,
+            function=a.function,
+            value=value,
+            argument=a.argument_dtype,
+            condition=condition,
+            window_us=a.window_us,
+            delay_us=a.delay_us,
+            hop_us=a.hop_us,
+            parameters=a.parameters,
+        )
+        for a, value, condition in zip(
+            view.aggregations, inputs.values, inputs.conditions, strict=True
+        )
+    }
+
+
 def version_order(view: TypedView) -> tuple[str, ...]:
     """The source's columns that decide between two rows of one event id with the same known,
-    created and event time; the row that is greater in them (NULL lowest) replaces the other.
+    created and event time, where neither is a tombstone (which replaces any other) or both are:
+    the row that is greater in them (NULL lowest) replaces the other.
 
-    They are the declared `tiebreak`, then `op` (so that a tombstone replaces a row), then all that
-    the aggregations read, in name order: what is left open changes no value.
+    They are the declared `tiebreak`, then all that the aggregations read, in name order: what that
+    leaves open changes no value.
     """
     source: TypedSource = view.source
     trees = [t for a in view.aggregations for t in (a.argument, a.where, a.by) if t is not None]
     read = sorted({name for tree in trees for name in columns_of(tree)})
-    op = () if source.op is None else (source.op,)
-    return tuple(dict.fromkeys((*source.definition.tiebreak_columns, *op, *read)))
+    return tuple(dict.fromkeys((*source.definition.tiebreak_columns, *read)))

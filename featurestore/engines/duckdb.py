@@ -26,6 +26,7 @@ from featurestore.engines.duckdb_files import check_headers, describe
 from featurestore.engines.duckdb_inputs import create_inputs
 from featurestore.engines.duckdb_sql import to_sql
 from featurestore.engines.duckdb_values import from_duckdb
+from featurestore.engines.duckdb_windows import Workbench
 from featurestore.engines.sql import quote, sql_type
 from featurestore.errors import InvalidExpression, InvalidSettings
 
@@ -130,7 +131,7 @@ class DuckDBEngine(Engine):
         with _closed_on_error(cursor), translated(rel):
             create_inputs(cursor, _inputs(rel), inputs or {})
             check_headers(cursor, rel)
-            text = _text(cursor, rel)
+            text = _text(cursor, rel, Workbench(cursor))
             reader = cursor.sql(text).to_arrow_reader(max(batch_rows, _VECTOR_ROWS))
         batches = _batches(cursor, reader, rel, schema, batch_rows)
         return pa.RecordBatchReader.from_batches(schema, batches)
@@ -143,9 +144,10 @@ class DuckDBEngine(Engine):
             nodes = _inputs(rel)
             empty = {name: _empty(node) for name, node in nodes.items()}
             create_inputs(cursor, nodes, {**empty, **(inputs or {})})
-            text = _text(cursor, rel)
+            bench = Workbench(cursor)
+            text = _text(cursor, rel, bench)
             plan = cursor.sql(f"EXPLAIN {text}").fetchall()
-        return "\n\n".join([text, *(row[-1] for row in plan)])
+        return "\n\n".join([*bench.texts, text, *(row[-1] for row in plan)])
 
     def _reach(self, rel: Rel) -> None:
         """Give DuckDB a way to S3 when a file is there."""
@@ -226,14 +228,14 @@ def _batches(
         cursor.close()
 
 
-def _text(cursor: duckdb.DuckDBPyConnection, rel: Rel) -> str:
+def _text(cursor: duckdb.DuckDBPyConnection, rel: Rel, bench: Workbench) -> str:
     """The query for `rel`, whose inputs are tables of `cursor` already."""
 
     def ask(query: str) -> Sequence[int | None]:
         (row,) = cursor.sql(query).fetchall()
         return row
 
-    return to_sql(rel, lambda scan: describe(cursor, scan), ask)
+    return to_sql(rel, lambda scan: describe(cursor, scan), ask, bench)
 
 
 def _inputs(rel: Rel) -> dict[str, Input]:

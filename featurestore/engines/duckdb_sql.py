@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from featurestore.compiler.rel import (
     CREATED_US,
@@ -28,6 +28,7 @@ from featurestore.compiler.rel import (
     Sql,
     Stamped,
     Union,
+    WindowJoin,
 )
 from featurestore.definitions.expression import (
     Call,
@@ -51,6 +52,9 @@ from featurestore.engines.duckdb_scans import (
 )
 from featurestore.engines.sql import expression_sql, literal, quote, sql_type
 from featurestore.timeline import DAY_US
+
+if TYPE_CHECKING:
+    from featurestore.engines.duckdb_windows import Workbench
 
 Ask = Callable[[str], Sequence[int | None]]
 """The one row of a query over tables that are loaded and files that are there: numbers by which
@@ -103,13 +107,14 @@ def identifiers(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def to_sql(rel: Rel, describe: Describe, ask: Ask) -> str:
+def to_sql(rel: Rel, describe: Describe, ask: Ask, bench: Workbench | None = None) -> str:
     """The query that yields the rows of `rel`, its columns in the order of `rel.schema`.
 
     An `Input` is read from a table named `input_table(name)`. Rows keep the order of the input
-    that stands leftmost below as-of joins. Raises `SourceSchemaChanged`.
+    that stands leftmost below joins. Windows are computed on `bench` while the text is written.
+    Raises `SourceSchemaChanged`.
     """
-    query = Query(describe, functools.cache(ask))
+    query = Query(describe, functools.cache(ask), bench)
     if isinstance(rel, Sql):
         table = _sql(query, rel, materialized=False)
     else:
@@ -130,6 +135,7 @@ class Query:
 
     describe: Describe
     ask: Ask
+    bench: Workbench | None = None
     _ctes: list[str] = field(default_factory=list)
 
     def add(self, label: str, sql: str, *, materialized: bool = False) -> str:
@@ -149,6 +155,7 @@ class Query:
     ) -> Table:
         """Write `rel`; the result has at least the columns `needed`. Rows that are not `within`
         are left out where that costs nothing, and the result is `bounded`."""
+        from featurestore.engines.duckdb_windows import window_join
         from featurestore.engines.duckdb_winners import as_of_join, latest
 
         match rel:
@@ -177,6 +184,8 @@ class Query:
                 return latest(self, rel, needed)
             case AsOfJoin():
                 return as_of_join(self, rel, needed)
+            case WindowJoin():
+                return window_join(self, rel, needed)
             case Union():
                 return _union(self, rel)
             case Limit():

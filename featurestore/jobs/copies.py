@@ -22,6 +22,7 @@ from featurestore.compiler.rel import (
     SortedCopy,
     Stamped,
     Union,
+    WindowJoin,
 )
 from featurestore.dtypes import to_arrow
 
@@ -71,7 +72,7 @@ class _Work:
         match rel:
             case Project():
                 return replace(rel, input=self.rewrite(rel.input))
-            case AsOfJoin():
+            case AsOfJoin() | WindowJoin():
                 by_right = {right: left for left, right in rel.keys.items()}
                 right = self._stamped(rel.right, by_right)
                 return replace(rel, left=self.rewrite(rel.left), right=right)

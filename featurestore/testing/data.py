@@ -143,7 +143,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class _Times:
+class Times:
     """The instants of one case: a handful of points on a grid, and 1 µs beside them."""
 
     choose: Choose
@@ -179,7 +179,7 @@ def make_case(
 ) -> Case:
     """A case of at most so many rows and requests, on the grid and from the origin given, or any
     others."""
-    times = _Times(
+    times = Times(
         choose,
         choose(GRIDS_US) if grid_us is None else grid_us,
         choose(ORIGINS_US) if origin_us is None else origin_us,
@@ -191,11 +191,11 @@ def make_case(
     features = {name: choose(tuple(VALUES)) for name in names} | {names[0]: INT64}
     shape = _shape(choose, keys, features)
     dtypes = _columns(shape, keys, features)
-    rows = _rows(choose, times, shape, dtypes, choose(range(rows_max + 1)))
+    rows = make_rows(choose, times, shape, dtypes, choose(range(rows_max + 1)))
     ttl_us = choose((None, times.span(), times.span()))
     grace_us = None if ttl_us is None else choose((ttl_us, 0, times.span()))
     spans = (0, 0, ttl_us or 0, (ttl_us or 0) + (grace_us or 0))
-    asking = _Asking(choose, times, shape, dtypes, rows)
+    asking = Asking(choose, times, shape, dtypes, rows)
     unit = _unit(choose, dtypes, rows)
     return Case(
         dtypes=dtypes,
@@ -240,8 +240,8 @@ def _columns(
     return columns
 
 
-def _rows(
-    choose: Choose, times: _Times, shape: RowShape, dtypes: Mapping[str, DType], count: int
+def make_rows(
+    choose: Choose, times: Times, shape: RowShape, dtypes: Mapping[str, DType], count: int
 ) -> tuple[Mapping[str, Value], ...]:
     """Rows of few keys, some of them there twice."""
     pools = {key: [choose(KEY_VALUES[dtypes[key]]) for _ in range(3)] for key in shape.keys}
@@ -263,11 +263,11 @@ def _rows(
 
 
 @dataclass(frozen=True, slots=True)
-class _Asking:
+class Asking:
     """Makes requests: most of them for the key of a row, just when its answer changes."""
 
     choose: Choose
-    times: _Times
+    times: Times
     shape: RowShape
     dtypes: Mapping[str, DType]
     rows: Sequence[Mapping[str, Value]]
@@ -295,7 +295,7 @@ class _Asking:
 
 
 def _bounds(
-    choose: Choose, times: _Times, shape: RowShape, rows: Sequence[Mapping[str, Value]]
+    choose: Choose, times: Times, shape: RowShape, rows: Sequence[Mapping[str, Value]]
 ) -> dict[str, int | None]:
     """Bounds of the known and the event time, most of them at the times of rows."""
     settled = settle_all(rows, shape)

@@ -107,7 +107,7 @@ class TestInputs:
     def test_what_decides_between_versions(self) -> None:
         source = landings(op="op", tiebreak="known_at")
         view = view_of(Aggregation("delay", "sum", "1h", where="carrier = 'UA'"), source=source)
-        assert version_order(view) == ("known_at", "op", "carrier", "delay")
+        assert version_order(view) == ("known_at", "carrier", "delay")
 
 
 class TestVersions:
