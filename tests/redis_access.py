@@ -13,7 +13,7 @@ from featurestore.errors import StoreAccessDenied
 from featurestore.stores.online.base import OnlineStore, RowBatch
 from featurestore.stores.online.redis import RedisStore
 from featurestore.stores.online.redis_writes import NEW_ROWS_MIN
-from featurestore.testing.online_store import FIELD, PREFIX, get, numbered, put, row
+from featurestore.testing.online_rows import FIELD, PREFIX, get, numbered, put, row
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "operations.md"
 PASSWORD = "opensesame"

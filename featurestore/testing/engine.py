@@ -30,6 +30,7 @@ from featurestore.testing.data import Case, Request, make_case, seeded, write_ca
 from featurestore.testing.engine_deletions import DeletionsContract
 from featurestore.testing.engine_joins import JoinsContract
 from featurestore.testing.engine_latest import LatestContract
+from featurestore.testing.engine_nodes import NodesContract
 from featurestore.testing.engine_reads import ReadsContract
 from featurestore.testing.engine_windows import WindowsContract
 from featurestore.testing.oracle import RowShape, Value
@@ -38,7 +39,12 @@ HOT_ROWS = 200_000
 
 
 class EngineContract(
-    ReadsContract, LatestContract, JoinsContract, DeletionsContract, WindowsContract
+    ReadsContract,
+    NodesContract,
+    LatestContract,
+    JoinsContract,
+    DeletionsContract,
+    WindowsContract,
 ):
     """All that an engine must do: every relation node, and every rule of latest features,
     statuses and types, on small cases written out and on random ones beside the oracle.

@@ -1,4 +1,4 @@
-"""What every engine must answer about values: scans, types, and the plain relational nodes."""
+"""What every engine must answer about values: scans of files, types, batches."""
 
 from __future__ import annotations
 
@@ -14,17 +14,10 @@ import pytest
 
 from featurestore.compiler.rel import (
     DataFiles,
-    Derive,
-    Filter,
-    Input,
     Limit,
-    Project,
     Rel,
     Scan,
-    Sql,
-    Union,
 )
-from featurestore.definitions.expression import Column, parse_expression
 from featurestore.dtypes import (
     BOOL,
     BYTES,
@@ -40,7 +33,6 @@ from featurestore.dtypes import (
 )
 from featurestore.engines.base import Engine
 from featurestore.errors import (
-    InvalidExpression,
     InvalidValue,
     SourceMissing,
     SourceSchemaChanged,
@@ -126,7 +118,7 @@ def row(dtypes: Mapping[str, DType], *values: Value) -> dict[str, Value]:
 
 
 class ReadsContract:
-    """Rules of "Types" and "Time", and the plain nodes. Subclasses give the fixture `engine`."""
+    """Rules of "Types" and "Time". Subclasses give the fixture `engine`."""
 
     # --- types ------------------------------------------------------------------------------------
 
@@ -343,120 +335,6 @@ class ReadsContract:
         files = table(tmp_path, v=(FLOAT64, [float(2**53), -3.0, float("nan")])).files
         rel = scan(files, {"v": INT64})
         assert column(engine, rel, "v") == [-3, 2**53, None]
-
-    # --- plain nodes ------------------------------------------------------------------------------
-
-    def test_filter_keeps_rows_for_which_it_is_true(self, engine: Engine, tmp_path: Path) -> None:
-        rows = table(tmp_path, v=(INT64, [1, 2, 3, None]), w=(INT64, [1, 1, None, 1]))
-        rel = Filter(input=rows, predicate=parse_expression("v * w >= 2"))
-        assert run(engine, rel) == [{"v": 2, "w": 1}]
-
-    def test_project_orders_renames_and_repeats(self, engine: Engine, tmp_path: Path) -> None:
-        rows = table(tmp_path, a=(INT64, [1]), b=(STRING, ["x"]), c=(INT64, [3]))
-        rel = Project(input=rows, columns={"b": "a", "a": "b", "again": "a"})
-        assert run(engine, rel) == [{"b": 1, "a": "x", "again": 1}]
-
-    def test_derive_adds_columns(self, engine: Engine, tmp_path: Path) -> None:
-        rows = table(tmp_path, a=(FLOAT64, [3.0, 1.0, None]), b=(FLOAT64, [2.0, 0.0, 1.0]))
-        rel = Derive(
-            input=rows,
-            columns={
-                "ratio": (parse_expression("a / b"), FLOAT64),
-                "select": (parse_expression("coalesce(a, -1.0)"), FLOAT64),
-                "same": (Column("b"), FLOAT64),
-            },
-        )
-        check_same_rows(
-            run(engine, rel),
-            [
-                {"a": 3.0, "b": 2.0, "ratio": 1.5, "select": 3.0, "same": 2.0},
-                {"a": 1.0, "b": 0.0, "ratio": None, "select": 1.0, "same": 0.0},
-                {"a": None, "b": 1.0, "ratio": None, "select": -1.0, "same": 1.0},
-            ],
-        )
-
-    def test_derive_reads_the_input_not_its_own_columns(
-        self, engine: Engine, tmp_path: Path
-    ) -> None:
-        rows = table(tmp_path, a=(INT64, [1]), b=(INT64, [2]))
-        rel = Derive(
-            input=rows,
-            columns={"a": (parse_expression("b"), INT64), "c": (parse_expression("a + 0"), INT64)},
-        )
-        assert run(engine, rel) == [{"a": 2, "b": 2, "c": 1}]
-
-    def test_union_keeps_repetitions(self, engine: Engine, tmp_path: Path) -> None:
-        one = table(tmp_path, "one", v=(INT64, [1, 2]))
-        two = table(tmp_path, "two", v=(INT64, [2, None]))
-        assert column(engine, Union(inputs=(one, two, one)), "v") == [1, 1, 2, 2, 2, None]
-
-    def test_limit(self, engine: Engine, tmp_path: Path) -> None:
-        rows = table(tmp_path, v=(INT64, range(100)))
-        for most, count in ((0, 0), (7, 7), (1_000, 100)):
-            found = run(engine, Limit(input=rows, rows=most))
-            assert len({row["v"] for row in found}) == len(found) == count
-
-    def test_sql_reads_named_relations(self, engine: Engine, tmp_path: Path) -> None:
-        flights = table(
-            tmp_path,
-            "flights",
-            plane=(STRING, ["a", "a", "b", None]),
-            at=(TIMESTAMP, [0, DAY_US, -1, 5]),
-            delay=(FLOAT64, [1.0, float("nan"), -0.0, 4.0]),
-        )
-        planes = table(tmp_path, "planes", plane=(STRING, ["a", "b"]), seats=(INT32, [50, 100]))
-        rel = Sql(
-            query="""
-                SELECT plane, max("at") AS "last", count(delay) AS delays, any_value(seats) AS seats
-                FROM flights JOIN "order" USING (plane) GROUP BY plane
-            """,
-            inputs={"flights": flights, "order": planes},
-            dtypes={"plane": STRING, "last": TIMESTAMP, "delays": INT64, "seats": INT32},
-        )
-        check_same_rows(
-            run(engine, rel),
-            [
-                {"plane": "a", "last": DAY_US, "delays": 1, "seats": 50},
-                {"plane": "b", "last": -1, "delays": 1, "seats": 100},
-            ],
-        )
-
-    def test_sql_results_are_read_like_scans(self, engine: Engine, tmp_path: Path) -> None:
-        rows = table(tmp_path, v=(FLOAT64, [1.0]))
-        rel = Sql(
-            query="SELECT 'NaN'::DOUBLE AS a, -0.0::DOUBLE AS b, DATE '1970-01-02'::TIMESTAMP AS c"
-            " FROM t",
-            inputs={"t": rows},
-            dtypes={"a": FLOAT64, "b": FLOAT64, "c": TIMESTAMP},
-        )
-        check_same_rows(run(engine, rel), [{"a": None, "b": 0.0, "c": DAY_US}])
-
-    def test_the_schema_of_a_query(self, engine: Engine) -> None:
-        inputs = {"t": {"a": INT32, "at": TIMESTAMP, "d": parse("decimal(12,2)"), "select": DATE}}
-        query = 'SELECT a, a + 0.5::DOUBLE AS b, "at" AS "order", d, [a] AS l, "select" FROM t'
-        assert engine.schema(query, inputs) == {
-            "a": INT32,
-            "b": FLOAT64,
-            "order": TIMESTAMP,
-            "d": parse("decimal(12,2)"),
-            "l": parse("list<int32>"),
-            "select": DATE,
-        }
-
-    @pytest.mark.parametrize("query", ["SELECT nothing FROM t", "SELEKT 1", "SELECT 1 FROM gone"])
-    def test_a_wrong_query(self, engine: Engine, query: str) -> None:
-        with pytest.raises(InvalidExpression):
-            engine.schema(query, {"t": {"a": INT64}})
-
-    def test_input_takes_tables_and_readers(self, engine: Engine) -> None:
-        import pyarrow as pa
-
-        data = pa.table({"v": pa.array([BIG, None, -1], pa.int64())})
-        rel = Input(name="left", dtypes={"v": INT64})
-        for given in (data, data.to_reader(max_chunksize=1)):
-            found = engine.stream(rel, inputs={"left": given}).read_all().column("v")
-            assert sorted(found.drop_null().to_pylist()) == [-1, BIG]
-            assert found.null_count == 1
 
     # --- one answer, however it is computed -------------------------------------------------------
 

@@ -27,7 +27,7 @@ from featurestore.wire.layout import CREATED_TIME, EVENT_TIME, HEAD, VIEW_TAG
 from featurestore.wire.rows import key_prefix
 
 if TYPE_CHECKING:
-    from featurestore.testing.online_store import OnlineStoreOpener
+    from featurestore.testing.online_rows import OnlineStoreOpener
 
 FIELDS = (b"window-1", b"\0\xff\r\n *\x01\x80")
 _REVISION = struct.Struct("<BQ")

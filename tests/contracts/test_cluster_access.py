@@ -22,7 +22,7 @@ from featurestore.stores.online.base import KeyFields
 from featurestore.stores.online.redis_cluster import RedisClusterStore
 from featurestore.stores.online.redis_sentinel import RedisSentinelStore
 from featurestore.stores.online.redis_slots import key_slot
-from featurestore.testing.online_store import FIELD, get, put, row
+from featurestore.testing.online_rows import FIELD, get, put, row
 
 pytestmark = pytest.mark.slow
 

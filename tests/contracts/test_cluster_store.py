@@ -14,16 +14,8 @@ from featurestore.errors import StoreError, StoreUnavailable
 from featurestore.stores.online.base import KeyFields, RowBatch, WriteResult
 from featurestore.stores.online.redis_cluster import RedisClusterStore
 from featurestore.stores.online.redis_slots import key_slot
-from featurestore.testing.online_store import (
-    FIELD,
-    PREFIX,
-    OnlineStoreContract,
-    OnlineStoreOpener,
-    get,
-    numbered,
-    put,
-    row,
-)
+from featurestore.testing.online_rows import FIELD, PREFIX, get, numbered, put, row
+from featurestore.testing.online_store import OnlineStoreContract, OnlineStoreOpener
 
 pytestmark = pytest.mark.slow
 

@@ -16,16 +16,8 @@ from featurestore.errors import StoreError, StoreTimeout, StoreUnavailable
 from featurestore.stores.online import lmdb_environment
 from featurestore.stores.online.base import KeyFields, RowBatch
 from featurestore.stores.online.lmdb import LmdbStore
-from featurestore.testing.online_store import (
-    FIELD,
-    PREFIX,
-    OnlineStoreContract,
-    OnlineStoreOpener,
-    get,
-    numbered,
-    put,
-    row,
-)
+from featurestore.testing.online_rows import FIELD, PREFIX, get, numbered, put, row
+from featurestore.testing.online_store import OnlineStoreContract, OnlineStoreOpener
 from featurestore.wire.rows import row_head
 
 
@@ -143,7 +135,8 @@ import resource
 from pathlib import Path
 from featurestore.errors import StoreUnavailable
 from featurestore.stores.online.lmdb import LmdbStore
-from featurestore.testing.online_store import FIELD, RowBatch, get, numbered, put, row
+from featurestore.stores.online.base import RowBatch
+from featurestore.testing.online_rows import FIELD, get, numbered, put, row
 
 keys = numbered(100)
 with LmdbStore({str(opener.root / "small")!r}, map_size_mb=1) as store:

@@ -17,15 +17,8 @@ from featurestore.errors import StoreError, StoreUnavailable
 from featurestore.stores.online.base import KeyFields
 from featurestore.stores.online.redis_cluster import RedisClusterStore
 from featurestore.stores.online.redis_sentinel import RedisSentinelStore
-from featurestore.testing.online_store import (
-    FIELD,
-    PREFIX,
-    OnlineStoreContract,
-    OnlineStoreOpener,
-    get,
-    put,
-    row,
-)
+from featurestore.testing.online_rows import FIELD, PREFIX, get, put, row
+from featurestore.testing.online_store import OnlineStoreContract, OnlineStoreOpener
 
 pytestmark = pytest.mark.full
 

@@ -15,15 +15,8 @@ from tls_files import TlsFiles
 from featurestore.errors import StoreAccessDenied, StoreUnavailable
 from featurestore.stores.online.base import KeyFields
 from featurestore.stores.online.redis import RedisStore
-from featurestore.testing.online_store import (
-    FIELD,
-    PREFIX,
-    OnlineStoreContract,
-    OnlineStoreOpener,
-    get,
-    put,
-    row,
-)
+from featurestore.testing.online_rows import FIELD, PREFIX, get, put, row
+from featurestore.testing.online_store import OnlineStoreContract, OnlineStoreOpener
 
 pytestmark = pytest.mark.full
 

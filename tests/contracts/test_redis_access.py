@@ -8,7 +8,7 @@ from redis_servers import RedisServer
 
 from featurestore.errors import StoreAccessDenied
 from featurestore.stores.online.redis import RedisStore
-from featurestore.testing.online_store import PREFIX, get, put, row
+from featurestore.testing.online_rows import PREFIX, get, put, row
 
 RULES = documented_rules("fs_writer", knows="hsetex")
 

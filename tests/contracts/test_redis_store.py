@@ -28,18 +28,17 @@ from featurestore.errors import (
 from featurestore.stores.online.base import KeyFields, RowBatch, WriteResult
 from featurestore.stores.online.redis import RedisStore
 from featurestore.stores.online.resp import parse_target
-from featurestore.testing.online_store import (
+from featurestore.testing.online_rows import (
     FIELD,
     OTHER_FIELD,
     PREFIX,
-    OnlineStoreContract,
-    OnlineStoreOpener,
     get,
     numbered,
     put,
     row,
     rows,
 )
+from featurestore.testing.online_store import OnlineStoreContract, OnlineStoreOpener
 
 
 class KeyExpiryStore(RedisStore):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from featurestore.errors import FeatureStoreError
 from featurestore.stores.online.base import KeyFields, OnlineStore, RowBatch
-from featurestore.testing.online_store import FIELD, PREFIX, row
+from featurestore.testing.online_rows import FIELD, PREFIX, row
 from featurestore.wire.rows import row_head
 
 KEYS = 60

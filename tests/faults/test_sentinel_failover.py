@@ -14,7 +14,7 @@ from store_load import Load
 
 from featurestore.errors import StoreError, StoreUnavailable
 from featurestore.stores.online.redis_sentinel import LOOK_INTERVAL_S, RedisSentinelStore
-from featurestore.testing.online_store import PREFIX, get, put, row
+from featurestore.testing.online_rows import PREFIX, get, put, row
 
 pytestmark = pytest.mark.slow
 
