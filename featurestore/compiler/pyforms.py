@@ -22,14 +22,15 @@ Bounds = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """`loose`: inf and NaN in it mean that there is no value. `chain`: inf and NaN may run through
-    it, for they never come out finite. `maybe`: it is None where there is no value. `twice`: it
-    mentions an argument twice. `fails`: a condition on the arguments for which there is no value.
-    `bounds`: those of an int result by those of the arguments; beyond int64 there is no value."""
+    """`loose`: inf and NaN in it mean that there is no value. `chain`: the arguments in which inf
+    and NaN may run on, for they never come out finite. `maybe`: it is None where there is no value.
+    `twice`: it mentions an argument twice. `fails`: a condition on the arguments for which there is
+    no value. `bounds`: those of an int result by those of the arguments; beyond int64 there is no
+    value."""
 
     text: str
     loose: bool = False
-    chain: bool = False
+    chain: tuple[int, ...] = ()
     maybe: bool = False
     twice: bool = False
     fails: str = ""
@@ -77,7 +78,7 @@ _MONTHS = {"year": 12, "quarter": 3, "month": 1}
 
 
 def _float(text: str) -> Form:
-    return Form(text, loose=True, chain=True)
+    return Form(text, loose=True, chain=(0, 1))
 
 
 def _finite(text: str) -> Form:
@@ -102,7 +103,7 @@ FORMS: Mapping[str, Form] = {
     "add": _float("({0} + {1})"),
     "sub": _float("({0} - {1})"),
     "mul": _float("({0} * {1})"),
-    "div": Form("({0} / {1})", loose=True, fails="{1} == 0.0", twice=True),
+    "div": Form("({0} / {1})", loose=True, chain=(0,), fails="{1} == 0.0", twice=True),
     "mod": _finite("@modulo({0}, {1})"),
     "neg": _float("(-{0})"),
     "eq": Form("({0} == {1})"),
@@ -118,10 +119,10 @@ FORMS: Mapping[str, Form] = {
     "floor": _float("({0} // 1.0)"),
     "ceil": _float("(-(-{0} // 1.0))"),
     "sign": Form("(({0} > 0) - ({0} < 0))", twice=True, bounds=_within(-1, 1)),
-    "sqrt": _finite("@sqrt({0})"),
-    "ln": _finite("@ln({0})"),
-    "log10": _finite("@log10({0})"),
-    "log2": _finite("@log2({0})"),
+    "sqrt": _float("@sqrt({0})"),
+    "ln": _float("@ln({0})"),
+    "log10": _float("@log10({0})"),
+    "log2": _float("@log2({0})"),
     "exp": _finite("@exp({0})"),
     "power": _finite("@power({0}, {1})"),
     "lower": Form("@lower({0})"),
@@ -155,8 +156,9 @@ def trim_form(function: str, count: int) -> Form:
 
 def round_form(digits: int) -> Form:
     """Of `round` with digits, a literal."""
-    name = "digits" if digits >= 0 else "tens"
-    return _finite(f"@round_{name}({{0}}, {10.0 ** abs(digits)!r})")
+    if digits < 0:
+        return _finite(f"@round_tens({{0}}, {10.0**-digits!r})")
+    return _float(f"@round_digits({{0}}, {10.0**digits!r})")
 
 
 def date_trunc_form(unit: str) -> Form:
@@ -220,6 +222,8 @@ def form_of(call: Call, read: Types) -> tuple[Form, slice]:
             return date_diff_form(constant(arguments[0])), slice(1, None)
         case "round" if len(arguments) == 2:
             return round_form(int(constant(arguments[1]))), slice(0, 1)
+        case "div" if isinstance(arguments[1], Literal) and arguments[1].value:
+            return _float("({0} / {1})"), slice(None)
         case _ if name in INTEGERS and read[0] == INT64:
             return INTEGERS[name], slice(None)
         case _:

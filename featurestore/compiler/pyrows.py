@@ -6,6 +6,7 @@ they are needed.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -210,9 +211,9 @@ class RowCode:
         return read.arguments, read.result
 
     def _like(self, text: Expression, pattern: Literal) -> Term:
-        if pattern.value is None:
+        if not isinstance(pattern.value, str):
             return null(BOOL)
-        name = f"_like{len(self.library)}"
+        name = f"_like_{hashlib.sha256(pattern.value.encode()).hexdigest()[:16]}"
         self.library[name] = f"texts.like_pattern({pattern.value!r})"
         return self._apply(Form(f"{name}({{0}})"), [self._term(text, STRING)], BOOL)
 

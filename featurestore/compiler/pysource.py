@@ -14,6 +14,9 @@ from featurestore.compiler.pyvectors import VectorCode, is_vector, row_parts
 from featurestore.definitions.expression import Cast, Expression, columns_of, infer, inferred
 from featurestore.dtypes import DType
 
+VECTOR_ROWS_MIN = 80
+"""Below so many rows a loop over them is faster than numpy (measured)."""
+
 Output = tuple[str, Expression, DType]
 """Name, expression and type of one result."""
 
@@ -52,27 +55,32 @@ def python_batch(name: str, arguments: Mapping[str, DType], outputs: Sequence[Ou
     Numbers, instants and truth values are computed by numpy, column by column; all else in one loop
     over the rows.
     """
-    trees = _trees(arguments, outputs)
+    trees = list(enumerate(_trees(arguments, outputs)))
     names = {column: f"c{i}" for i, column in enumerate(arguments)}
-    whole = [p for p, tree in enumerate(trees) if not is_vector(tree, arguments)]
-    fast = [(p, tree) for p, tree in enumerate(trees) if p not in whole]
-    parts = list(dict.fromkeys(part for _, tree in fast for part in row_parts(tree, arguments)))
-    loop = [(p, trees[p]) for p in whole] + [(len(trees) + i, p) for i, p in enumerate(parts)]
-    lines, library = _loop(loop, arguments, names, len(trees)) if loop else ([], {})
-    given = {part: (f"r{len(trees) + i}", infer(part, arguments)) for i, part in enumerate(parts)}
-    code = VectorCode(arguments, names, given, [tree for _, tree in fast])
-    results = {p: f"r{p}" for p in whole} | {p: code.output(p, tree) for p, tree in fast}
+    fast = [(p, tree) for p, tree in trees if is_vector(tree, arguments)]
+    head = f"{', '.join(['request_time_us', 'n', *names.values()])}"
+    rows, library = _loop(trees, arguments, names, len(trees))
+    found = _tuple([f"r{position}" for position, _ in trees])
+    lines = [f"def {name}({head}):", *rows, f"    return {found}"]
     if fast:
-        lines += ["    with _v_quietly():", *code.lines]
-    return _source(
-        [name for name, _, _ in outputs],
-        library | code.library,
-        [
-            f"def {name}({', '.join(['request_time_us', 'n', *names.values()])}):",
-            *lines,
-            f"    return {_tuple([results[p] for p in range(len(trees))])}",
-        ],
-    )
+        lines[0] = f"def {name}_rows({head}):"
+        lines += [
+            f"def {name}({head}):",
+            f"    if n < {VECTOR_ROWS_MIN}:",
+            f"        return {name}_rows({head})",
+        ]
+        parts = list(dict.fromkeys(p for _, tree in fast for p in row_parts(tree, arguments)))
+        given = list(enumerate(parts, len(trees)))
+        loop, more = _loop(
+            [pair for pair in trees if pair not in fast] + given, arguments, names, len(trees)
+        )
+        columns = {part: (f"r{p}", infer(part, arguments)) for p, part in given}
+        code = VectorCode(arguments, names, columns, [tree for _, tree in fast])
+        for position, tree in fast:
+            code.output(position, tree)
+        lines += [*loop, "    with _v_quietly():", *code.lines, f"    return {found}"]
+        library |= more | code.library
+    return _source([output for output, _, _ in outputs], library, lines)
 
 
 def _loop(
@@ -83,6 +91,8 @@ def _loop(
 ) -> tuple[list[str], dict[str, str]]:
     """One pass over the rows that fills a list for each output; positions from `counted` on are
     parts of others and can't lose."""
+    if not outputs:
+        return [], {}
     used = list(dict.fromkeys(c for _, tree in outputs for c in columns_of(tree)))
     columns = {column: (f"x{names[column]}", arguments[column]) for column in used}
     code = RowCode(columns, outputs, indent=2)

@@ -114,9 +114,10 @@ def apply(
     if any(term.is_null for term in terms):
         return null(dtype)
     ready = []
-    for term in terms:
-        unfit = term.maybe or (term.loose and not form.chain) or not term.fits
-        deep = term.depth >= TEXT_DEPTH_MAX or (form.twice and term.depth > 0)
+    for position, term in enumerate(terms):
+        unfit = term.maybe or (term.loose and position not in form.chain) or not term.fits
+        twice = form.twice and position not in form.chain
+        deep = term.depth >= TEXT_DEPTH_MAX or (twice and term.depth > 0)
         ready.append(hold(term) if unfit or deep else term)
     if any(term.is_null for term in ready):
         raise InternalError("a term became NULL when it was held")

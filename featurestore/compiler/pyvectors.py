@@ -87,14 +87,13 @@ def _is_vector_node(node: Expression, schema: Mapping[str, DType]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """A piece of numpy text. Of floats, NaN is NULL, and `inputs` are the arrays in it; `loose`:
-    inf is NULL, too. Of others, `mask` names the masks that together say what is NULL. `lost` names
-    the masks of what had no result on the way. `constant`: one value for all rows."""
+    """A piece of numpy text. `mask` names the masks that together say what is NULL. Floats are NaN
+    there; `loose`: what is inf or NaN besides has no result. `lost` names the masks of what had no
+    result on the way. `constant`: one value for all rows."""
 
     text: str
     dtype: Inferred
     mask: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
     loose: bool = False
     lost: tuple[str, ...] = ()
     bounds: Bounds = INT64_BOUNDS
@@ -136,20 +135,19 @@ class VectorCode:
         self._given = given
         self._uses = Counter(node for tree in trees for node in walk(tree))
         self._known: dict[Expression, Vector] = {}
-        self._nans: dict[str, str] = {}
+        self._unions: dict[tuple[str, ...], str] = {}
         self._count = 0
 
-    def output(self, position: int, tree: Expression) -> str:
-        """Compute `tree`; returns the text of its list of values."""
+    def output(self, position: int, tree: Expression) -> None:
+        """Compute `tree`, into a list `r` with the number of its position."""
         dtype = infer(tree, self._schema)
         held = self._array(self._term(tree, dtype))
-        nulls = self._nan(held.text) if held.is_float else self._one_mask(held.mask)
+        nulls = self._one_mask(held.mask)
         if held.lost:
             counted = ", ".join([str(position), nulls, *held.lost])
-            self._emit(self._write(f"@count_losses(losses, {counted})"))
-        target = f"r{position}"
-        self._emit(self._write(f"{target} = @list_out({held.text}, {nulls})"))
-        return target
+            found = " or ".join(f"{name} is not None" for name in held.lost)
+            self._emit(self._write(f"if {found}: @count_losses(losses, {counted})"))
+        self._emit(self._write(f"r{position} = @list_out({held.text}, {nulls})"))
 
     # --- statements -------------------------------------------------------------------------------
 
@@ -176,53 +174,44 @@ class VectorCode:
 
     def _one_mask(self, masks: Sequence[str]) -> str:
         """The name of a mask that is the union of all; None where nothing is NULL."""
+        masks = _unique(masks)
         if len(masks) < 2:
             return masks[0] if masks else "None"
-        [name] = self._names("m")
-        self._emit(self._write(f"{name} = @union({', '.join(masks)})"))
-        return name
-
-    def _nan(self, array: str) -> str:
-        if array not in self._nans:
-            [self._nans[array]] = self._names("m")
-            self._emit(self._write(f"{self._nans[array]} = @isnan({array})"))
-        return self._nans[array]
+        if masks not in self._unions:
+            [self._unions[masks]] = self._names("m")
+            self._emit(self._write(f"{self._unions[masks]} = @union({', '.join(masks)})"))
+        return self._unions[masks]
 
     def _hold(self, term: Vector) -> Vector:
-        """The term as a variable, with one mask at most; constants stay as they are."""
+        """The term as a variable; constants stay as they are."""
         if term.constant or term.is_null:
             return term
         if term.loose:
-            value, bad = self._names("v", "b")
-            inputs = ", ".join([term.text, *term.inputs])
-            self._emit(self._write(f"{value}, {bad} = @settle({inputs})"))
-            return Vector(value, term.dtype, inputs=(value,), lost=(*term.lost, bad))
+            value, mask, bad = self._names("v", "m", "b")
+            nulls = self._one_mask(term.mask)
+            self._emit(self._write(f"{value}, {mask}, {bad} = @settle({term.text}, {nulls})"))
+            return Vector(value, term.dtype, mask=(mask,), lost=(*term.lost, bad))
         if term.depth:
             [value] = self._names("v")
             self._emit(f"{value} = {term.text}")
             term = replace(term, text=value, depth=0)
-        if term.is_float:
-            return replace(term, inputs=(term.text,))
-        mask = self._one_mask(term.mask)
-        return replace(term, mask=() if mask == "None" else (mask,))
+        return term
 
     def _array(self, term: Vector) -> Vector:
         """The held term as an array, also of a constant."""
         if not term.constant:
             return self._hold(term)
         value, mask = self._names("v", "m")
-        text = term.text
         if term.is_null:
-            text = "@NAN" if term.is_float else "False" if term.dtype == BOOL else "0"
-            if not term.is_float:
-                self._emit(self._write(f"{mask} = @full(n, True)"))
-        self._emit(self._write(f"{value} = @full(n, {text})"))
-        held = replace(term, text=value, constant=False, inputs=(value,) if term.is_float else ())
-        return replace(held, mask=(mask,)) if term.is_null and not term.is_float else held
+            self._emit(self._write(f"{mask} = @full(n, True)"))
+        self._emit(self._write(f"{value} = @full(n, {self._constant(term)})"))
+        return replace(term, text=value, constant=False, mask=(mask,) if term.is_null else ())
 
-    def _masks(self, term: Vector) -> tuple[str, ...]:
-        """The masks of what is NULL in a settled term."""
-        return tuple(map(self._nan, term.inputs)) if term.is_float else term.mask
+    def _constant(self, term: Vector) -> str:
+        """The text of a held term in which NULL is a value of the type."""
+        if not term.is_null:
+            return term.text
+        return self._write("@NAN" if term.is_float else "False" if term.dtype == BOOL else "0")
 
     # --- terms ------------------------------------------------------------------------------------
 
@@ -260,10 +249,7 @@ class VectorCode:
 
     def _column(self, name: str, dtype: DType) -> Vector:
         value, mask = self._names("v", "m")
-        if dtype.kind in FLOATS:
-            self._emit(self._write(f"{value} = @floats_in({name})"))
-            return Vector(value, dtype, inputs=(value,))
-        kind = "bools" if dtype == BOOL else "ints"
+        kind = "floats" if dtype.kind in FLOATS else "bools" if dtype == BOOL else "ints"
         self._emit(self._write(f"{value}, {mask} = @{kind}_in({name})"))
         return Vector(value, dtype, mask=(mask,), bounds=type_bounds(dtype))
 
@@ -272,18 +258,15 @@ class VectorCode:
         if any(term.is_null for term in terms):
             return _null(dtype)
         ready = []
-        for term in terms:
-            unfit = (term.loose and not form.chain) or term.depth >= TEXT_DEPTH_MAX
+        for position, term in enumerate(terms):
+            unfit = (term.loose and position not in form.chain) or term.depth >= TEXT_DEPTH_MAX
             ready.append(self._hold(term) if unfit or (form.twice and term.depth) else term)
         if all(term.constant for term in ready):
             ready[0] = self._array(ready[0])
-        floats = dtype is not None and dtype.kind in FLOATS
-        masks = () if floats else [m for term in ready for m in self._masks(term)]
         return Vector(
             self._fill(form.text, ready),
             dtype,
-            mask=_unique(masks),
-            inputs=_unique([i for term in ready for i in term.inputs]) if floats else (),
+            mask=_unique([name for term in ready for name in term.mask]),
             loose=form.loose,
             lost=_unique([name for term in ready for name in term.lost]),
             bounds=form.bounds(*(t.bounds for t in ready)) if form.bounds else INT64_BOUNDS,
@@ -301,7 +284,7 @@ class VectorCode:
             ready[0] = self._array(ready[0])
         value, bad = self._names("v", "b")
         self._emit(f"{value}, {bad} = {self._fill(template, ready)}")
-        masks = _unique([m for term in ready for m in self._masks(term)])
+        masks = _unique([name for term in ready for name in term.mask])
         self._emit(self._write(f"{bad} = @without({bad}, {self._one_mask(masks)})"))
         low, high = type_bounds(dtype)
         lost = _unique([bad, *(name for term in ready for name in term.lost)])
@@ -339,7 +322,7 @@ class VectorCode:
         [value] = self._names("v")
         mask = self._one_mask(held.mask)
         self._emit(self._write(f"{value} = @floats({held.text}, {mask})"))
-        return Vector(value, FLOAT64, inputs=(value,), lost=held.lost)
+        return replace(held, text=value, dtype=FLOAT64)
 
     def _cast(self, term: Vector, dtype: DType) -> Vector:
         if term.is_null or term.dtype is None:
@@ -355,7 +338,7 @@ class VectorCode:
                 [value] = self._names("v")
                 mask = self._one_mask(term.mask)
                 self._emit(self._write(f"{value} = @float32_of_int({term.text}, {mask})"))
-                return Vector(value, dtype, inputs=(value,), lost=term.lost)
+                return replace(term, text=value, dtype=dtype)
             case _, Kind.FLOAT64:
                 return replace(self._floats(term), dtype=dtype)
             case _, Kind.BOOL:
@@ -381,9 +364,9 @@ class VectorCode:
             for a, t in zip(call.arguments, read.arguments, strict=True)
         ]
 
-    def _pair(self, function: str, left: Vector, right: Vector, dtype: Inferred) -> Vector:
+    def _pair(self, function: str, left: Vector, right: Vector, *, dtype: Inferred) -> Vector:
         """A function of two columns with their masks, to one with its mask."""
-        left, right = self._array(left), self._array(right)
+        left, right = self._array(left), self._hold(right)
         value, mask = self._names("v", "m")
         parts = [part for t in (left, right) for part in (t.text, self._one_mask(t.mask))]
         self._emit(self._write(f"{value}, {mask} = @{function}({', '.join(parts)})"))
@@ -392,21 +375,21 @@ class VectorCode:
         return Vector(value, dtype, mask=(mask,), lost=lost, bounds=bounds)
 
     def logic_term(self, call: Call) -> Vector:
-        left, right = (self._term(a, BOOL) for a in call.arguments)
+        left, right = (self._array(self._term(a, BOOL)) for a in call.arguments)
         name = {"and": "conjunction", "or": "disjunction"}[call.function]
-        return self._pair(name, left, right, BOOL)
+        return self._pair(name, left, right, dtype=BOOL)
 
     def is_null_term(self, call: Call) -> Vector:
         held = self._array(self._term(call.arguments[0]))
-        masks = self._masks(held)
         [value] = self._names("v")
-        self._emit(self._write(f"{value} = @is_null({self._one_mask(masks)}, n)"))
+        self._emit(self._write(f"{value} = @is_null({self._one_mask(held.mask)}, n)"))
         return Vector(value, BOOL)
 
     def between_term(self, call: Call) -> Vector:
         value, *ends = call.arguments
         low, high = (Call(name, (value, end)) for name, end in zip(("ge", "le"), ends, strict=True))
-        return self._pair("conjunction", self._term(low), self._term(high), BOOL)
+        sides = [self._array(self._term(side, BOOL)) for side in (low, high)]
+        return self._pair("conjunction", *sides, dtype=BOOL)
 
     def in_term(self, call: Call) -> Vector:
         value, *items = self._arguments(call)
@@ -418,7 +401,7 @@ class VectorCode:
             text = self._write(f"@among({held.text}, [{', '.join(known)}])")
         else:
             text = f"({' | '.join(f'({held.text} == {item})' for item in known)})"
-        found = self._hold(Vector(text, BOOL, self._masks(held), lost=held.lost, depth=1))
+        found = self._hold(Vector(text, BOOL, held.mask, lost=held.lost, depth=1))
         if not any(item.is_null for item in items):
             return found
         return replace(found, mask=(*found.mask, f"~{found.text}"))
@@ -429,18 +412,7 @@ class VectorCode:
             return _null(infer(call, self._schema) if inferred(call, self._schema) else None)
         result = self._array(terms[0])
         for term in terms[1:]:
-            value, mask = self._names("v", "m")
-            nulls = self._one_mask(self._masks(result))
-            test = f"@is_null({nulls}, n)"
-            self._emit(self._write(f"{value} = @where({test}, {term.text}, {result.text})"))
-            lost = _unique([*result.lost, *term.lost])
-            if result.is_float:
-                result = Vector(value, result.dtype, inputs=(value,), lost=lost)
-                continue
-            theirs = self._one_mask(term.mask)
-            self._emit(self._write(f"{mask} = @both({nulls}, {theirs})"))
-            bounds = min(result.bounds[0], term.bounds[0]), max(result.bounds[1], term.bounds[1])
-            result = Vector(value, result.dtype, mask=(mask,), lost=lost, bounds=bounds)
+            result = self._pair("coalesce", result, term, dtype=result.dtype)
         return result
 
     def nullif_term(self, call: Call) -> Vector:
@@ -448,13 +420,13 @@ class VectorCode:
         if value.is_null or other.is_null:
             return value
         held = self._array(value)
-        if held.is_float:
-            text = self._write(f"@where({held.text} == {other.text}, @NAN, {held.text})")
-            return replace(held, text=text, depth=1)
         [name] = self._names("m")
         theirs = self._one_mask(other.mask)
         self._emit(self._write(f"{name} = @without({held.text} == {other.text}, {theirs})"))
-        return replace(held, mask=(*held.mask, name))
+        found = replace(held, mask=(*held.mask, name))
+        if not held.is_float:
+            return found
+        return replace(found, text=self._write(f"@nulled({held.text}, {name})"), depth=1)
 
     def extreme_term(self, call: Call) -> Vector:
         terms = [term for term in self._arguments(call) if not term.is_null]
@@ -462,14 +434,13 @@ class VectorCode:
             return _null(inferred(call, self._schema))
         result = self._array(terms[0])
         for term in terms[1:]:
-            if not result.is_float:
-                result = self._pair(call.function, result, term, result.dtype)
-                continue
-            [value] = self._names("v")
-            name = {"greatest": "fmax", "least": "fmin"}[call.function]
-            self._emit(self._write(f"{value} = @{name}({result.text}, {term.text})"))
-            lost = _unique([*result.lost, *term.lost])
-            result = Vector(value, result.dtype, inputs=(value,), lost=lost)
+            if term.constant and result.is_float:
+                [value] = self._names("v")
+                name = {"greatest": "fmax", "least": "fmin"}[call.function]
+                self._emit(self._write(f"{value} = @{name}({result.text}, {term.text})"))
+                result = replace(result, text=value, mask=())
+            else:
+                result = self._pair(call.function, result, term, dtype=result.dtype)
         return result
 
     def request_time_term(self, _: Call) -> Vector:
@@ -482,23 +453,17 @@ class VectorCode:
         dtype = case_type(case, tuple(inferred(value, self._schema) for value in values))
         conditions = [self._condition(when) for when, _ in case.branches]
         terms = [self._hold(self._term(value, dtype)) for value in values]
-        floats = dtype is not None and dtype.kind in FLOATS
         result = self._array(terms[-1])
         value, mask = result.text, self._one_mask(result.mask)
         for condition, term in reversed([*zip(conditions, terms[:-1], strict=True)]):
-            new_value, new_mask = self._names("v", "m")
-            text = term.text
-            if term.is_null:
-                text = "@NAN" if floats else "False" if dtype == BOOL else "0"
-            self._emit(self._write(f"{new_value} = @where({condition}, {text}, {value})"))
-            if not floats:
-                theirs = "True" if term.is_null else self._one_mask(term.mask)
-                self._emit(self._write(f"{new_mask} = @chosen({condition}, {theirs}, {mask})"))
-            value, mask = new_value, new_mask
-        lost = self._branch_losses(conditions, terms)
+            then = "True" if term.is_null else self._one_mask(term.mask)
+            chosen, nulls = self._names("v", "m")
+            text = self._constant(term)
+            self._emit(self._write(f"{chosen} = @where({condition}, {text}, {value})"))
+            self._emit(self._write(f"{nulls} = @chosen({condition}, {then}, {mask})"))
+            value, mask = chosen, nulls
         bounds = min(t.bounds[0] for t in terms), max(t.bounds[1] for t in terms)
-        if floats:
-            return Vector(value, dtype, inputs=(value,), lost=lost)
+        lost = self._branch_losses(conditions, terms)
         return Vector(value, dtype, mask=(mask,), lost=lost, bounds=bounds)
 
     def _condition(self, node: Expression) -> str:

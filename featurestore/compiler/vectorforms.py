@@ -17,7 +17,7 @@ VECTOR_KINDS = FLOATS | INTS | {Kind.BOOL}
 
 
 def _chain(text: str) -> Form:
-    return Form(text, loose=True, chain=True)
+    return Form(text, loose=True, chain=(0, 1))
 
 
 def _finite(text: str) -> Form:
@@ -31,7 +31,7 @@ def _like_row(*names: str) -> dict[str, Form]:
 VECTOR_FORMS: Mapping[str, Form] = {
     **_like_row("add", "sub", "mul", "neg", "eq", "ne", "lt", "le", "gt", "ge"),
     **_like_row("hour", "minute", "second", "dayofweek", "epoch"),
-    "div": _finite("({0} / {1})"),
+    "div": Form("({0} / {1})", loose=True, chain=(0,)),
     "mod": _finite("@fmod({0}, {1})"),
     "not": Form("(~{0})"),
     "abs": _chain("@absolute({0})"),
@@ -39,11 +39,9 @@ VECTOR_FORMS: Mapping[str, Form] = {
     "floor": _chain("@floor({0})"),
     "ceil": _chain("@ceil({0})"),
     "sign": Form("@sign({0})", bounds=FORMS["sign"].bounds),
-    "sqrt": _finite("@sqrt({0})"),
-    **{
-        name: _finite(f"@mapped(${name}, {{all}})")
-        for name in ("ln", "log10", "log2", "exp", "power")
-    },
+    "sqrt": _chain("@sqrt({0})"),
+    **{name: _chain(f"@mapped(${name}, {{0}})") for name in ("ln", "log10", "log2")},
+    **{name: _finite(f"@mapped(${name}, {{all}})") for name in ("exp", "power")},
     "year": Form("(@months({0}) // 12 + 1970)", bounds=FORMS["year"].bounds),
     "month": Form("(@months({0}) % 12 + 1)", bounds=FORMS["month"].bounds),
     "day": Form("@day({0})", bounds=FORMS["day"].bounds),
