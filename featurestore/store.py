@@ -180,7 +180,8 @@ class FeatureStore:
         `[start, end)`, or (`replace`) into a new generation beside the old one.
 
         Returns one ledger row per view. Raises `NotApplied` for views whose definition is not what
-        the environment has, `UnknownView`, `StoreUnavailable`.
+        the environment has, `UnknownView`, `SnapshotMissing` (files rewritten meanwhile),
+        `StoreUnavailable`.
         """
         from featurestore.jobs import access, materialize
 

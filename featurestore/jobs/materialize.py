@@ -37,6 +37,7 @@ from featurestore.jobs.online_tables import (
 from featurestore.jobs.project import current_files
 from featurestore.jobs.publish import publish
 from featurestore.jobs.row_writer import RowWriter, counted_columns, stored_rows
+from featurestore.jobs.snapshot import Snapshot
 from featurestore.jobs.source_report import NullCreatedTimeWarning, report_source
 from featurestore.jobs.window_runs import WindowRun
 from featurestore.records import AliasIs, LedgerRow
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 BATCH_ROWS_MAX = 20_000
 """Rows read, encoded and written at a time; one batch is written while the next is made. What
 bounds a run's memory."""
+
+_MENDS = "Run it again: that mends what was written; until then nothing counts as done."
 
 Progress = Callable[[str, int], None]
 """Called with a view's name and the rows written to the store so far."""
@@ -200,17 +203,33 @@ class _Run:
 
     def execute(self, plan: RunPlan, progress: Progress) -> LedgerRow:
         context, counts = self._context, _Counts()
+        offline = context.offline
         started_at_us = context.clock.now_us()
         serving = self._table
         if plan.mode == "replace":
             self._table = add_generation(context.registry, self._view)
         counts.skipped = self._count_skipped()
+        snapshot = Snapshot.of(self._read_files(), None if offline is None else offline.s3)
         if self._view.is_windowed:
             self._rebuild_windows(plan, counts, progress)
         else:
             self._write_newest(plan, counts, progress)
+        # Winners are found first and fetched later, by their place: in a file that was rewritten
+        # in between, another row stands there.
+        snapshot.check(to_do=_MENDS)
         erase_since(context, self._view, self._files)
         return self._commit(plan, counts, serving, started_at_us=started_at_us)
+
+    def _read_files(self) -> dict[str, DataFiles]:
+        """Of all sources that the view reads."""
+        found: dict[str, DataFiles] = {}
+        todo = [self._view.source]
+        while todo:
+            source = todo.pop()
+            if source.name in self._files:
+                found[source.name] = self._files[source.name]
+            todo.extend(self._context.repo.sources[name] for name in source.inputs)
+        return found
 
     def _rebuild_windows(self, plan: RunPlan, counts: _Counts, progress: Progress) -> None:
         run = WindowRun(self._context, self._view, self._files, self._table, self._now_us)

@@ -33,19 +33,19 @@ class Snapshot:
         s3 = s3 or S3Options()
         return cls({name: _states(name, data.every_path, s3) for name, data in files.items()}, s3)
 
-    def check(self) -> None:
-        """Raises `SnapshotMissing` for the first file that is not as it was."""
+    def check(self, *, to_do: str = "Make a new job.") -> None:
+        """Raises `SnapshotMissing` for the first file that is not as it was, which says `to_do`."""
         for source, states in self.states.items():
             for path, state in _states(source, tuple(states), self.s3).items():
                 if state != states[path]:
-                    raise rewritten(source, path)
+                    raise rewritten(source, path, to_do=to_do)
 
 
-def rewritten(source: str, path: str) -> SnapshotMissing:
+def rewritten(source: str, path: str, *, to_do: str = "Make a new job.") -> SnapshotMissing:
     """The error for a file that is not the one it was."""
     return SnapshotMissing(
         f"Source {source!r}: {path} was rewritten or removed after this job was "
-        "made, so its rows are not those that its pins name. Make a new job."
+        f"made, so its rows are not those that its pins name. {to_do}"
     )
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from featurestore import FeatureStore
 from featurestore.errors import SnapshotMissing
+from featurestore.jobs import materialize
+from featurestore.timeline import SystemClock
 from tests.conftest import INSTANT, MakeRepo, utc, write_rows
 
 DEFINITIONS = """
@@ -33,6 +35,10 @@ def land(folder: Path, name: str, page: str) -> None:
     write_rows(folder / "data" / f"{name}.parquet", rows, TYPES)
 
 
+def now() -> int:
+    return SystemClock().now_us() - 1_000_000
+
+
 ASKED = pa.table({"user": ["ann"], "event_timestamp": [utc(2024, 5, 2)]})
 
 
@@ -54,3 +60,49 @@ def test_files_that_land_later_are_not_of_the_job(folder: Path) -> None:
         job = fs.get_historical_features(ASKED, ["last_visit:page"])
         land(folder, "2", "cart")
         assert job.to_arrow().column("page").to_pylist() == ["home"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_run_over_files_that_are_rewritten_does_not_count(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    monkeypatch.setattr(materialize, "BATCH_ROWS_MAX", 10)
+    users, at = [f"user{number:03}" for number in range(100)], now()
+
+    def rewrite(page: str) -> None:
+        rows = [{"user": user, "at": at, "page": f"{page} of {user}"} for user in users]
+        write_rows(folder / "data" / "1.parquet", rows, TYPES)
+
+    def at_once(_view: str, _rows: int) -> None:
+        rewrite("new page")
+
+    rewrite("old page")
+    with FeatureStore(folder) as fs:
+        fs.apply()
+        if replace:
+            fs.materialize()
+        before = fs.registry.ledger()
+        with pytest.raises(SnapshotMissing, match=r"1\.parquet was rewritten.* Run it again"):
+            fs.materialize(progress=at_once, replace=replace)
+        assert fs.registry.ledger() == before
+        (run,) = fs.materialize(replace=replace)
+        assert run.rows_read == len(users)
+        found = fs.get_online_features(["last_visit:page"], {"user": users}).to_dict()
+        assert found["page"] == [f"new page of {user}" for user in users]
+
+
+def test_files_that_land_during_a_run_are_for_the_next(folder: Path) -> None:
+    def at_once(_view: str, _rows: int) -> None:
+        rows = [{"user": "bob", "at": now(), "page": "cart"}]
+        write_rows(folder / "data" / "2.parquet", rows, TYPES)
+
+    rows = [{"user": "ann", "at": now(), "page": "home"}]
+    write_rows(folder / "data" / "1.parquet", rows, TYPES)
+    with FeatureStore(folder) as fs:
+        fs.apply()
+        (first,) = fs.materialize(progress=at_once)
+        assert (first.rows_read, first.rows_written) == (1, 1)
+        (second,) = fs.materialize()
+        assert second.rows_written == 1
+        found = fs.get_online_features(["last_visit:page"], {"user": ["ann", "bob"]}).to_dict()
+        assert found["page"] == ["home", "cart"]
