@@ -25,6 +25,7 @@ from featurestore.serving.edge import DETAILS_KEY, restore, restore_details
 from featurestore.serving.stream_client import Answer, Asked, Words, ask_all, ask_all_async
 from featurestore.wire import serving_pb2 as pb
 from featurestore.wire.entities import Entities, read_entities, to_message
+from featurestore.wire.pushes import PushResult, from_message, push_request
 from featurestore.wire.response import OnlineResponse, ResponseSchema, read_response
 from featurestore.wire.serving_raw_pb2 import RawStreamRequest, RawStreamResponse
 
@@ -39,6 +40,7 @@ _KEEPALIVE_MS = 30_000
 _SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
 _GET, _INFO = f"/{_SERVICE}/GetOnlineFeatures", f"/{_SERVICE}/GetServingInfo"
 _STREAM = f"/{_SERVICE}/StreamOnlineFeatures"
+_PUSH, _STREAM_PUSH = f"/{_SERVICE}/Push", f"/{_SERVICE}/StreamPush"
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -117,6 +119,23 @@ class _Calls:
             found = read_response(answer.features, asked.entities, schemas=asked.schemas)
             self.remember(found, what, full)
             return found
+
+        return Words(encode, decode, _restored)
+
+    def push_words(self, source: str, timeout_ms: int | None) -> Words:
+        """How a stream of pushes speaks."""
+        asked_ms = self._timeout_ms if timeout_ms is None else _positive(timeout_ms)
+
+        def encode(rows: Any) -> tuple[bytes, None]:
+            request = push_request(source, rows)
+            message = pb.StreamPushRequest(request=request, timeout_ms=asked_ms)
+            return message.SerializeToString(), None
+
+        def decode(data: bytes, _: object) -> PushResult | FeatureStoreError:
+            answer = pb.StreamPushResponse.FromString(data)
+            if answer.WhichOneof("answer") == "error":
+                return restore_details(answer.error)
+            return from_message(answer.pushed, source)
 
         return Words(encode, decode, _restored)
 
@@ -223,8 +242,11 @@ class FeatureClient:
         unary = self._channel.unary_unary
         self._get: grpc.UnaryUnaryMultiCallable[bytes, bytes] = unary(_GET, None, None)
         self._info: grpc.UnaryUnaryMultiCallable[bytes, bytes] = unary(_INFO, None, None)
-        self._stream: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
-            _STREAM, None, None
+        self._push: grpc.UnaryUnaryMultiCallable[bytes, bytes] = unary(_PUSH, None, None)
+        stream = self._channel.stream_stream
+        self._stream: grpc.StreamStreamMultiCallable[bytes, bytes] = stream(_STREAM, None, None)
+        self._push_stream: grpc.StreamStreamMultiCallable[bytes, bytes] = stream(
+            _STREAM_PUSH, None, None
         )
 
     def get_online_features(
@@ -281,6 +303,34 @@ class FeatureClient:
         words = self._calls.words(_what(features), full_feature_names, timeout_ms)
         return ask_all(partial(self._stream, metadata=self._calls.metadata), batches, words)
 
+    def push(self, source: str, rows: Any, *, timeout_ms: int | None = None) -> PushResult:
+        """Push rows of a source. When this returns, the server's lookups answer with them.
+
+        Args:
+            source: the source's name.
+            rows: dicts, a dict of columns, or a pandas, polars or Arrow table.
+            timeout_ms: the deadline, retries included. What is sent again changes nothing where it
+                was taken.
+
+        Raises `UnknownSource`, `InvalidRows`, `InvalidRequest`, `LimitExceeded`, `NotApplied`,
+        `PermissionDenied`, `ServerOverloaded`, `StoreUnavailable`, `ServerUnavailable`,
+        `ServerTimeout`.
+        """
+        request = push_request(source, rows).SerializeToString()
+        data = self._call(self._push, request, timeout_ms)
+        return from_message(pb.PushResponse.FromString(data), source)
+
+    def stream_push(
+        self, source: str, batches: Iterable[Any], *, timeout_ms: int | None = None
+    ) -> Iterator[PushResult | FeatureStoreError]:
+        """Push batch after batch over one call, 64 ahead of the answers that you take.
+
+        Yields one answer per batch, in order; where a batch is refused, its error stands in its
+        place. Raises what ends the stream, and what `batches` raises.
+        """
+        words = self._calls.push_words(source, timeout_ms)
+        return ask_all(partial(self._push_stream, metadata=self._calls.metadata), batches, words)
+
     def get_serving_info(self, *, timeout_ms: int | None = None) -> pb.GetServingInfoResponse:
         """What the server serves: services with their versions, keys and features, and limits."""
         data = self._call(self._info, b"", timeout_ms)
@@ -335,8 +385,11 @@ class AsyncFeatureClient:
         unary = self._channel.unary_unary
         self._get: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = unary(_GET, None, None)
         self._info: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = unary(_INFO, None, None)
-        self._stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = (
-            self._channel.stream_stream(_STREAM, None, None)
+        self._push: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = unary(_PUSH, None, None)
+        stream = self._channel.stream_stream
+        self._stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = stream(_STREAM, None, None)
+        self._push_stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = stream(
+            _STREAM_PUSH, None, None
         )
 
     async def get_online_features(
@@ -367,6 +420,24 @@ class AsyncFeatureClient:
         `batches` may be asynchronous."""
         words = self._calls.words(_what(features), full_feature_names, timeout_ms)
         return ask_all_async(partial(self._stream, metadata=self._calls.metadata), batches, words)
+
+    async def push(self, source: str, rows: Any, *, timeout_ms: int | None = None) -> PushResult:
+        """Push rows of a source; see `FeatureClient.push`."""
+        request = push_request(source, rows).SerializeToString()
+        data = await self._call(self._push, request, timeout_ms)
+        return from_message(pb.PushResponse.FromString(data), source)
+
+    def stream_push(
+        self,
+        source: str,
+        batches: Iterable[Any] | AsyncIterable[Any],
+        *,
+        timeout_ms: int | None = None,
+    ) -> AsyncIterator[PushResult | FeatureStoreError]:
+        """Push batch after batch over one call; see `FeatureClient.stream_push`."""
+        words = self._calls.push_words(source, timeout_ms)
+        call = partial(self._push_stream, metadata=self._calls.metadata)
+        return ask_all_async(call, batches, words)
 
     async def get_serving_info(self, *, timeout_ms: int | None = None) -> pb.GetServingInfoResponse:
         """What the server serves; see `FeatureClient.get_serving_info`."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.inventory import Kind
     from featurestore.jobs.materialize import Context, Progress
     from featurestore.jobs.optimize import Optimized
-    from featurestore.jobs.push import Pusher, PushResult
+    from featurestore.jobs.push import Pusher
     from featurestore.jobs.training import RetrievalJob
     from featurestore.jobs.verify import VerifyReport
     from featurestore.permissions import Policy, TokenFacts
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from featurestore.serving.local import LocalServer
     from featurestore.stores.online.base import OnlineStore
     from featurestore.stores.registry.base import Registry
+    from featurestore.wire.pushes import PushResult
     from featurestore.wire.response import OnlineResponse
 
 PUSH_CHECKED_S = 1.0
@@ -202,7 +203,7 @@ class FeatureStore:
         self._refresh()
         return rows
 
-    def push(self, source: str, rows: Any) -> PushResult:
+    def push(self, source: str, rows: Any, *, from_json: bool = False) -> PushResult:
         """Take rows of a source. When this returns they are on the disk, and `get_online_features`
         answers with them; offline reads of the source see them beside its own files.
 
@@ -211,6 +212,7 @@ class FeatureStore:
             rows: dicts, a dict of columns, or a pandas, polars or Arrow table, with all columns of
                 the source. Its created time may be left out (the rows are then known from now on),
                 and so may `op` (`U`; `D` deletes). At most `push.rows_per_push_max` rows.
+            from_json: the rows were JSON; their bytes are base64.
 
         All rows are checked before any is taken. Rows that are not due yet are held until they are,
         for `push.clock_skew_ms_max` at most; beyond, they are dead letters (`PushResult.dead`).
@@ -221,7 +223,7 @@ class FeatureStore:
         written as soon as the store is back; pushing them again changes nothing).
         """
         self._may_push(source)
-        return self._pusher.push(source, rows)
+        return self._pusher.push(source, rows, from_json=from_json)
 
     def dead_letters(self, source: str) -> Rows:
         """What was pushed to a source and could not be taken, oldest first: `at`, `reason`,

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from featurestore.cli import access, data, definitions, doctor, feature_tests, init, online
+from featurestore.cli import access, data, definitions, doctor, feature_tests, init, online, push
 from featurestore.cli.demo import command as demo
 from featurestore.cli.output import note, say, show_error, show_json
 from featurestore.errors import FeatureStoreError
@@ -65,6 +65,8 @@ app.command()(definitions.plan)
 app.command()(definitions.apply)
 app.command()(data.materialize)
 app.command()(online.serve)
+app.command()(push.push)
+app.command("dead-letters")(push.dead_letters)
 app.command("get-online")(online.get_online)
 app.command("get-historical")(data.get_historical)
 app.command("list")(definitions.list_objects)

@@ -117,7 +117,7 @@ def get_online(
         door = (
             open_store(repo)
             if target is None
-            else _client(target, tls, tls_ca, (tls_cert, tls_key), token_file, insecure=insecure)
+            else client_of(target, tls, tls_ca, (tls_cert, tls_key), token_file, insecure=insecure)
         )
         response = _look_up(features, rows, door, full_feature_names)
     except InvalidJoinKey as error:
@@ -187,7 +187,7 @@ def _look_up(
         )
 
 
-def _client(
+def client_of(
     target: str,
     tls: bool,
     tls_ca: Path | None,

@@ -21,13 +21,14 @@ import pyarrow as pa
 
 from featurestore.config import PushSettings
 from featurestore.errors import FeatureStoreError, InvalidRequest, ServerOverloaded
-from featurestore.jobs.push_letters import Dead, dead_letters, not_due
+from featurestore.jobs.push_letters import dead_letters, not_due
 from featurestore.jobs.push_rows import pushed_source, read_rows
 from featurestore.jobs.push_segments import Segment, Segments
 from featurestore.jobs.push_tables import from_log, known_us, to_log, with_arrival
 from featurestore.jobs.push_views import Seen, Sink, Views, look
 from featurestore.stores.offline import push_log
 from featurestore.stores.offline.wal import log_files, read_entries
+from featurestore.wire.pushes import Dead, PushResult
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedSource
@@ -39,16 +40,6 @@ CATCH_UP_US = 60_000_000
 """How far back rows are written again into an online table that has just appeared."""
 RETRY_S = 1.0
 """Pause before rows that the store did not take are tried again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushResult:
-    """What became of a push: `rows` were taken and can be read; `dead` were not and stand in the
-    dead letters, with the reason."""
-
-    source: str
-    rows: int
-    dead: tuple[Dead, ...] = ()
 
 
 class Observer(Protocol):
@@ -154,8 +145,12 @@ class Pusher:
         if refused:
             self._bury(source, taken, refused, origin=origin)
         self._observer.pushed(source.name, taken.num_rows, time.perf_counter() - started)
+        lost = (*letters, *refused)
         return PushResult(
-            source=source.name, rows=taken.num_rows - len(refused), dead=(*letters, *refused)
+            source=source.name,
+            rows=taken.num_rows - len(refused),
+            dead=lost,
+            dead_count=len(lost),
         )
 
     def drain(self) -> None:

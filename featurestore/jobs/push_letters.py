@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 from featurestore.dtypes import TIMESTAMP, to_arrow
 from featurestore.stores.offline import push_log
 from featurestore.timeline import format_instant, to_us
+from featurestore.wire.pushes import Dead
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,19 +26,6 @@ NOT_DUE = "not-due"
 """The reason of a row from the future."""
 ROW_CHARS_MAX = 65_536
 """Longer rows are kept cut."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dead:
-    """A row that was not taken: its place in the push, a stable `reason`, and a message."""
-
-    row: int
-    reason: str
-    message: str
-
-    def at(self, row: int) -> Dead:
-        """The same of another place."""
-        return replace(self, row=row)
 
 
 def not_due(known: npt.NDArray[np.int64], late_us: int) -> tuple[Dead, ...]:

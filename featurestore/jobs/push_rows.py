@@ -332,7 +332,7 @@ def _integer(value: Any) -> int:
 
 
 def _float(value: Any) -> float:
-    if isinstance(value, str) and value in ("Infinity", "-Infinity"):
+    if isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
         return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or int(value) != value:
         return _plain_float(value)
@@ -368,9 +368,14 @@ def _bytes(value: Any) -> bytes:
     return bytes(value)
 
 
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
 def _json_bytes(value: Any) -> bytes:
     try:
-        return base64.b64decode(value, validate=True) if isinstance(value, str) else _bytes(value)
+        # Either alphabet of base64.
+        text = value.translate(_URL_SAFE) if isinstance(value, str) else None
+        return _bytes(value) if text is None else base64.b64decode(text, validate=True)
     except binascii.Error:
         raise ValueError from None
 

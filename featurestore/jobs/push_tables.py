@@ -37,14 +37,20 @@ def with_arrival(source: TypedSource, rows: pa.Table, arrived_us: int) -> pa.Tab
 
 def known_us(source: TypedSource, rows: pa.Table) -> npt.NDArray[np.int64]:
     """When each row (with its arrival) became known: max(event time, created time), in µs."""
+    created = rows[source.created_time or ARRIVED].cast(pa.int64()).to_numpy()
+    found: npt.NDArray[np.int64] = np.maximum(event_us(source, rows), created)
+    return found
+
+
+def event_us(source: TypedSource, rows: pa.Table) -> npt.NDArray[np.int64]:
+    """When each row happened, in µs."""
     event = rows[source.event_time]
+    found: npt.NDArray[np.int64]
     if source.dtype(source.event_time) == DATE:
         days = event.cast(pa.int32()).cast(pa.int64()).to_numpy()
-        event_us = (days + (source.event_time_is == "end")) * DAY_US
+        found = (days + (source.event_time_is == "end")) * DAY_US
     else:
-        event_us = event.cast(pa.int64()).to_numpy()
-    created = rows[source.created_time or ARRIVED].cast(pa.int64()).to_numpy()
-    found: npt.NDArray[np.int64] = np.maximum(event_us, created)
+        found = event.cast(pa.int64()).to_numpy()
     return found
 
 

@@ -6,23 +6,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import pyarrow as pa
+
 from featurestore.compiler.rel import ARRIVED, Latest, Sql
 from featurestore.compiler.scans import source_rel, view_rel
 from featurestore.errors import NotApplied
 from featurestore.jobs.environments import current_repo, environment_alias
 from featurestore.jobs.online_tables import online_tables
 from featurestore.jobs.project import current_files, deletion_files
+from featurestore.jobs.push_stamp import Stamper, newest
+from featurestore.jobs.push_tables import known_us
 from featurestore.jobs.row_writer import RowWriter, stored_rows
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from featurestore.compiler.rel import DataFiles
     from featurestore.compiler.typed import TypedSource, TypedView
     from featurestore.jobs.materialize import Context
-    from featurestore.jobs.push_letters import Dead
     from featurestore.records import Alias
     from featurestore.stores.registry.base import Registry
+    from featurestore.wire.pushes import Dead
 
 _PUSHED = "pushed_rows"
 BATCH_ROWS = 20_000
@@ -35,17 +37,37 @@ class LatestSink:
         self._context = context
         self._view = view
         self._writer = RowWriter(context, view, table_field, self._source)
+        self._stamper = Stamper(view)
 
     def write(self, rows: pa.Table) -> tuple[Dead, ...]:
         """Write rows (the source's columns, and `ARRIVED`): of each key the newest, unless a newer
         one is there. Raises what the store raises; none are dead for such a view."""
+        batch = self._newest(rows)
+        if batch is None:
+            self._query(rows)
+        elif batch.num_rows:
+            self._writer.write(batch, self._writer.encode(batch))
+        return ()
+
+    def _newest(self, rows: pa.Table) -> pa.RecordBatch | None:
+        """The newest rows, found without a query; None where that is not so simple."""
+        if self._may_be_deleted(rows):
+            return None
+        return newest(self._view, self._stamper.stamp(rows))
+
+    def _may_be_deleted(self, rows: pa.Table) -> bool:
+        """Only what was known before it came can have been deleted by then."""
+        source = self._view.source
+        arrived = rows[ARRIVED].cast(pa.int64()).to_numpy()
+        return bool((known_us(source, rows) < arrived).any() and self._deletions())
+
+    def _query(self, rows: pa.Table) -> None:
         context, view = self._context, self._view
         stamped = view_rel(view, context.repo, self._deletions(), pushed=_PUSHED)
         rel = stored_rows(view, Latest(input=stamped), ordered=False)
         with context.engine.stream(rel, inputs={_PUSHED: rows}, batch_rows=BATCH_ROWS) as reader:
             for batch in reader:
                 self._writer.write(batch, self._writer.encode(batch))
-        return ()
 
     def catch_up(self, since_us: int) -> None:
         """Write what arrived after that instant (µs) and stands in the push log: whoever pushed it

@@ -43,10 +43,13 @@ ACTION_OF: Mapping[str, Action | None] = {
     # gRPC, by method
     "GetOnlineFeatures": "read",
     "StreamOnlineFeatures": "read",
+    "Push": "push",
+    "StreamPush": "push",
     "GetServingInfo": "info",
     "ServerReflectionInfo": "info",
     # HTTP, by path
     "/v1/online-features": "read",
+    "/v1/push": "push",
     "/v1/services": "info",
     "/docs": "info",
     "/openapi.json": "info",
@@ -87,6 +90,13 @@ class Caller:
             self.principal.check("read", self._project, resource)
         if len(self._readable) < READABLE_HELD_MAX:
             self._readable.add(what)
+
+    def check_push(self, source: str, *, now_us: int) -> None:
+        """May they push to this source? Raises `PermissionDenied`, `Unauthenticated` where they
+        have expired meanwhile."""
+        if self.expires_at_us is not None and self.expires_at_us <= now_us:
+            raise Unauthenticated("The token has expired; ask for a new one")
+        self.principal.check("push", self._project, source)
 
 
 def resources_of(what: What) -> list[str]:
@@ -153,6 +163,18 @@ class Gate:
             raise
         if self._security.log_reads and count is not None:
             logger().info("read", who=caller.principal.name, what=str(what), entities=count)
+
+    def check_push(self, caller: Caller | None, source: str, *, now_us: int) -> None:
+        """May `caller` push rows of this source? Raises `Unauthenticated`, `PermissionDenied`."""
+        if not self.on:
+            return
+        try:
+            if caller is None:
+                raise Unauthenticated("No token was given; one is needed here")
+            caller.check_push(source, now_us=now_us)
+        except (Unauthenticated, PermissionDenied) as error:
+            self._denials.note(error, f"push {source}", "")
+            raise
 
     def refresh(self) -> bool:
         """Read the policy if anything of it moved; whether it did. Raises what the registry raises

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from featurestore.errors import (
     AddressUnavailable,
     FeatureStoreError,
+    InvalidRequest,
     LimitExceeded,
     ServerOverloaded,
     ServerUnavailable,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from featurestore.config import ServingSettings
     from featurestore.serving.gate import Caller, Gate
     from featurestore.serving.metrics import Metrics
+    from featurestore.serving.push_service import PushService
     from featurestore.serving.traffic import Traffic
     from featurestore.tracing import Tracing
 
@@ -89,12 +91,14 @@ class GrpcDoor:
         *,
         message_bytes_max: int,
         tracing: Tracing | None,
+        push: PushService | None = None,
     ) -> None:
         self._service = service
         self._metrics = metrics
         self._message_bytes_max = message_bytes_max
         self._traffic = traffic
         self._tracing = tracing
+        self._push = push
 
     async def get_online_features(self, data: bytes, context: Context) -> bytes:
         """`GetOnlineFeatures`, bytes to bytes."""
@@ -115,6 +119,18 @@ class GrpcDoor:
         """`GetServingInfo`, bytes to bytes."""
         self._admit("GetServingInfo", context)
         return self._service.info().SerializeToString()
+
+    async def push(self, data: bytes, context: Context) -> bytes:
+        """`Push`, bytes to bytes."""
+        self._check_size(len(data), "Push in parts.")
+        caller = self._admit("Push", context)
+        if self._push is None:
+            raise InvalidRequest("this server takes no pushes ([push] server = false)")
+        return await self._push.push_message(data, caller)
+
+    def admit_push_stream(self, context: Context) -> None:
+        """Whether the caller may open a stream of pushes."""
+        self._admit("StreamPush", context)
 
     def admit_stream(self, context: Context) -> None:
         """Whether the caller may open a stream; each of its requests is then looked at alone."""
@@ -193,11 +209,13 @@ class GrpcServer:
             parts.traffic,
             message_bytes_max=limit,
             tracing=parts.tracing,
+            push=parts.push,
         )
         self._server = grpc.aio.server(options=_options(serving))
         self.methods: dict[str, Handler] = {
             "GetOnlineFeatures": door.guarded(door.get_online_features, "GetOnlineFeatures"),
             "GetServingInfo": door.guarded(door.get_serving_info, "GetServingInfo"),
+            "Push": door.guarded(door.push, "Push"),
         }
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             name: grpc.unary_unary_rpc_method_handler(method)
@@ -205,6 +223,9 @@ class GrpcServer:
         }
         streams = Streams(self.methods["GetOnlineFeatures"], door.admit_stream, parts.traffic)
         handlers["StreamOnlineFeatures"] = grpc.stream_stream_rpc_method_handler(streams.handle)
+        # Its messages are those of the other stream, number by number.
+        pushes = Streams(self.methods["Push"], door.admit_push_stream, parts.traffic)
+        handlers["StreamPush"] = grpc.stream_stream_rpc_method_handler(pushes.handle)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, handlers),)
         )

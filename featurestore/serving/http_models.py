@@ -49,6 +49,36 @@ class OnlineFeaturesResponse(BaseModel):
     event_times: dict[str, list[str | None]]
 
 
+class PushRequest(BaseModel):
+    """Rows of one source."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    source: str
+    rows: Annotated[
+        list[dict[str, Any]] | dict[str, list[Any]],
+        Field(description="one object per row, or one list per column"),
+    ]
+
+
+class DeadRow(BaseModel):
+    """A row that was not taken: its place in the push, and why."""
+
+    row: int
+    reason: str
+    message: str
+
+
+class PushResponse(BaseModel):
+    """What became of a push: rows that can be read now, and rows in the dead letters (the first 100
+    are named)."""
+
+    source: str
+    rows: int
+    dead_count: int
+    dead: list[DeadRow]
+
+
 class Problem(BaseModel):
     """Any error: a stable code, what to tell a person, and typed details."""
 

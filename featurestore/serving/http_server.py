@@ -14,16 +14,17 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import PlainTextResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -48,10 +49,13 @@ from featurestore.serving.http_models import (
     OnlineFeaturesRequest,
     OnlineFeaturesResponse,
     Problem,
+    PushRequest,
+    PushResponse,
     ReadinessAnswer,
     ServicesResponse,
 )
 from featurestore.serving.logs import SLOW_REQUEST_S, log_failure, log_slow
+from featurestore.serving.push_service import DEAD_SHOWN_MAX
 from featurestore.serving.request_ids import NamedRequests
 from featurestore.serving.service import Collaborators, OnlineService
 from featurestore.timeline import format_instant
@@ -68,6 +72,7 @@ if TYPE_CHECKING:
     from featurestore.serving.tls import ServerTls
 
 
+_Model = TypeVar("_Model", bound=BaseModel)
 SMALL_BODY_BYTES, LARGE_BODIES_MAX = 64 * 1024, 16
 """Bodies up to the first size are free; of the bytes of larger ones, no more are held while they
 arrive than the second number of greatest bodies has."""
@@ -82,6 +87,12 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 _METRICS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "the metrics"}
+}
+_PUSH_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": PushRequest.model_json_schema()}},
+    }
 }
 _BODY = {
     "requestBody": {
@@ -118,6 +129,13 @@ def build_app(parts: Collaborators) -> FastAPI:
     async def online_features(request: HttpRequest) -> Response:
         """The newest features of each entity at the time of the request."""
         return await door.guarded(request, door.online_features)
+
+    @app.post(
+        "/v1/push", response_model=PushResponse, responses=_PROBLEMS, openapi_extra=_PUSH_BODY
+    )
+    async def push(request: HttpRequest) -> Response:
+        """Take rows of a source: when this answers, they can be read."""
+        return await door.guarded(request, door.push)
 
     @app.get("/v1/services", response_model=ServicesResponse, responses=_PROBLEMS)
     async def services(request: HttpRequest) -> Response:
@@ -207,7 +225,9 @@ class _HttpDoor:
         """`POST /v1/online-features`."""
         body = await self._body(request)
         with self._parts.traffic.admission:
-            return await self._online_features(_parse(body), request.scope.get(CALLER))
+            return await self._online_features(
+                _parse(body, OnlineFeaturesRequest), request.scope.get(CALLER)
+            )
 
     async def _online_features(
         self, asked: OnlineFeaturesRequest, caller: Caller | None
@@ -231,6 +251,23 @@ class _HttpDoor:
             remaining_s=None,
         )
         return _response(read_response(data, entities))
+
+    async def push(self, request: HttpRequest) -> dict[str, Any]:
+        """`POST /v1/push`."""
+        body = await self._body(request)
+        if self._parts.push is None:
+            raise InvalidRequest("this server takes no pushes ([push] server = false)")
+        with self._parts.traffic.admission:
+            asked = _parse(body, PushRequest)
+            found = await self._parts.push.push(
+                asked.source, lambda: asked.rows, request.scope.get(CALLER), from_json=True
+            )
+        return {
+            "source": asked.source,
+            "rows": found.rows,
+            "dead_count": found.dead_count,
+            "dead": [asdict(dead) for dead in found.dead[:DEAD_SHOWN_MAX]],
+        }
 
     async def services(self, _: HttpRequest) -> dict[str, Any]:
         """`GET /v1/services`."""
@@ -339,10 +376,10 @@ class HttpServer(uvicorn.Server):
             watching.cancel()
 
 
-def _parse(body: bytes) -> OnlineFeaturesRequest:
+def _parse(body: bytes, model: type[_Model]) -> _Model:
     try:
         # Pydantic's own reading of JSON takes NaN and Infinity, which JSON does not have.
-        return OnlineFeaturesRequest.model_validate(from_json(body, allow_inf_nan=False))
+        return model.model_validate(from_json(body, allow_inf_nan=False))
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         shown = "; ".join(

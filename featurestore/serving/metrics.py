@@ -19,6 +19,7 @@ from prometheus_client import (
     multiprocess,
 )
 
+from featurestore.serving.push_metrics import PushMetrics
 from featurestore.serving.tallies import BatchedHistogram, HistogramTally
 from featurestore.statuses import Status
 
@@ -36,6 +37,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self.push = PushMetrics(registry)
         self._requests = Counter(
             "featurestore_requests",
             "Requests answered, by door (grpc, http) and status code",

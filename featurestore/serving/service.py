@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from featurestore.config import Settings
     from featurestore.serving.gate import Caller, Gate
     from featurestore.serving.metrics import Metrics
+    from featurestore.serving.push_service import PushService
     from featurestore.serving.readiness import Readiness
     from featurestore.serving.reload import PlanBook, What
     from featurestore.serving.tls import ServerTls
@@ -40,6 +41,7 @@ class Collaborators:
     traffic: Traffic
     tls: ServerTls | None = None
     tracing: Tracing | None = None
+    push: PushService | None = None
 
 
 class OnlineService:

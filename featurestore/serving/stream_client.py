@@ -1,4 +1,4 @@
-"""The caller's side of `StreamOnlineFeatures`, without a channel: for threads and for asyncio.
+"""The caller's side of `StreamOnlineFeatures` and `StreamPush`, without a channel.
 
 At most `AHEAD_MAX` batches are taken from the caller's iterator before their answers have been
 taken in turn, so neither side gathers what nobody reads.
@@ -16,7 +16,7 @@ import grpc
 
 from featurestore.errors import FeatureStoreError, ServerUnavailable
 from featurestore.wire.entities import Entities
-from featurestore.wire.response import OnlineResponse, ResponseSchema
+from featurestore.wire.response import ResponseSchema
 
 AHEAD_MAX = 64
 
@@ -28,17 +28,24 @@ class Asked(NamedTuple):
     schemas: dict[int, ResponseSchema]
 
 
+class _Sent(NamedTuple):
+    """A message is on its way; its answer is read with `asked`."""
+
+    asked: Any
+
+
 class _Raised(NamedTuple):
     """The caller's iterator failed."""
 
     error: BaseException
 
 
-Answer: TypeAlias = OnlineResponse | FeatureStoreError
-Encode: TypeAlias = Callable[[Any], tuple[bytes, Asked]]
-Decode: TypeAlias = Callable[[bytes, Asked], Answer]
+Answer: TypeAlias = Any
+"""What a message is answered with (a lookup, what became of a push), or its `FeatureStoreError`."""
+Encode: TypeAlias = Callable[[Any], tuple[bytes, Any]]
+Decode: TypeAlias = Callable[[bytes, Any], Answer]
 Restore: TypeAlias = Callable[[grpc.RpcError], FeatureStoreError]
-_Order: TypeAlias = Asked | FeatureStoreError | _Raised | None
+_Order: TypeAlias = _Sent | FeatureStoreError | _Raised | None
 
 
 class Words(NamedTuple):
@@ -69,7 +76,7 @@ def ask_all(
                 except FeatureStoreError as error:
                     order.put(error)
                     continue
-                order.put(asked)
+                order.put(_Sent(asked))
                 yield message
         except BaseException as error:  # noqa: BLE001 # raised again where the caller waits
             order.put(_Raised(error))
@@ -78,13 +85,13 @@ def ask_all(
 
     replies = call(messages())
     try:
-        while (asked := order.get()) is not None:
-            match asked:
+        while (answered := order.get()) is not None:
+            match answered:
                 case _Raised(error):
                     raise error
                 case FeatureStoreError():
-                    yield asked
-                case Asked():
+                    yield answered
+                case _Sent(asked):
                     yield words.decode(_there(next(replies, None)), asked)
             room.release()
     except grpc.RpcError as error:
@@ -113,7 +120,7 @@ async def ask_all_async(
                 except FeatureStoreError as error:
                     order.put_nowait(error)
                     continue
-                order.put_nowait(asked)
+                order.put_nowait(_Sent(asked))
                 yield message
         except (asyncio.CancelledError, GeneratorExit):
             raise
@@ -125,13 +132,13 @@ async def ask_all_async(
     replies = call(messages())
     arriving = aiter(replies)
     try:
-        while (asked := await order.get()) is not None:
-            match asked:
+        while (answered := await order.get()) is not None:
+            match answered:
                 case _Raised(error):
                     raise error
                 case FeatureStoreError():
-                    yield asked
-                case Asked():
+                    yield answered
+                case _Sent(asked):
                     yield words.decode(_there(await anext(arriving, None)), asked)
             room.release()
     except grpc.RpcError as error:

@@ -30,6 +30,7 @@ from featurestore.serving.grpc_door import GrpcDoorServer, open_grpc
 from featurestore.serving.http_server import HttpServer
 from featurestore.serving.logs import configure, logger
 from featurestore.serving.metrics import Metrics
+from featurestore.serving.push_service import PushService
 from featurestore.serving.readiness import Readiness
 from featurestore.serving.reload import PlanBook, follow, report
 from featurestore.serving.service import Collaborators
@@ -111,12 +112,21 @@ async def _serve(
         traffic=Traffic(concurrent_requests_max=settings.serving.concurrent_requests_max),
         tls=None if files is None else ServerTls(files),
         tracing=tracing,
+        push=_push_service(settings, gate, metrics),
     )
     try:
         await _Worker(parts).run(ready)
     finally:
+        if parts.push is not None:
+            await asyncio.to_thread(parts.push.close)
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
+
+
+def _push_service(settings: Settings, gate: Gate, metrics: Metrics) -> PushService | None:
+    if not settings.push.server:
+        return None
+    return PushService(settings, gate, SystemClock(), metrics.push)
 
 
 class _Worker:
@@ -145,12 +155,16 @@ class _Worker:
             loop.create_task(follow_gate(parts.gate, interval_s, parts.tls)),
             loop.create_task(parts.metrics.keep_flushing()),
         ]
+        recovering = None if parts.push is None else asyncio.to_thread(parts.push.warm)
+        recovery = None if recovering is None else loop.create_task(recovering)
         answering = await self._open_doors()
         spare_the_collector()
         ready()
         stop = loop.create_task(self._stop.wait())
         await asyncio.wait({stop, *watching, *answering}, return_when=asyncio.FIRST_COMPLETED)
         await self._drain(answering)
+        if recovery is not None:
+            await recovery
         for task in (stop, *watching):
             task.cancel()
         for outcome in await asyncio.gather(*watching, *answering, return_exceptions=True):

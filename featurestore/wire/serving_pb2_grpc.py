@@ -44,6 +44,16 @@ class OnlineFeaturesStub:
                 request_serializer=featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesRequest.SerializeToString,
                 response_deserializer=featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesResponse.FromString,
                 _registered_method=True)
+        self.Push = channel.unary_unary(
+                '/featurestore.v1.OnlineFeatures/Push',
+                request_serializer=featurestore_dot_v1_dot_serving__pb2.PushRequest.SerializeToString,
+                response_deserializer=featurestore_dot_v1_dot_serving__pb2.PushResponse.FromString,
+                _registered_method=True)
+        self.StreamPush = channel.stream_stream(
+                '/featurestore.v1.OnlineFeatures/StreamPush',
+                request_serializer=featurestore_dot_v1_dot_serving__pb2.StreamPushRequest.SerializeToString,
+                response_deserializer=featurestore_dot_v1_dot_serving__pb2.StreamPushResponse.FromString,
+                _registered_method=True)
         self.GetServingInfo = channel.unary_unary(
                 '/featurestore.v1.OnlineFeatures/GetServingInfo',
                 request_serializer=featurestore_dot_v1_dot_serving__pb2.GetServingInfoRequest.SerializeToString,
@@ -72,6 +82,23 @@ class OnlineFeaturesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Push(self, request, context):
+        """Rows of a source. When the answer comes they are on the server's disk, lookups see them, and
+        offline reads will. All rows of a push are checked before any is taken; a push that failed with
+        UNAVAILABLE or DEADLINE_EXCEEDED may be sent again, which changes nothing where it was taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamPush(self, request_iterator, context):
+        """The same for callers that push all the time: answers in the order of the requests, an error in
+        the place of a push that was refused, as in StreamOnlineFeatures.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServingInfo(self, request, context):
         """What this server serves: services, versions, limits.
         """
@@ -91,6 +118,16 @@ def add_OnlineFeaturesServicer_to_server(servicer, server):
                     servicer.StreamOnlineFeatures,
                     request_deserializer=featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesRequest.FromString,
                     response_serializer=featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesResponse.SerializeToString,
+            ),
+            'Push': grpc.unary_unary_rpc_method_handler(
+                    servicer.Push,
+                    request_deserializer=featurestore_dot_v1_dot_serving__pb2.PushRequest.FromString,
+                    response_serializer=featurestore_dot_v1_dot_serving__pb2.PushResponse.SerializeToString,
+            ),
+            'StreamPush': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamPush,
+                    request_deserializer=featurestore_dot_v1_dot_serving__pb2.StreamPushRequest.FromString,
+                    response_serializer=featurestore_dot_v1_dot_serving__pb2.StreamPushResponse.SerializeToString,
             ),
             'GetServingInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServingInfo,
@@ -152,6 +189,60 @@ class OnlineFeatures:
             '/featurestore.v1.OnlineFeatures/StreamOnlineFeatures',
             featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesRequest.SerializeToString,
             featurestore_dot_v1_dot_serving__pb2.StreamOnlineFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Push(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/featurestore.v1.OnlineFeatures/Push',
+            featurestore_dot_v1_dot_serving__pb2.PushRequest.SerializeToString,
+            featurestore_dot_v1_dot_serving__pb2.PushResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamPush(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/featurestore.v1.OnlineFeatures/StreamPush',
+            featurestore_dot_v1_dot_serving__pb2.StreamPushRequest.SerializeToString,
+            featurestore_dot_v1_dot_serving__pb2.StreamPushResponse.FromString,
             options,
             channel_credentials,
             insecure,

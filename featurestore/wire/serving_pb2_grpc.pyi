@@ -40,6 +40,15 @@ class OnlineFeaturesStub:
     in any more (UNAUTHENTICATED), a server that goes away (UNAVAILABLE; what it had not answered
     by then may be asked again elsewhere).
     """
+    Push: _grpc.UnaryUnaryMultiCallable[_serving_pb2.PushRequest, _serving_pb2.PushResponse]
+    """Rows of a source. When the answer comes they are on the server's disk, lookups see them, and
+    offline reads will. All rows of a push are checked before any is taken; a push that failed with
+    UNAVAILABLE or DEADLINE_EXCEEDED may be sent again, which changes nothing where it was taken.
+    """
+    StreamPush: _grpc.StreamStreamMultiCallable[_serving_pb2.StreamPushRequest, _serving_pb2.StreamPushResponse]
+    """The same for callers that push all the time: answers in the order of the requests, an error in
+    the place of a push that was refused, as in StreamOnlineFeatures.
+    """
     GetServingInfo: _grpc.UnaryUnaryMultiCallable[_serving_pb2.GetServingInfoRequest, _serving_pb2.GetServingInfoResponse]
     """What this server serves: services, versions, limits."""
 
@@ -54,6 +63,15 @@ class OnlineFeaturesAsyncStub(OnlineFeaturesStub):
     ends with a status where it is over for all: no messages of this contract, a caller who may not
     in any more (UNAUTHENTICATED), a server that goes away (UNAVAILABLE; what it had not answered
     by then may be asked again elsewhere).
+    """
+    Push: _aio.UnaryUnaryMultiCallable[_serving_pb2.PushRequest, _serving_pb2.PushResponse]  # type: ignore[assignment]
+    """Rows of a source. When the answer comes they are on the server's disk, lookups see them, and
+    offline reads will. All rows of a push are checked before any is taken; a push that failed with
+    UNAVAILABLE or DEADLINE_EXCEEDED may be sent again, which changes nothing where it was taken.
+    """
+    StreamPush: _aio.StreamStreamMultiCallable[_serving_pb2.StreamPushRequest, _serving_pb2.StreamPushResponse]  # type: ignore[assignment]
+    """The same for callers that push all the time: answers in the order of the requests, an error in
+    the place of a push that was refused, as in StreamOnlineFeatures.
     """
     GetServingInfo: _aio.UnaryUnaryMultiCallable[_serving_pb2.GetServingInfoRequest, _serving_pb2.GetServingInfoResponse]  # type: ignore[assignment]
     """What this server serves: services, versions, limits."""
@@ -78,6 +96,27 @@ class OnlineFeaturesServicer(metaclass=_abc_1.ABCMeta):
         ends with a status where it is over for all: no messages of this contract, a caller who may not
         in any more (UNAUTHENTICATED), a server that goes away (UNAVAILABLE; what it had not answered
         by then may be asked again elsewhere).
+        """
+
+    @_abc_1.abstractmethod
+    def Push(
+        self,
+        request: _serving_pb2.PushRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.PushResponse, _abc.Awaitable[_serving_pb2.PushResponse]]:
+        """Rows of a source. When the answer comes they are on the server's disk, lookups see them, and
+        offline reads will. All rows of a push are checked before any is taken; a push that failed with
+        UNAVAILABLE or DEADLINE_EXCEEDED may be sent again, which changes nothing where it was taken.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamPush(
+        self,
+        request_iterator: _MaybeAsyncIterator[_serving_pb2.StreamPushRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_serving_pb2.StreamPushResponse], _abc.AsyncIterator[_serving_pb2.StreamPushResponse]]:
+        """The same for callers that push all the time: answers in the order of the requests, an error in
+        the place of a push that was refused, as in StreamOnlineFeatures.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,155 @@
+"""Commands that push rows, and that show those which could not be taken."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featurestore.cli.online import TOKEN_VARIABLE, client_of
+from featurestore.cli.options import Json, Repo, open_store
+from featurestore.cli.output import note, say, show_json, show_rows
+from featurestore.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from featurestore.wire.pushes import PushResult
+
+ROWS_PER_PUSH = 10_000
+"""Rows of a file that are pushed at a time."""
+
+
+def push(
+    source: Annotated[str, typer.Argument(help="The source that the rows are of.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help='A Parquet file, or JSON: one object per line, [{"column": value}, …], or '
+            '{"column": [values]}; - is stdin.'
+        ),
+    ],
+    *,
+    repo: Repo = Path(),
+    as_json: Json = False,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Push to this server over gRPC."),
+    ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="With --target: TLS, by the system's authorities.")
+    ] = False,
+    tls_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TLS, by these authorities (PEM).")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Our own certificate (PEM), with --tls-key.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The key of --tls-cert (PEM).")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help=f"Holds our token; else the environment's {TOKEN_VARIABLE}."
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Send the token to other machines in plain text.")
+    ] = False,
+) -> None:
+    """Push rows of a source: readable online when this returns, and offline.
+
+    Rows are pushed in parts of 10,000; a part that is refused leaves the ones before it pushed.
+    """
+    results: list[PushResult] = []
+    if target is None:
+        with open_store(repo) as store:
+            for rows in _parts(file):
+                results.append(store.push(source, rows, from_json=True))  # noqa: PERF401
+    else:
+        pair = (tls_cert, tls_key)
+        with client_of(target, tls, tls_ca, pair, token_file, insecure=insecure) as client:
+            for rows in _parts(file):
+                results.append(client.push(source, rows))  # noqa: PERF401
+    taken, dead = sum(r.rows for r in results), sum(r.dead_count for r in results)
+    if as_json:
+        show_json({"source": source, "rows": taken, "dead": dead})
+    else:
+        say(f"{taken:,} rows pushed to {source}")
+        if dead:
+            note(f"{dead:,} could not be taken; see: featurestore dead-letters {source}")
+
+
+def dead_letters(
+    source: Annotated[str, typer.Argument(help="The source.")],
+    *,
+    repo: Repo = Path(),
+    as_json: Json = False,
+    newest: Annotated[
+        int | None, typer.Option("--newest", min=1, help="Only the newest so many.")
+    ] = None,
+) -> None:
+    """Show rows that were pushed and could not be taken, with the reason."""
+    with open_store(repo) as store:
+        letters = store.dead_letters(source)
+    letters = letters if newest is None else letters[-newest:]
+    if as_json:
+        show_json(letters)
+    elif letters:
+        show_rows(letters, title=f"dead letters of {source}")
+    else:
+        say(f"{source} has no dead letters")
+
+
+def _parts(file: str) -> Iterator[Any]:
+    """The rows of a file, so many at a time."""
+    if file != "-" and file.lower().endswith(".parquet"):
+        yield from _parquet(file)
+        return
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{file} can't be read: {error}") from error
+    rows = _rows(text, file)
+    if isinstance(rows, dict):
+        yield rows
+        return
+    left = iter(rows)
+    while part := list(islice(left, ROWS_PER_PUSH)):
+        yield part
+
+
+def _parquet(file: str) -> Iterator[Any]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(file) as opened:
+            yield from opened.iter_batches(batch_size=ROWS_PER_PUSH)
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidRequest(f"{file} can't be read: {error}") from error
+
+
+def _rows(text: str, file: str) -> list[Any] | dict[str, Any]:
+    """JSON, or an object on each line."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if isinstance(found, list):
+        return found
+    if isinstance(found, dict):
+        columns = all(isinstance(column, list) for column in found.values())
+        return found if columns else [found]
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise InvalidRequest(f"{file}, line {number}: not JSON: {error}") from error
+    return rows
