@@ -87,6 +87,8 @@ def repository() -> TypedRepo:
 
 
 def groups(scan: Scan) -> list[FileGroup]:
+    if scan.files.format == "csv":
+        return []
     pairs = zip(scan.files.paths, DUCKDB_TYPES, strict=True)
     return [FileGroup(paths=(path,), types=types) for path, types in pairs]
 
