@@ -25,6 +25,7 @@ from featurestore.wire.tiles import (
     Events,
     Int64,
     Mask,
+    Part,
     States,
     Tiles,
     encode_states,
@@ -119,9 +120,9 @@ def fold(
                 created_us=served.created_us,
                 revisions=revisions,
                 written_us=now_us,
-                tiles=tiles,
+                tiles=[(one, np.zeros(count, np.int64)) for one in tiles],
+                stable=[],
                 ends_us=[0] * len(tiles),
-                sealed=[np.zeros(count, np.int64)] * len(tiles),
                 events=versions,
                 newest_us=newest,
                 late=[False] * count,
@@ -431,19 +432,16 @@ def _served(layout: WindowLayout, held: _Held, now_us: int, revisions: Sequence[
     stable = final & (versions.known_us <= stable_us)
     raw = ~stable | (versions.event_us >= _kept_from_us(layout, now_us))
     late = np.zeros(count, bool)
-    made, sealed = [], []
-    for group, old in zip(layout.groups, held.tiles, strict=True):
-        if not group.hop_us:
-            made.append(old)
-            sealed.append(np.zeros(count, np.int64))
-            continue
-        before = versions.event_us < group.end_us(now_us)
-        late[versions.owner[before & ~stable]] = True
-        folded = tiles_of(layout, group, versions.take(before & stable))
-        folded = _unexpired(layout, group, merged(layout, group, [old, folded]), now_us)
-        open_ = tiles_of(layout, group, versions.take(~before & final))
-        sealed.append(np.bincount(folded.owner, minlength=count))
-        made.append(_suffixes(layout, group, folded, open_))
+    for group in layout.groups:
+        if group.hop_us:
+            unstable = ~stable & (versions.event_us < group.end_us(now_us))
+            late[versions.owner[unstable]] = True
+    everything = versions.take(final)
+    tiles = [_parts(layout, g, held, everything, now_us) for g in range(len(layout.groups))]
+    settled: list[Part] = []
+    if late.any():
+        known = versions.take(stable)
+        settled = [_parts(layout, g, held, known, now_us) for g in range(len(layout.groups))]
     newest = _newer(held.newest_us, versions.take(final))
     return States(
         count=count,
@@ -452,9 +450,9 @@ def _served(layout: WindowLayout, held: _Held, now_us: int, revisions: Sequence[
         created_us=held.created_us.tolist(),
         revisions=revisions,
         written_us=now_us,
-        tiles=made,
+        tiles=tiles,
+        stable=settled,
         ends_us=[_raw_from_us(group, now_us) for group in layout.groups],
-        sealed=sealed,
         events=versions.take(raw),
         newest_us=_newer(held.newest_us, versions.take(~raw)),
         late=late.tolist(),
@@ -463,11 +461,25 @@ def _served(layout: WindowLayout, held: _Held, now_us: int, revisions: Sequence[
     )
 
 
+def _parts(layout: WindowLayout, g: int, held: _Held, events: Events, now_us: int) -> Part:
+    """The tiles of a group with these events: those before its end, and the others."""
+    group, count = layout.groups[g], len(held.newest_us)
+    if not group.hop_us:
+        return no_tiles(group), np.zeros(count, np.int64)
+    before = events.event_us < group.end_us(now_us)
+    folded = tiles_of(layout, group, events.take(before))
+    folded = _unexpired(layout, group, merged(layout, group, [held.tiles[g], folded]), now_us)
+    open_ = tiles_of(layout, group, events.take(~before))
+    sealed = np.bincount(folded.owner, minlength=count)
+    return _suffixes(layout, group, folded, open_), sealed
+
+
 def _suffixes(layout: WindowLayout, group: Group, folded: Tiles, open_: Tiles) -> Tiles:
     """Each tile made into what it and all that follow it in its key's part make together."""
     tiles = Tiles.join([folded, open_])
-    order = np.lexsort((tiles.starts, tiles.owner))
-    tiles, part = tiles.take(order), np.repeat([0, 1], [len(folded), len(open_)])[order]
+    part = np.repeat([0, 1], [len(folded), len(open_)])
+    order = np.lexsort((tiles.starts, part, tiles.owner))
+    tiles, part = tiles.take(order), part[order]
     segment = 2 * tiles.owner + part
     integers, doubles = tiles.integers.copy(), tiles.doubles.copy()
     reach = 1

@@ -88,7 +88,7 @@ def _source(layout: WindowLayout, selected: Sequence[int]) -> tuple[str, dict[st
         "        message = parse(state)",
         "        newest = message.event_time_us",
         "        created = message.created_time_us",
-        f"        if created > now or newest >= now - {delay_us} or message.is_late or {exact}:",
+        f"        if created > now or newest >= now - {delay_us} or {exact}:",
         "            values = slowly(message, now)",
         "            if values is None:",
         "                return None",
@@ -340,7 +340,7 @@ class _Raw:
 def _value(layout: WindowLayout, n: int, message: WindowState, raw: _Raw, now_us: int) -> Any:
     """One feature: what is in tiles, and the events that are not."""
     output, g = layout.outputs[n], layout.group_of[n]
-    group, tiles = layout.groups[g], message.tiles[g]
+    group, tiles = layout.groups[g], (message.stable or message.tiles)[g]
     partial = layout.partial(output)
     end_us = now_us - output.delay_us
     mask = raw.visible & (raw.event_us < end_us)

@@ -22,6 +22,7 @@ from featurestore.wire.window_layout import NEVER_US, Group, WindowLayout
 from featurestore.wire.window_state_pb2 import (
     WindowEvents,
     WindowState,
+    WindowTiles,
     WindowValues,
 )
 
@@ -132,14 +133,18 @@ class Tiles:
         )
 
 
+Part = tuple[Tiles, Int64]
+"""The tiles of one group, and for each key how many of its own are sealed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class States:
     """The states of `count` keys, for serving or for writers.
 
     One per key: the head's times and revision, the newest of the events that are not in `events`
-    (None: none), whether some events are late, hashes of settled ids, and by when a
-    materialization had seen all that was known. `ends_us` and, for each key, `sealed` belong to
-    `tiles`, group by group.
+    (None: none), whether `stable` differs from `tiles`, hashes of settled ids, and by when a
+    materialization had seen all that was known. `tiles`, `stable` (empty: no key's differ) and
+    `ends_us` go by group.
     """
 
     count: int
@@ -148,9 +153,9 @@ class States:
     created_us: Sequence[int]
     revisions: Sequence[int]
     written_us: int
-    tiles: Sequence[Tiles]
+    tiles: Sequence[Part]
+    stable: Sequence[Part]
     ends_us: Sequence[int]
-    sealed: Sequence[Int64]
     events: Events
     newest_us: Sequence[int | None]
     late: Sequence[bool]
@@ -215,8 +220,8 @@ def encode_states(layout: WindowLayout, states: States) -> list[bytes]:
     """The bytes of each key's state."""
     keys = np.arange(states.count + 1)
     events, event_at = states.events, np.searchsorted(states.events.owner, keys).tolist()
-    starts_at = [np.searchsorted(tiles.owner, keys).tolist() for tiles in states.tiles]
-    partials = [_encoded(layout, n, tiles) for n, tiles in enumerate(states.tiles)]
+    tables = [_Table(layout, states, n, part) for n, part in enumerate(states.tiles)]
+    stable = [_Table(layout, states, n, part) for n, part in enumerate(states.stable)]
     blobs = _blobs(layout, events)
     found = []
     for key in range(states.count):
@@ -227,20 +232,12 @@ def encode_states(layout: WindowLayout, states: States) -> list[bytes]:
             revision=states.revisions[key],
             written_us=states.written_us,
             folded_newest_us=states.newest_us[key],
-            is_late=states.late[key],
             settled_ids=states.settled_ids[key],
             rebuilt_until_us=states.rebuilt_until_us[key],
         )
-        for n, tiles in enumerate(states.tiles):
-            start, stop = starts_at[n][key], starts_at[n][key + 1]
-            state.tiles.add(
-                end_us=states.ends_us[n],
-                sealed=int(states.sealed[n][key]),
-                starts_us=tiles.starts[start:stop].tobytes(),
-                integers=tiles.integers[:, start:stop].tobytes(),
-                doubles=tiles.doubles[:, start:stop].tobytes(),
-                partials=[b for lane in partials[n] for b in lane[start:stop]],
-            )
+        state.tiles.extend(tiles.of_key(key) for tiles in tables)
+        if stable and states.late[key]:
+            state.stable.extend(tiles.of_key(key) for tiles in stable)
         start, stop = event_at[key], event_at[key + 1]
         if start < stop:
             state.events.CopyFrom(
@@ -250,12 +247,31 @@ def encode_states(layout: WindowLayout, states: States) -> list[bytes]:
     return found
 
 
-def _encoded(layout: WindowLayout, group: int, tiles: Tiles) -> list[list[bytes]]:
-    lanes = layout.groups[group].partials
-    return [
-        list(map(layout.partial(lane).encode, states))
-        for lane, states in zip(lanes, tiles.partials, strict=True)
-    ]
+class _Table:
+    """The tiles of one group, ready to be cut up by key."""
+
+    def __init__(self, layout: WindowLayout, states: States, group: int, part: Part) -> None:
+        tiles, sealed = part
+        self._tiles = tiles
+        self._end_us = states.ends_us[group]
+        self._sealed = sealed.tolist()
+        self._at = np.searchsorted(tiles.owner, np.arange(states.count + 1)).tolist()
+        self._partials = [
+            list(map(layout.partial(lane).encode, column))
+            for lane, column in zip(layout.groups[group].partials, tiles.partials, strict=True)
+        ]
+
+    def of_key(self, key: int) -> WindowTiles:
+        """Those of one key."""
+        start, stop = self._at[key], self._at[key + 1]
+        return WindowTiles(
+            end_us=self._end_us,
+            sealed=self._sealed[key],
+            starts_us=self._tiles.starts[start:stop].tobytes(),
+            integers=self._tiles.integers[:, start:stop].tobytes(),
+            doubles=self._tiles.doubles[:, start:stop].tobytes(),
+            partials=[blob for lane in self._partials for blob in lane[start:stop]],
+        )
 
 
 def _blobs(layout: WindowLayout, events: Events) -> list[list[bytes] | None]:

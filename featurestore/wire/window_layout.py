@@ -87,8 +87,9 @@ class Group:
     partials: tuple[PartialLane, ...]
 
     def end_us(self, written_us: int) -> int:
-        """Where tiles end of which no request cuts one any more."""
-        return windows.tile_of(written_us - BEHIND_US - self.delay_us, self.hop_us)
+        """Before this no request cuts off events any more. It need not be where a tile begins: what
+        a tile has before it is in a window as a whole, or not at all."""
+        return written_us - BEHIND_US - self.delay_us
 
     def begin_us(self, written_us: int) -> int:
         """Where the first tile begins that a request may still need (but for a lifetime)."""

@@ -24,8 +24,9 @@ class WindowState(_message.Message):
     key that change together (same revision):
 
     - what serving reads: `tiles` hold, for each tile of a group, what all tiles from it to the end
-      of its part make together (`sealed` tiles end at `end_us`; the others go on to the last event),
-      so that a window costs one look at its first tile; `events` are those near the right end;
+      of its part make together (the first `sealed` of them hold the events before `end_us`, the
+      others those from there on), so that a window costs one look at its first tile; `events` are
+      those near the right end;
     - what writers read, where events have ids: `tiles` hold each tile by itself, of events that can
       no longer be corrected; `events` are all versions of the others.
 
@@ -45,7 +46,7 @@ class WindowState(_message.Message):
     TILES_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     FOLDED_NEWEST_US_FIELD_NUMBER: _builtins.int
-    IS_LATE_FIELD_NUMBER: _builtins.int
+    STABLE_FIELD_NUMBER: _builtins.int
     REBUILT_UNTIL_US_FIELD_NUMBER: _builtins.int
     SETTLED_IDS_FIELD_NUMBER: _builtins.int
     event_time_us: _builtins.int
@@ -58,8 +59,6 @@ class WindowState(_message.Message):
     """the writer's time"""
     folded_newest_us: _builtins.int
     """The newest of the events that are in no column of `events`."""
-    is_late: _builtins.bool
-    """Some of `events` are in no tile of their groups although they lie before `end_us`."""
     rebuilt_until_us: _builtins.int
     """A materialization has seen all that the source knew by then."""
     settled_ids: _builtins.bytes
@@ -70,6 +69,12 @@ class WindowState(_message.Message):
 
     @_builtins.property
     def events(self) -> Global___WindowEvents: ...
+    @_builtins.property
+    def stable(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowTiles]:
+        """As `tiles`, without the events that became known only a moment before; empty where all such
+        events lie behind `end_us`.
+        """
+
     def __init__(
         self,
         *,
@@ -81,13 +86,13 @@ class WindowState(_message.Message):
         tiles: _abc.Iterable[Global___WindowTiles] | None = ...,
         events: Global___WindowEvents | None = ...,
         folded_newest_us: _builtins.int | None = ...,
-        is_late: _builtins.bool = ...,
+        stable: _abc.Iterable[Global___WindowTiles] | None = ...,
         rebuilt_until_us: _builtins.int | None = ...,
         settled_ids: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_created_time_us", b"_created_time_us", "_event_time_us", b"_event_time_us", "_folded_newest_us", b"_folded_newest_us", "_rebuilt_until_us", b"_rebuilt_until_us", "_revision", b"_revision", "_view_tag", b"_view_tag", "_written_us", b"_written_us", "created_time_us", b"created_time_us", "event_time_us", b"event_time_us", "events", b"events", "folded_newest_us", b"folded_newest_us", "rebuilt_until_us", b"rebuilt_until_us", "revision", b"revision", "view_tag", b"view_tag", "written_us", b"written_us"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_time_us", b"_created_time_us", "_event_time_us", b"_event_time_us", "_folded_newest_us", b"_folded_newest_us", "_rebuilt_until_us", b"_rebuilt_until_us", "_revision", b"_revision", "_view_tag", b"_view_tag", "_written_us", b"_written_us", "created_time_us", b"created_time_us", "event_time_us", b"event_time_us", "events", b"events", "folded_newest_us", b"folded_newest_us", "is_late", b"is_late", "rebuilt_until_us", b"rebuilt_until_us", "revision", b"revision", "settled_ids", b"settled_ids", "tiles", b"tiles", "view_tag", b"view_tag", "written_us", b"written_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_time_us", b"_created_time_us", "_event_time_us", b"_event_time_us", "_folded_newest_us", b"_folded_newest_us", "_rebuilt_until_us", b"_rebuilt_until_us", "_revision", b"_revision", "_view_tag", b"_view_tag", "_written_us", b"_written_us", "created_time_us", b"created_time_us", "event_time_us", b"event_time_us", "events", b"events", "folded_newest_us", b"folded_newest_us", "rebuilt_until_us", b"rebuilt_until_us", "revision", b"revision", "settled_ids", b"settled_ids", "stable", b"stable", "tiles", b"tiles", "view_tag", b"view_tag", "written_us", b"written_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__created_time_us: _TypeAlias = _typing.Literal["created_time_us"]  # noqa: Y015
     _WhichOneofArgType__created_time_us: _TypeAlias = _typing.Literal["_created_time_us", b"_created_time_us"]  # noqa: Y015
