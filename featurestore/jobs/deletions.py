@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from featurestore.compiler.deletions import DELETED_AT_US, deleting, deletions_name, reaches
+from featurestore.compiler.online import events_field
 from featurestore.compiler.rel import Input, Project, Sql
 from featurestore.compiler.scans import view_rel
 from featurestore.dtypes import INT64, to_arrow
@@ -27,8 +28,10 @@ from featurestore.errors import (
 )
 from featurestore.fingerprint import fingerprint
 from featurestore.jobs.project import DELETIONS_FOLDER, current_files, deletion_files
+from featurestore.jobs.window_runs import rows_of
+from featurestore.jobs.window_writer import WindowWriter
 from featurestore.records import Record
-from featurestore.stores.online.base import KeyFields
+from featurestore.stores.online.base import KeyFields, Swap, revision_of
 from featurestore.wire.entities import read_entities
 from featurestore.wire.keys import encode_keys, key_prefix
 from featurestore.wire.rows import row_head
@@ -165,22 +168,46 @@ def _erase(
     files: Mapping[str, DataFiles],
 ) -> int:
     """Remove the rows of `view`, in every generation, that were known by their key's deletion."""
-    fields = _fields(context)
-    if not fields:
-        return 0
+    fields, windows = _fields(context)
     prefix, removed = key_prefix(context.repo.project, view.key_space), 0
     for batch in _keys(context, view, entity, deletions, files):
         keys = encode_keys([batch.column(key.name) for key in view.keys], prefix)
         pairs = list(zip(keys, batch.column(DELETED_AT_US).to_pylist(), strict=True))
         for start in range(0, len(pairs), ROWS_PER_READ):
-            removed += _remove(context, fields, dict(pairs[start : start + ROWS_PER_READ]))
+            until_us = dict(pairs[start : start + ROWS_PER_READ])
+            removed += _remove(context, fields, until_us)
+            part = batch.slice(start, ROWS_PER_READ)
+            for field in windows.get(view.storage_hash, ()):
+                removed += _forget(context, view, field, part, until_us)
     return removed
 
 
-def _fields(context: Context) -> tuple[bytes, ...]:
-    """Of all tables that there ever were: old generations may not have been swept yet."""
-    tables = context.registry.records(kind="online_table")
-    return tuple(dict.fromkeys(bytes.fromhex(stored.record.body["field"]) for stored in tables))
+def _fields(context: Context) -> tuple[tuple[bytes, ...], Mapping[str, list[bytes]]]:
+    """Of all tables that there ever were (old generations may not have been swept yet), and by
+    storage hash of those that hold windows of today's views."""
+    windowed = {v.storage_hash: list[bytes]() for v in context.repo.views.values() if v.is_windowed}
+    fields = dict[bytes, None]()
+    for stored in context.registry.records(kind="online_table"):
+        field = bytes.fromhex(stored.record.body["field"])
+        if (mine := windowed.get(str(stored.record.body["storage_hash"]))) is not None:
+            mine.append(field)
+        else:
+            fields[field] = None
+    return tuple(fields), windowed
+
+
+def _forget(
+    context: Context,
+    view: TypedView,
+    field: bytes,
+    batch: pa.RecordBatch,
+    until_us: Mapping[bytes, int],
+) -> int:
+    """Make the windows of keys anew from what is known since their deletion."""
+    files = current_files(context.repo, [view.source], context.root, context.offline)
+    now_us = context.clock.now_us()
+    rows = rows_of(context, view, files, batch, known_until_us=now_us)
+    return WindowWriter(context, view, field).forget(rows, until_us, now_us=now_us)
 
 
 def _keys(
@@ -220,13 +247,21 @@ def _remove(context: Context, fields: tuple[bytes, ...], until_us: Mapping[bytes
         for key, rows in zip(todo, found, strict=True):
             for field, row in zip(fields, rows, strict=True):
                 if row is not None and _is_known(row, until_us[key]):
-                    gone = context.store.delete(field, key, expected=row)
+                    gone = _take_away(context, field, key, row)
                     removed += gone
                     again += [] if gone else [key]
         if not again:
             return removed
         todo = list(dict.fromkeys(again))
     raise StoreUnavailable("other writers kept rewriting the rows to delete; run it again")
+
+
+def _take_away(context: Context, field: bytes, key: bytes, row: bytes) -> bool:
+    """Whether the row, or the state of windows that no view of today reads, is gone now."""
+    if not revision_of(row):
+        return context.store.delete(field, key, expected=row)
+    swap = Swap(key, revision_of(row), (b"", b""))
+    return context.store.swap((field, events_field(field)), [swap])[0]
 
 
 def _is_known(row: bytes, until_us: int) -> bool:

@@ -8,6 +8,7 @@ batch watermark has delivered (`known_until`). Every difference gets a cause.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from featurestore.jobs.project import current_files
 from featurestore.jobs.row_writer import newest_rows
 from featurestore.jobs.store_identity import ledger_of
 from featurestore.jobs.training import retrieve
+from featurestore.jobs.window_runs import newest_events
 from featurestore.statuses import Status
 from featurestore.stores.online.base import KeyFields
 from featurestore.timeline import format_duration, format_instant
@@ -44,6 +46,8 @@ KEYS_LISTED_MAX = 100_000
 DIFFERENCES_MAX = 100
 """Differences that a report lists; all of them are counted."""
 TIME_COLUMN = "verified_at"
+TOLERANCE = 1e-9
+"""How far two floats may be apart, relative to the greater, and still be the same."""
 
 ReadOnline = Callable[[Sequence[str], Sequence[Mapping[str, Any]], int], "OnlineResponse"]
 """`(feature refs, entities, T in µs) → answer`, as the server computes it."""
@@ -141,7 +145,6 @@ def verify(
     if service is not None:
         names = sorted({use.view.name for use in select(context.repo, service)})
     views = [context.repo.views[name] for name in names]
-    views = [view for view in views if not view.is_windowed]
     sources = [view.source for view in views]
     files = current_files(context.repo, sources, context.root, context.offline)
     tables = online_tables(context.registry, views)
@@ -210,7 +213,7 @@ class _Check:
             (row, name)
             for name in self._features
             for row in range(keys.num_rows)
-            if offline.values[name][row] != online.values[name][row]
+            if not _is_same(offline.values[name][row], online.values[name][row])
             or offline.statuses[name][row] != online.statuses[name][row]
         ]
         values = keys.num_rows * len(self._features)
@@ -319,7 +322,8 @@ class _Check:
         if not unequal:
             return []
         wanted = keys.take(sorted({row for row, _ in unequal})).combine_chunks().to_batches()[0]
-        newest = newest_rows(
+        find = newest_events if self._view.is_windowed else newest_rows
+        newest = find(
             self._context,
             self._view,
             self._files,
@@ -345,6 +349,13 @@ class _Check:
             )
             for row, name in unequal
         ]
+
+
+def _is_same(offline: Any, online: Any) -> bool:
+    """Exactly; but sums of floats may have been added up in another order."""
+    if isinstance(offline, float) and isinstance(online, float):
+        return math.isclose(offline, online, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return bool(offline == online)
 
 
 def _cause(offline: tuple[int, int] | None, online_us: int | None) -> str:

@@ -18,7 +18,6 @@ import numpy as np
 
 from featurestore.errors import LimitExceeded
 from featurestore.sketches import hash64
-from featurestore.value_bytes import value_bytes
 from featurestore.wire.tiles import (
     Column,
     Decoded,
@@ -99,7 +98,7 @@ def fold(
     if settled is not None and settled.any():
         leaving = versions.take(settled)
         versions = versions.take(~settled)
-        ids = _remembered(layout, ids, leaving)
+        ids = _remembered(ids, leaving)
         counting = leaving.take(~leaving.deleted & (leaving.until_us == NEVER_US))
         newest = _newer(newest, counting)
         for n, group in enumerate(layout.groups):
@@ -152,7 +151,7 @@ def _versions(
     if layout.id_dtype is None:
         events = Events.join([old.events, rows])
         return events.take(np.argsort(events.owner, kind="stable")), outcomes, None
-    known_before = _is_settled(layout, old, rows)
+    known_before = _is_settled(old, rows)
     outcomes[known_before] = TOO_LATE
     source = np.concatenate([np.full(len(old.events), -1), np.flatnonzero(~known_before)])
     events = Events.join([old.events, rows.take(~known_before)])
@@ -259,38 +258,45 @@ def _greatest(same: Mask, values: Int64) -> Int64:
     return np.repeat(np.maximum.reduceat(values, begins), np.diff([*begins, len(same)]))
 
 
-def _is_settled(layout: WindowLayout, old: Decoded, rows: Events) -> Mask:
+def _is_settled(old: Decoded, rows: Events) -> Mask:
     """Rows whose event is in tiles only."""
     found = np.zeros(len(rows), bool)
     if rows.ids is None or not any(old.settled_ids):
         return found
-    hashes = _hashes(layout, rows.ids)
-    for owner in np.unique(rows.owner):
-        if settled := old.settled_ids[owner]:
-            mine = rows.owner == owner
-            found[mine] = np.isin(hashes[mine], np.frombuffer(settled, np.uint64))
+    hashes = _hashes(rows.ids)
+    settled = np.frombuffer(b"".join(old.settled_ids), np.uint64)
+    # Few rows have such an id, of whatever key.
+    for place in np.flatnonzero(np.isin(hashes, settled)):
+        of_key = np.frombuffer(old.settled_ids[rows.owner[place]], np.uint64)
+        found[place] = hashes[place] in of_key
     return found
 
 
-def _hashes(layout: WindowLayout, ids: Column) -> Column:
-    dtype = layout.id_dtype
-    if dtype is None:
-        return np.zeros(0, np.uint64)
-    return np.array([hash64(value_bytes(one, dtype)) for one in ids.tolist()], np.uint64)
+def _hashes(ids: Column) -> Column:
+    if ids.dtype != object:
+        return _scattered(ids.view(np.uint64))
+    return np.array([hash64(one.encode()) for one in ids], np.uint64)
 
 
-def _remembered(layout: WindowLayout, ids: Sequence[bytes], leaving: Events) -> list[bytes]:
+def _scattered(ids: Column) -> Column:
+    """Integers as other ones, one to one, so that neighbours have nothing in common."""
+    with np.errstate(over="ignore"):
+        mixed = ids * np.uint64(0x9E37_79B9_7F4A_7C15)
+        mixed ^= mixed >> np.uint64(32)
+        return mixed * np.uint64(0xBF58_476D_1CE4_E5B9)
+
+
+def _remembered(ids: Sequence[bytes], leaving: Events) -> list[bytes]:
     found = list(ids)
     if leaving.ids is None:
         return found
     order = np.lexsort((leaving.known_us, leaving.owner))
     owners = leaving.owner[order]
-    hashes = _hashes(layout, leaving.ids[order])
-    for owner in np.unique(owners):
-        mine = hashes[owners == owner]
-        _, first = np.unique(mine, return_index=True)
-        more = found[owner] + mine[np.sort(first)].tobytes()
-        found[owner] = more[-8 * SETTLED_IDS_MAX :]
+    hashes = _hashes(leaving.ids[order])
+    keys, begins = np.unique(owners, return_index=True)
+    for owner, mine in zip(keys.tolist(), np.split(hashes, begins[1:]), strict=True):
+        more = b"".join(dict.fromkeys(one.tobytes() for one in mine))
+        found[owner] = (found[owner] + more)[-8 * SETTLED_IDS_MAX :]
     return found
 
 

@@ -17,22 +17,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.compiler.rel import Input, Sql
+from featurestore.compiler.rel import CREATED_US, EVENT_US, Input, Sql
 from featurestore.compiler.window_rows import (
     rebuilt_rows,
     window_rel,
 )
+from featurestore.dtypes import INT64
 from featurestore.engines.sql import quote
 from featurestore.jobs.window_writer import WindowWriter
 from featurestore.wire.window_layout import BEHIND_US
 
 if TYPE_CHECKING:
     from featurestore.compiler.materialization import Selection
-    from featurestore.compiler.rel import DataFiles
+    from featurestore.compiler.rel import DataFiles, Project, Rel
     from featurestore.compiler.typed import TypedView
+    from featurestore.dtypes import DType
     from featurestore.jobs.materialize import Context
     from featurestore.jobs.online_tables import OnlineTable
 
+_KNOWN = f"greatest({EVENT_US}, {CREATED_US})"
 ROWS_PER_BATCH = 50_000
 """Rows read at a time; the rows of one key are in memory together."""
 
@@ -54,7 +57,7 @@ class WindowRun:
         from_us = None if reach_us is None else self.now_us - reach_us - BEHIND_US
         rows = window_rel(self.view, self.context.repo, self.files)
         rel = rebuilt_rows(self.view, rows, selection, from_us=from_us)
-        writer = WindowWriter(self.context, self.view, self.table)
+        writer = WindowWriter(self.context, self.view, self.table.field)
         with self.context.engine.stream(rel, batch_rows=ROWS_PER_BATCH) as reader:
             for table in whole_keys(reader, [key.name for key in self.view.keys]):
                 written = writer.rebuild(
@@ -62,16 +65,59 @@ class WindowRun:
                 )
                 yield table.num_rows, written
 
-    def rows_of(self, keys: pa.Table) -> pa.Table:
-        """All rows that the source has of these keys (columns named as the view's join keys)."""
-        rows = window_rel(self.view, self.context.repo, self.files)
-        wanted = Input(name="wanted_keys", dtypes={k.name: k.dtype for k in self.view.keys})
-        same = " AND ".join(f"r.{quote(k.name)} = w.{quote(k.name)}" for k in self.view.keys)
-        query = "SELECT r.* FROM rows r"
-        if self.view.keys:
-            query += f" SEMI JOIN wanted w ON {same}"
-        rel = Sql(query=query, inputs={"rows": rows, "wanted": wanted}, dtypes=rows.schema)
-        return self.context.engine.stream(rel, inputs={"wanted_keys": keys}).read_all()
+
+def rows_of(
+    context: Context,
+    view: TypedView,
+    files: Mapping[str, DataFiles],
+    keys: pa.RecordBatch,
+    *,
+    known_until_us: int,
+) -> pa.Table:
+    """All rows of these keys (columns named as the view's join keys) known by an instant, as the
+    states of windows are made of them."""
+    rows = window_rel(view, context.repo, files)
+    query = f"SELECT r.* FROM rows r {_wanted(view)} WHERE {_KNOWN} <= {known_until_us:d}"
+    return _read(context, keys, _of_keys(view, rows, query, rows.schema))
+
+
+def newest_events(
+    context: Context,
+    view: TypedView,
+    files: Mapping[str, DataFiles],
+    keys: pa.RecordBatch,
+    *,
+    known_until_us: int,
+) -> pa.Table:
+    """The times of the newest row of each of `keys`, known by an instant."""
+    rows = window_rel(view, context.repo, files)
+    listed = ", ".join(f"r.{quote(key.name)}" for key in view.keys)
+    times = f"max({EVENT_US}) AS {EVENT_US}, max({CREATED_US}) AS {CREATED_US}"
+    query = f"SELECT {listed + ', ' if listed else ''}{times} FROM rows r {_wanted(view)} "
+    query += f"WHERE {_KNOWN} <= {known_until_us:d} {'GROUP BY ' + listed if listed else ''}"
+    dtypes = {key.name: key.dtype for key in view.keys} | {EVENT_US: INT64, CREATED_US: INT64}
+    return _read(context, keys, _of_keys(view, rows, query, dtypes))
+
+
+def _wanted(view: TypedView) -> str:
+    """What leaves the rows `r` of the wanted keys."""
+    same = " AND ".join(f"r.{quote(k.name)} = w.{quote(k.name)}" for k in view.keys)
+    return f"SEMI JOIN wanted w ON {same}" if same else ""
+
+
+def _of_keys(view: TypedView, rows: Project, query: str, dtypes: Mapping[str, DType]) -> Sql:
+    inputs: dict[str, Rel] = {"rows": rows}
+    if view.keys:
+        keys = {key.name: key.dtype for key in view.keys}
+        inputs["wanted"] = Input(name="wanted_keys", dtypes=keys)
+    return Sql(query=query, inputs=inputs, dtypes=dtypes)
+
+
+def _read(context: Context, keys: pa.RecordBatch, rel: Sql) -> pa.Table:
+    inputs = {}
+    if (wanted := rel.inputs.get("wanted")) is not None:
+        inputs["wanted_keys"] = pa.Table.from_batches([keys.select(list(wanted.schema))])
+    return context.engine.stream(rel, inputs=inputs).read_all()
 
 
 def whole_keys(batches: Iterator[pa.RecordBatch], keys: Sequence[str]) -> Iterator[pa.Table]:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedView
     from featurestore.dtypes import DType
     from featurestore.jobs.materialize import Context
-    from featurestore.jobs.online_tables import OnlineTable
     from featurestore.wire.tiles import Column
 
 KEYS_PER_SWAP_MAX = 2_000
@@ -75,15 +74,15 @@ class _Rebuild:
 
 
 class WindowWriter:
-    """Folds rows into the states of one windowed view in one online table."""
+    """Folds rows into the states of one windowed view below the field of one online table."""
 
-    def __init__(self, context: Context, view: TypedView, table: OnlineTable) -> None:
+    def __init__(self, context: Context, view: TypedView, field: bytes) -> None:
         self.layout = window_layout(view)
         self._tie_dtypes = [view.source.dtype(name) for name in version_order(view)]
         self._context = context
         self._view = view
         self._prefix = key_prefix(context.repo.project, view.key_space)
-        self._fields = (table.field, events_field(table.field))
+        self._fields = (field, events_field(field))
 
     def write(self, batch: pa.RecordBatch, *, now_us: int | None = None) -> WriteReport:
         """Fold rows in (the columns of `window_rel`), exactly once by their event id.

@@ -12,6 +12,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import DecodeError
+
 from featurestore.dtypes import DType, Kind
 from featurestore.partials import INT64_MAX, INT64_MIN
 from featurestore.value_bytes import Reader
@@ -111,7 +113,8 @@ def _source(layout: WindowLayout, selected: Sequence[int]) -> tuple[str, dict[st
     return "\n".join(lines), names
 
 
-MALFORMED: tuple[type[Exception], ...] = (ValueError, IndexError, OverflowError)
+MALFORMED: tuple[type[Exception], ...] = (ValueError, IndexError, OverflowError, DecodeError)
+"""What reading bytes that are no state can raise; becomes `CorruptRow`."""
 
 
 def _group_source(

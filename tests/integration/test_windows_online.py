@@ -12,7 +12,12 @@ import pytest
 from redis_servers import RedisServer, valkey_binary
 
 from featurestore import FeatureStore
-from featurestore.timeline import DAY_US, HOUR_US, ManualClock, SystemClock
+from featurestore.compiler.online import events_field
+from featurestore.errors import CorruptRow
+from featurestore.jobs import deletions
+from featurestore.jobs.online_tables import SERVED_LATELY_US, online_tables
+from featurestore.stores.online.base import KeyFields, Swap, revision_of
+from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US, ManualClock, SystemClock
 from tests.conftest import INSTANT, MakeRepo, write_rows
 
 # A whole day near the present: Redis expires rows by its own clock, which the tests do not move.
@@ -129,3 +134,172 @@ def test_the_first_run_serves_what_is_known(airport: Airport) -> None:
         dict.fromkeys(FIRST) | {"count_1h": 0, "count_7d": 0},
         {"NOT_FOUND"},
     )
+
+
+def test_what_is_read_again_counts_once(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    for _ in range(3):
+        airport.clock.advance(1_000_000)
+        airport.fs.materialize()
+    values, _ = airport.look("N1")
+    assert values == FIRST
+
+
+def test_rows_that_land_late_are_counted_once(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    airport.clock.advance(HOUR_US)
+    airport.land(
+        landing("N1", NOON - 2 * DAY_US, 60.0, 6, known_at=NOON + 1),
+        landing("N1", NOON + HOUR_US - 1, 1.0, 7),
+        landing("N4", NOON + HOUR_US - 1, 1.0, 8),
+    )
+    for _ in range(2):
+        airport.fs.materialize()
+    values, _ = airport.look("N1")
+    assert (values["count_1h"], values["count_7d"], values["worst"]) == (1, 4, 60.0)
+    assert (values["delay_mean_7d"], values["delay_last_lifetime"]) == (25.25, 1.0)
+    assert airport.look("N4")[0]["count_1h"] == 1
+
+
+def test_windows_move_on_without_another_run(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    airport.clock.advance(HOUR_US + 5 * MINUTE_US)
+    assert airport.look("N1")[0]["count_1h"] == 0
+    assert airport.look("N1")[0]["count_7d"] == 2
+    airport.clock.advance(7 * DAY_US)
+    assert airport.look("N1")[0]["count_7d"] == 0
+    assert airport.look("N1")[0]["delay_last_lifetime"] == 30.0
+
+
+def test_a_row_ahead_of_its_time_waits_for_it(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.land(landing("N2", NOON - 1, 7.0, 9, known_at=NOON + 5))
+    airport.fs.materialize()
+    assert airport.look("N2")[0]["count_1h"] == 0
+    airport.clock.advance(5)
+    airport.fs.materialize()
+    assert airport.look("N2")[0]["count_1h"] == 1
+
+
+@pytest.mark.parametrize("airport", ['event_id="id", op="op",'], indirect=True, ids=["ids"])
+def test_corrections_and_removals(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    airport.clock.advance(HOUR_US)
+    airport.land(
+        landing("N1", NOON - 1, 40.0, 1, known_at=NOON + 10),
+        landing("N1", NOON - HOUR_US - 1, None, 2, known_at=NOON + 10, op="D"),
+        landing("N2", NOON, 1.0, None),
+    )
+    airport.fs.materialize()
+    values, _ = airport.look("N1")
+    assert (values["count_7d"], values["delay_mean_7d"], values["worst"]) == (1, 40.0, 40.0)
+    assert airport.look("N2")[0]["count_7d"] == 1, "a row without an id does not count"
+    airport.clock.advance(2 * DAY_US)
+    airport.land(landing("N1", NOON - 1, 99.0, 1, known_at=NOON + DAY_US + HOUR_US))
+    airport.fs.materialize()
+    assert airport.look("N1")[0]["worst"] == 40.0, "a correction after the horizon is none"
+
+
+def test_replace_makes_the_windows_anew_beside_the_old_ones(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    for file in (airport.folder / "data").iterdir():
+        file.unlink()
+    airport.land(landing("N1", NOON - 1, 3.0, 1))
+    airport.fs.materialize(replace=True)
+    values, _ = airport.look("N1")
+    assert (values["count_7d"], values["delay_mean_7d"], values["worst"]) == (1, 3.0, None)
+    assert airport.look("N2")[1] == {"NOT_FOUND"}
+    airport.clock.advance(10 * SERVED_LATELY_US)
+    assert airport.fs.sweep() > 0
+    assert airport.look("N1")[0]["count_7d"] == 1
+
+
+def test_a_sweep_leaves_what_is_needed(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    assert airport.fs.sweep() == 0
+    airport.land(landing("N1", NOON - 5, 8.0, 2))
+    airport.clock.advance(1)
+    airport.fs.materialize()
+    assert airport.look("N1")[0]["count_7d"] >= 2
+
+
+def test_verify_compares_windows(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    report = airport.fs.verify()
+    assert report.values == 3 * len(FIRST)
+    assert report.rate == 1.0, report.differences
+    for file in (airport.folder / "data").iterdir():
+        file.unlink()
+    airport.land(landing("N1", NOON - 1, 31.0, 1), landing("N2", NOON - 2 * DAY_US, None, 4))
+    report = airport.fs.verify()
+    assert report.rate < 1.0
+    causes = {difference.cause.partition(":")[0] for difference in report.differences}
+    assert causes <= {"online only", "restated"}
+
+
+def test_a_deleted_entity_starts_anew(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    assert airport.fs.delete_entity("plane", {"plane": "N1"}).rows_removed == 1
+    assert airport.look("N1")[1] == {"NOT_FOUND"}
+    assert airport.look("N2")[0]["count_7d"] == 1
+    airport.clock.advance(HOUR_US)
+    airport.land(landing("N1", NOON + 5, 2.0, 10))
+    airport.fs.materialize()
+    values, _ = airport.look("N1")
+    assert (values["count_7d"], values["delay_last_lifetime"]) == (1, 2.0)
+
+
+def test_what_is_known_since_a_deletion_stays(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.clock.advance(HOUR_US)
+    airport.land(landing("N1", NOON + HOUR_US - 1, 2.0, 10))
+    airport.fs.materialize()
+    deletions.delete_entity(
+        airport.fs._context(), "plane", {"plane": "N1"}, now_us=NOON + HOUR_US - 2
+    )
+    values, _ = airport.look("N1")
+    assert (values["count_7d"], values["delay_last_lifetime"]) == (1, 2.0)
+
+
+def test_damaged_states_are_reported_and_made_anew(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    with airport.open() as fs:
+        store = fs._context().store
+        (keys,) = list(store.scan(b"fs/shop/plane/"))
+        key = next(key for key in keys if key.endswith(b"N1"))
+        table = next(
+            iter(online_tables(fs._context().registry, fs._context().repo.views.values()).values())
+        )
+        fields = (table.field, events_field(table.field))
+        ((served, kept),) = store.read([KeyFields(key, fields)])
+        assert served is not None
+        damaged = served[:60] + b"\xff" * 20 + served[80:]
+        swap = Swap(key, revision_of(served), (damaged, (kept or b"")[:40]))
+        assert store.swap(fields, [swap]) == [True]
+        with pytest.raises(CorruptRow, match="history"):
+            fs.get_online_features("model", [{"plane": "N1"}]).to_dict()
+    airport.land(landing("N1", NOON - 5, 30.0, 11))
+    airport.clock.advance(1)
+    airport.fs.materialize()
+    assert airport.look("N1")[0]["count_7d"] == 3
+
+
+def test_the_same_answers_in_columns_and_tables(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    with airport.open() as fs:
+        answer = fs.get_online_features("model", [{"plane": p} for p in ("N1", "no", "N2", "N1")])
+        table = answer.to_arrow().to_pydict()
+        assert table == answer.to_dict()
+        assert table["count_7d"] == [2, 0, 1, 2]
+        one = fs.get_online_features(["history:count_7d", "history:worst"], [{"plane": "N1"}])
+        assert one.to_dict() == {"plane": ["N1"], "count_7d": [2], "worst": [30.0]}

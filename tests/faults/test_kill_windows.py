@@ -1,0 +1,69 @@
+"""`kill -9` between any two steps of a windowed materialization: each key answers with the old or
+the new windows, and running again counts nothing twice and loses nothing.
+
+`make faults` kills at every step after which the disk holds something else.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import kill_windows
+import pytest
+from kill_points import Job, run_and_die, survey
+
+from featurestore import FeatureStore
+from tests.conftest import MakeRepo
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3_600)]
+
+FAULT_ROUNDS = int(os.environ.get("FAULT_ROUNDS", "0"))
+KILLS = 4
+OLD, NEW = (2, 30), (3, 37)
+
+
+def a_file_lands(folder: Path) -> None:
+    kill_windows.write_landings(folder, "2.parquet", [7], age_us=kill_windows.NEW_AGE_US)
+
+
+CASES: dict[str, tuple[Job, bool, bool]] = {
+    "materialize": (kill_windows.materialize, False, False),
+    "materialize-ids": (kill_windows.materialize, True, False),
+    "replace-ids": (kill_windows.replace, True, True),
+}
+"""The job, whether events have ids, and whether all keys change at once."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_at_any_step_and_run_again(case: str, make_repo: MakeRepo, tmp_path: Path) -> None:
+    job, with_ids, at_once = CASES[case]
+    before = make_repo("", online={"url": "lmdb:.featurestore/online", "map_size_mb": 1})
+    kill_windows.write_definitions(before, with_ids=with_ids)
+    kill_windows.write_landings(before, "1.parquet", [10, 20], age_us=kill_windows.OLD_AGE_US)
+    kill_windows.roll_out(before)
+    assert kill_windows.answers(before) == {OLD}
+    a_file_lands(before)
+    found = survey(job, copied(before, tmp_path / "survey"), exact=FAULT_ROUNDS > 0)
+    steps = found.steps(at_length=FAULT_ROUNDS > 1)
+    if not FAULT_ROUNDS:
+        steps = steps[1 :: -(-len(steps) // KILLS)]
+    killed = 0
+    for step in steps:
+        folder = copied(before, tmp_path / f"{step}")
+        killed += run_and_die(job, folder, step)
+        served = kill_windows.answers(folder)
+        assert served <= {OLD, NEW}, "what is served is the old or the new"
+        assert len(served) == 1 or not at_once, "a new generation is served whole or not at all"
+        job(folder)
+        assert kill_windows.answers(folder) == {NEW}
+        with FeatureStore(folder) as fs:
+            assert fs.verify(samples=kill_windows.PLANES).rate == 1.0
+        shutil.rmtree(folder)
+    assert killed == len(steps) >= KILLS - 1
+
+
+def copied(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    return to

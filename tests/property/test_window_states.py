@@ -1,0 +1,271 @@
+"""States of windows: whatever comes in whatever batches, what a state holds at T is what the oracle
+says of the rows known by T."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from effort import examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore.aggregates import output_dtype
+from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, parse
+from featurestore.jobs.window_fold import ADDED, REPEATED, TOO_LATE, fold, nothing
+from featurestore.jobs.window_turns import tie_bytes
+from featurestore.serving.windows import window_evaluator
+from featurestore.statuses import Status
+from featurestore.testing.oracle import Row
+from featurestore.testing.oracle_windows import (
+    History,
+    Windowed,
+    agrees,
+    inputs_of,
+    window_answer,
+)
+from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US
+from featurestore.wire.layout import RowLayout
+from featurestore.wire.rows import row_decoder
+from featurestore.wire.tiles import Events, decode_states, objects, value_column
+from featurestore.wire.window_layout import (
+    BEHIND_US,
+    NEVER_US,
+    WindowInput,
+    WindowLayout,
+    WindowOutput,
+    empty_value,
+)
+
+PRICE = parse("decimal(9,2)")
+COLUMNS = {"i": INT64, "f": FLOAT64, "s": STRING, "p": PRICE, "b": BOOL}
+GRIDS = (1, 1_000, 5 * MINUTE_US, HOUR_US, DAY_US)
+BASE_US = 20_000 * DAY_US
+FUNCTIONS: tuple[tuple[str, str | None, tuple[tuple[str, int | float], ...]], ...] = (
+    ("count", None, ()),
+    *((f, c, ()) for f in ("count", "sum", "mean", "min", "max") for c in ("i", "f", "p")),
+    *((f, c, ()) for f in ("var", "std") for c in ("i", "f")),
+    *((f, c, ()) for f in ("min", "max", "first", "last", "count_distinct") for c in ("s", "b")),
+    *((f, "i", (("n", 2),)) for f in ("first_n", "last_n", "top_k")),
+    ("approx_count_distinct", "s", (("error", 0.1),)),
+    ("approx_quantile", "f", (("error", 0.05), ("q", 0.5))),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A view, the rows of one key, and when they are written."""
+
+    layout: WindowLayout
+    rows: RowLayout
+    windows: dict[str, Windowed]
+    history: History
+    written: tuple[int, ...]
+    requests: tuple[int, ...]
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, with_ids: bool) -> Case:
+    grid = draw(st.sampled_from(GRIDS))
+    specs = draw(st.lists(st.sampled_from(FUNCTIONS), min_size=1, max_size=6))
+    spans = [
+        (60 * grid, 0, 0),
+        (7 * grid, 2 * grid, max(grid, 1)),
+        (50 * grid, 0, 5 * grid),
+        (6 * HOUR_US, 0, 5 * MINUTE_US),
+        (7 * DAY_US, 0, HOUR_US),
+        (30 * DAY_US, DAY_US, DAY_US),
+        (None, 0, DAY_US),
+        (None, grid, 0),
+    ]
+    chosen = draw(st.lists(st.sampled_from(spans), min_size=1, max_size=3))
+    horizon = draw(st.sampled_from([0, 3 * grid, 30 * grid, DAY_US]))
+    inputs: list[tuple[str | None, str | None]] = []
+    outputs, windows = [], {}
+    for function, column, parameters in specs:
+        condition = draw(st.sampled_from([None, "b"]))
+        if (column, condition) not in inputs:
+            inputs.append((column, condition))
+        for window, delay, hop in chosen:
+            dtype = None if column is None else COLUMNS[column]
+            windows[f"f{len(outputs)}"] = Windowed(
+                function=function,
+                value=column,
+                dtype=dtype,
+                condition=condition,
+                window_us=window,
+                delay_us=delay,
+                hop_us=hop,
+                parameters=dict(parameters),
+            )
+            outputs.append(
+                WindowOutput(
+                    function=function,
+                    input=inputs.index((column, condition)),
+                    window_us=window,
+                    delay_us=delay,
+                    hop_us=hop,
+                    parameters=parameters,
+                )
+            )
+    dtypes = tuple(output_dtype(w.function, w.dtype) for w in windows.values())
+    layout = WindowLayout(
+        inputs=tuple(WindowInput(None if c is None else COLUMNS[c]) for c, _ in inputs),
+        outputs=tuple(outputs),
+        dtypes=dtypes,
+        tag=7,
+        view="v",
+        id_dtype=(draw(st.sampled_from([INT64, STRING])) if with_ids else None),
+        correction_horizon_us=horizon if with_ids else 0,
+    )
+    count = draw(st.integers(1, 14))
+    ages = st.integers(0, draw(st.sampled_from([3, 20, 70, 400])))
+    ids = st.integers(0, draw(st.sampled_from([2, 6, 30])))
+    rows = []
+    for n in range(count):
+        event = BASE_US - draw(ages) * grid
+        created = event + draw(st.sampled_from([-2, 0, 0, 0, 1, 5, 40])) * grid
+        one = draw(ids) if with_ids else n
+        values = {
+            "i": draw(st.sampled_from([None, 0, 1, -3, 2**62, -(2**62)])),
+            "f": draw(st.sampled_from([None, 0.0, 0.1, -2.5, 1e6])),
+            "s": draw(st.sampled_from([None, "", "a", "bé"])),
+            "p": draw(st.sampled_from([None, Decimal("0.01"), Decimal("-3.50")])),
+            "b": draw(st.sampled_from([None, True, False])),
+        }
+        rows.append(
+            Row(
+                key=(1,),
+                event_us=event,
+                created_us=created,
+                tie=tuple(values.values()),
+                deleted=with_ids and draw(st.sampled_from([False, False, False, True])),
+                values={
+                    "id": one if layout.id_dtype == INT64 else f"é{one}",
+                    **values,
+                },
+            )
+        )
+    last = max(row.known_us for row in rows)
+    steps = draw(st.lists(st.integers(0, 60), min_size=1, max_size=4))
+    written = [last - sum(steps[n:]) * grid for n in range(len(steps))] + [last]
+    requests = [
+        written[-1] + draw(st.sampled_from([0, 1, grid, 5 * grid, 61 * grid, DAY_US, 40 * DAY_US]))
+        for _ in range(3)
+    ]
+    # A server's clock may be a little behind the writer's.
+    requests.append(written[-1] - draw(st.sampled_from([1, 1_000, BEHIND_US])))
+    return Case(
+        layout=layout,
+        rows=RowLayout(tuple(zip(windows, dtypes, strict=True)), 7),
+        windows=windows,
+        history=History(
+            rows=rows,
+            event_id="id" if with_ids else None,
+            correction_horizon_us=layout.correction_horizon_us,
+        ),
+        written=tuple(written),
+        requests=tuple(requests),
+    )
+
+
+def columns_of(case: Case, rows: list[Row]) -> Events:
+    """The rows as a writer gets them."""
+    layout, pairs = case.layout, input_pairs(case)
+    ids = None
+    if layout.id_dtype is not None:
+        ids = value_column(layout.id_dtype, [row.values["id"] for row in rows])
+    present, values = [], []
+    for (column, condition), one in zip(pairs, layout.inputs, strict=True):
+        there = [
+            (condition is None or row.values[condition] is True)
+            and (column is None or row.values[column] is not None)
+            for row in rows
+        ]
+        zero: Any = {"doubles": 0.0, "integers": 0, "blobs": None}
+        raw = [
+            None
+            if column is None
+            else row.values[column]
+            if row.values[column] is not None
+            else zero[COLUMNS[column].slot]
+            for row in rows
+        ]
+        present.append(np.array(there, bool))
+        values.append(value_column(one.dtype, raw))
+    return Events(
+        np.zeros(len(rows), np.int64),
+        np.array([row.event_us for row in rows], np.int64),
+        np.array([row.created_us for row in rows], np.int64),
+        np.full(len(rows), NEVER_US, np.int64),
+        np.array([row.deleted for row in rows], bool),
+        ids,
+        None if ids is None else objects([tie_bytes(r.tie, COLUMNS.values()) for r in rows]),
+        tuple(present),
+        tuple(values),
+    )
+
+
+def input_pairs(case: Case) -> list[tuple[str | None, str | None]]:
+    """Column and condition of each input."""
+    pairs: dict[int, tuple[str | None, str | None]] = {}
+    for output, window in zip(case.layout.outputs, case.windows.values(), strict=True):
+        pairs[output.input] = (window.value, window.condition)
+    return [pairs[n] for n in range(len(pairs))]
+
+
+def check(case: Case, state: bytes, at_us: int, known: list[Row]) -> None:
+    """The state's answer at an instant is the oracle's."""
+    evaluate = window_evaluator(case.layout, case.rows, range(len(case.windows)))
+    history = History(
+        rows=known,
+        event_id=case.history.event_id,
+        correction_horizon_us=case.history.correction_horizon_us,
+    )
+    row = evaluate(state, at_us) if state else None
+    expected = window_answer(history, (1,), at_us, case.windows)
+    status = Status.NOT_FOUND if row is None else Status.PRESENT
+    assert status == expected.status
+    values = [empty_value(w.function) for w in case.windows.values()]
+    if row is not None:
+        values = row_decoder(case.rows)(row)[0]
+    events = history.events((1,), at_us)
+    for (name, window), found in zip(case.windows.items(), values, strict=True):
+        inputs = inputs_of(events, at_us, window, history.event_id)
+        wanted = expected.values[name]
+        assert agrees(found, wanted, inputs, window), (name, window, found, wanted)
+
+
+@given(case=cases(with_ids=True))
+@settings(max_examples=examples(60), deadline=None)
+def test_events_with_ids_in_batches(case: Case) -> None:
+    """Batch by batch, each row once it is due; a batch may come twice."""
+    kept: bytes | None = None
+    served, done = b"", 0
+    rows = sorted(case.history.rows, key=lambda row: row.known_us)
+    for now_us in case.written:
+        due = [row for row in rows if row.known_us <= now_us]
+        new = due[max(0, done - 2) :]
+        old = decode_states(case.layout, [kept])
+        folded = fold(case.layout, old, columns_of(case, new), now_us=now_us, revisions=[5])
+        done = len(due)
+        served, kept = folded.served[0], folded.kept[0] or None
+        check(case, served, now_us, due)
+        assert set(folded.outcomes.tolist()) <= {ADDED, REPEATED, TOO_LATE}
+    for at_us in case.requests:
+        check(case, served, at_us, rows)
+
+
+@given(case=cases(with_ids=False))
+@settings(max_examples=examples(60), deadline=None)
+def test_events_without_ids_at_once(case: Case) -> None:
+    """All rows known by then, as a materialization writes them."""
+    rows = list(case.history.rows)
+    now_us = case.written[-1]
+    old = nothing(case.layout, 1)
+    folded = fold(case.layout, old, columns_of(case, rows), now_us=now_us, revisions=[5])
+    assert folded.kept == [b""]
+    for at_us in case.requests:
+        check(case, folded.served[0], at_us, rows)
