@@ -449,6 +449,8 @@ class FeatureStore:
         """What this store has changed itself it sees at once."""
         if "_local" in self.__dict__:
             self._local.refresh()
+        if "_pusher" in self.__dict__:
+            self._pusher.look_again()
 
     def _span(
         self, start: datetime | str | int | None, end: datetime | str | int | None

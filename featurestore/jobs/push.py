@@ -153,6 +153,10 @@ class Pusher:
             dead_count=len(lost),
         )
 
+    def look_again(self) -> None:
+        """The next push sees what the registry says then, not what it said a moment ago."""
+        self._looked = float("-inf")
+
     def drain(self) -> None:
         """Bring all that was acknowledged into the push log now. Raises what that raises."""
         began = time.perf_counter()

@@ -56,10 +56,12 @@ class Stamper:
             text = python_batch(_FUNCTION, self._used, outputs)
             self._function = exprlib.load(text, _FUNCTION)
 
-    def stamp(self, rows: pa.Table) -> pa.RecordBatch:
+    def stamp(self, rows: pa.Table, number: str = "") -> tuple[pa.RecordBatch, list[int]]:
         """The source's columns, keys and features (or what windows read) as `view_rel` names them,
-        `EVENT_US`, `CREATED_US` and `DELETED`. Rows with a NULL key are left out."""
+        `EVENT_US`, `CREATED_US` and `DELETED`. Rows with a NULL key are left out; the column
+        `number`, where there is one, says which are there."""
         rows = self._with_keys(rows)
+        numbers = rows[number].to_pylist() if number else []
         events = event_us(self._source, rows)
         created = rows[self._source.created_time or ARRIVED].cast(pa.int64())
         columns: dict[str, Any] = dict(zip(rows.column_names, rows.columns, strict=True))
@@ -75,9 +77,8 @@ class Stamper:
             else pc.fill_null(pc.equal(rows[op], "D"), False)
         )
         del columns[ARRIVED]
-        return (
-            pa.table(columns).combine_chunks().to_batches()[0] if rows.num_rows else _empty(columns)
-        )
+        batches = pa.table(columns).combine_chunks().to_batches()
+        return (batches[0] if batches else _empty(columns)), numbers
 
     def _with_keys(self, rows: pa.Table) -> pa.Table:
         for name in self._keys:

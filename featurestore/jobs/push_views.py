@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,64 +11,45 @@ import pyarrow as pa
 
 from featurestore.compiler.rel import ARRIVED, Latest, Sql
 from featurestore.compiler.scans import source_rel, view_rel
-from featurestore.errors import NotApplied
+from featurestore.compiler.window_rows import window_rel
+from featurestore.errors import InvalidRequest, NotApplied
 from featurestore.jobs.environments import current_repo, environment_alias
 from featurestore.jobs.online_tables import online_tables
-from featurestore.jobs.project import current_files, deletion_files
+from featurestore.jobs.project import current_files
+from featurestore.jobs.push_erased import Erasure
 from featurestore.jobs.push_stamp import Stamper, newest
-from featurestore.jobs.push_tables import known_us
 from featurestore.jobs.row_writer import RowWriter, stored_rows
+from featurestore.jobs.window_writer import WindowWriter
+from featurestore.wire.pushes import Dead
 
 if TYPE_CHECKING:
     from featurestore.compiler.rel import DataFiles
     from featurestore.compiler.typed import TypedSource, TypedView
     from featurestore.jobs.materialize import Context
+    from featurestore.jobs.online_tables import OnlineTable
     from featurestore.records import Alias
     from featurestore.stores.registry.base import Registry
-    from featurestore.wire.pushes import Dead
 
 _PUSHED = "pushed_rows"
+_NUMBER = "__row_number"
 BATCH_ROWS = 20_000
+TOO_LATE = "too-late"
+"""The reason of a correction that comes after the correction horizon."""
 
 
-class LatestSink:
-    """Writes pushed rows of one view that answers with the newest row of each key."""
+class Sink(ABC):
+    """Writes the pushed rows of one view into one online table."""
 
-    def __init__(self, context: Context, view: TypedView, table_field: bytes) -> None:
+    def __init__(self, context: Context, view: TypedView) -> None:
         self._context = context
         self._view = view
-        self._writer = RowWriter(context, view, table_field, self._source)
         self._stamper = Stamper(view)
+        self._erasure = Erasure(context, view)
 
+    @abstractmethod
     def write(self, rows: pa.Table) -> tuple[Dead, ...]:
-        """Write rows (the source's columns, and `ARRIVED`): of each key the newest, unless a newer
-        one is there. Raises what the store raises; none are dead for such a view."""
-        batch = self._newest(rows)
-        if batch is None:
-            self._query(rows)
-        elif batch.num_rows:
-            self._writer.write(batch, self._writer.encode(batch))
-        return ()
-
-    def _newest(self, rows: pa.Table) -> pa.RecordBatch | None:
-        """The newest rows, found without a query; None where that is not so simple."""
-        if self._may_be_deleted(rows):
-            return None
-        return newest(self._view, self._stamper.stamp(rows))
-
-    def _may_be_deleted(self, rows: pa.Table) -> bool:
-        """Only what was known before it came can have been deleted by then."""
-        source = self._view.source
-        arrived = rows[ARRIVED].cast(pa.int64()).to_numpy()
-        return bool((known_us(source, rows) < arrived).any() and self._deletions())
-
-    def _query(self, rows: pa.Table) -> None:
-        context, view = self._context, self._view
-        stamped = view_rel(view, context.repo, self._deletions(), pushed=_PUSHED)
-        rel = stored_rows(view, Latest(input=stamped), ordered=False)
-        with context.engine.stream(rel, inputs={_PUSHED: rows}, batch_rows=BATCH_ROWS) as reader:
-            for batch in reader:
-                self._writer.write(batch, self._writer.encode(batch))
+        """Write rows (the source's columns, and `ARRIVED`), and return those that do not count.
+        Raises what the store raises; writing them again changes nothing."""
 
     def catch_up(self, since_us: int) -> None:
         """Write what arrived after that instant (µs) and stands in the push log: whoever pushed it
@@ -81,11 +63,6 @@ class LatestSink:
             query = Sql(query=recent, inputs={"p": rel}, dtypes=rel.schema)
             self.write(context.engine.stream(query).read_all())
 
-    def _deletions(self) -> Mapping[str, DataFiles]:
-        """What was deleted: a row that was known by then, and comes now, stays deleted."""
-        offline = self._context.offline
-        return {} if offline is None else deletion_files(self._context.repo, offline)
-
     def _source(self) -> tuple[Mapping[str, DataFiles], int]:
         """The whole source, pushed rows included: what settles rows of equal times."""
         context = self._context
@@ -93,7 +70,54 @@ class LatestSink:
         return files, context.clock.now_us()
 
 
-Sink = LatestSink
+class LatestSink(Sink):
+    """Of each key the newest row, unless a newer one is there."""
+
+    def __init__(self, context: Context, view: TypedView, table: OnlineTable) -> None:
+        super().__init__(context, view)
+        self._writer = RowWriter(context, view, table.field, self._source)
+
+    def write(self, rows: pa.Table) -> tuple[Dead, ...]:
+        """See `Sink`; no row of such a view is dead."""
+        kept = self._erasure.kept(rows)
+        batch = newest(self._view, self._stamper.stamp(kept)[0])
+        if batch is None:
+            self._query(kept)
+        elif batch.num_rows:
+            self._writer.write(batch, self._writer.encode(batch))
+        return ()
+
+    def _query(self, rows: pa.Table) -> None:
+        """The same where the tiebreak has to decide between rows of one push."""
+        context, view = self._context, self._view
+        stamped = view_rel(view, context.repo, {}, pushed=_PUSHED)
+        rel = stored_rows(view, Latest(input=stamped), ordered=False)
+        with context.engine.stream(rel, inputs={_PUSHED: rows}, batch_rows=BATCH_ROWS) as reader:
+            for batch in reader:
+                self._writer.write(batch, self._writer.encode(batch))
+
+
+class WindowSink(Sink):
+    """Every row, once by its event id, into the states of a windowed view."""
+
+    def __init__(self, context: Context, view: TypedView, table: OnlineTable) -> None:
+        super().__init__(context, view)
+        self._writer = WindowWriter(context, view, table)
+        self._columns = window_rel(view, context.repo, {}, pushed=_PUSHED).columns
+
+    def write(self, rows: pa.Table) -> tuple[Dead, ...]:
+        """See `Sink`; corrections beyond the horizon are dead."""
+        numbered = rows.append_column(_NUMBER, pa.array(range(rows.num_rows), pa.int64()))
+        batch, places = self._stamper.stamp(self._erasure.kept(numbered), _NUMBER)
+        if not batch.num_rows:
+            return ()
+        arrays = [batch.column(name) for name in self._columns.values()]
+        inputs = pa.RecordBatch.from_arrays(arrays, names=list(self._columns))
+        report = self._writer.write(inputs)
+        return tuple(
+            Dead(row=places[one.index], reason=TOO_LATE, message=one.reason)
+            for one in report.rejected
+        )
 
 
 class Seen(NamedTuple):
@@ -114,6 +138,7 @@ class Views:
     def __init__(self) -> None:
         self._sinks: dict[str, dict[bytes, Sink]] = {}
         self._stale: dict[str, str] = {}
+        self._countless: dict[str, str] = {}
         self._environment = ""
 
     def refresh(self, context: Context) -> list[Sink]:
@@ -125,9 +150,15 @@ class Views:
         for view in views:
             # A view that was never materialized has no table: the first run reads the push log.
             if (table := tables.get(view.storage_hash)) is not None:
-                sink = LatestSink(context, view, table.field)
+                kind = WindowSink if view.is_windowed else LatestSink
+                sink = kind(context, view, table)
                 found.setdefault(view.source.name, {})[table.field] = sink
         self._stale = _differences(context)
+        self._countless = {
+            view.source.name: view.name
+            for view in views
+            if view.is_windowed and view.source.definition.event_id is None
+        }
         self._environment = context.environment
         self._sinks = found
         every = {field: sink for sinks in found.values() for field, sink in sinks.items()}
@@ -135,11 +166,17 @@ class Views:
 
     def of(self, source: TypedSource) -> list[Sink]:
         """Where rows of `source` go. Raises `NotApplied` where what the environment serves from
-        this source is not what the repository says."""
+        this source is not what the repository says, `InvalidRequest` for windows without ids."""
         if source.name in self._stale:
             raise NotApplied(
                 f"{self._stale[source.name]}: the definition in the repository is not the one that "
                 f"environment {self._environment!r} has. Run: featurestore apply"
+            )
+        if source.name in self._countless:
+            raise InvalidRequest(
+                f"source {source.name!r} has no event_id, so rows can't be pushed into the windows "
+                f"of {self._countless[source.name]!r}: a row that came twice would count twice. "
+                "Give the source an event_id, or materialize"
             )
         return list(self._sinks.get(source.name, {}).values())
 
