@@ -102,7 +102,7 @@ class WindowSink(Sink):
 
     def __init__(self, context: Context, view: TypedView, table: OnlineTable) -> None:
         super().__init__(context, view)
-        self._writer = WindowWriter(context, view, table)
+        self._writer = WindowWriter(context, view, table.field)
         self._columns = window_rel(view, context.repo, {}, pushed=_PUSHED).columns
 
     def write(self, rows: pa.Table) -> tuple[Dead, ...]:

@@ -137,5 +137,5 @@ def test_windows_without_ids_take_no_pushes(make_repo: MakeRepo, tmp_path: Path)
     with airport.fs as fs:
         fs.apply()
         with pytest.raises(InvalidRequest, match=r"no event_id.*'history'"):
-            fs.push("landings", [landing("N1", NOON, 1.0, 2)])
+            fs.push("landings", [landing("N1", NOON, 1.0, 2, op=None)])
         assert fs.dead_letters("landings") == []
