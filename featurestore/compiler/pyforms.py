@@ -6,6 +6,7 @@ A form is a text with `{0}` for the first argument (`{all}` for all of them) and
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,15 +24,16 @@ Bounds = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Form:
     """`loose`: inf and NaN in it mean that there is no value. `chain`: the arguments in which inf
-    and NaN may run on, for they never come out finite. `maybe`: it is None where there is no value.
-    `twice`: it mentions an argument twice. `fails`: a condition on the arguments for which there is
-    no value. `bounds`: those of an int result by those of the arguments; beyond int64 there is no
-    value."""
+    and NaN may run on, for they never come out finite. `maybe`: it is None where there is no value,
+    which is no loss if `quiet`. `twice`: it mentions an argument twice. `fails`: a condition on the
+    arguments for which there is no value. `bounds`: those of an int result by those of the
+    arguments; beyond int64 there is no value."""
 
     text: str
     loose: bool = False
     chain: tuple[int, ...] = ()
     maybe: bool = False
+    quiet: bool = False
     twice: bool = False
     fails: str = ""
     bounds: Callable[..., Bounds] | None = None
@@ -96,6 +98,7 @@ INTEGERS: Mapping[str, Form] = {
     "round": Form("{0}", bounds=_same),
     "floor": Form("{0}", bounds=_same),
     "ceil": Form("{0}", bounds=_same),
+    "trunc": Form("{0}", bounds=_same),
 }
 """Forms over int64 of functions that have others over float64."""
 
@@ -118,6 +121,7 @@ FORMS: Mapping[str, Form] = {
     "round": _float("@round_away({0})"),
     "floor": _float("({0} // 1.0)"),
     "ceil": _float("(-(-{0} // 1.0))"),
+    "trunc": _float("@cut({0})"),
     "sign": Form("(({0} > 0) - ({0} < 0))", twice=True, bounds=_within(-1, 1)),
     "sqrt": _float("@sqrt({0})"),
     "ln": _float("@ln({0})"),
@@ -125,6 +129,11 @@ FORMS: Mapping[str, Form] = {
     "log2": _float("@log2({0})"),
     "exp": _finite("@exp({0})"),
     "power": _finite("@power({0}, {1})"),
+    "cbrt": _float("@cbrt({0})"),
+    **{name: _finite(f"@{name}({{0}})") for name in ("sin", "cos", "tan", "asin", "acos", "atan")},
+    "atan2": _finite("@atan2({0}, {1})"),
+    "radians": _float(f"({{0}} * {math.pi / 180.0!r})"),
+    "degrees": _float(f"({{0}} * {180.0 / math.pi!r})"),
     "lower": Form("@lower({0})"),
     "upper": Form("@upper({0})"),
     "length": Form("@length({0})", bounds=_within(0, 2**40)),
@@ -136,15 +145,33 @@ FORMS: Mapping[str, Form] = {
     "contains": Form("({1} in {0})"),
     "left": Form("@left({0}, {1})", maybe=True),
     "right": Form("@right({0}, {1})", maybe=True),
+    "lpad": Form("@lpad({all})", maybe=True),
+    "rpad": Form("@rpad({all})", maybe=True),
+    "strpos": Form("({0}.find({1}) + 1)", bounds=_within(0, 2**40)),
+    "split_part": Form("@split_part({all})", maybe=True),
+    "list_contains": Form("({1} in {0})"),
+    "list_extract": Form("@list_extract({0}, {1})", maybe=True, quiet=True),
     "year": Form("@year({0})", bounds=_YEARS),
+    "quarter": Form("((@month({0}) + 2) // 3)", bounds=_within(1, 4)),
+    "week": Form("@week({0})", bounds=_within(1, 53)),
     "month": Form("@month({0})", bounds=_within(1, 12)),
     "day": Form("@day({0})", bounds=_within(1, 31)),
     "hour": Form(f"({{0}} // {_HOUR} % 24)", bounds=_within(0, 23)),
     "minute": Form(f"({{0}} // {_MINUTE} % 60)", bounds=_within(0, 59)),
     "second": Form("({0} // 1000000 % 60)", bounds=_within(0, 59)),
     "dayofweek": Form(f"(({{0}} // {_DAY} + 4) % 7)", bounds=_within(0, 6)),
+    "isodow": Form(f"(({{0}} // {_DAY} + 3) % 7 + 1)", bounds=_within(1, 7)),
     "dayofyear": Form("@dayofyear({0})", bounds=_within(1, 366)),
     "epoch": Form("({0} / 1000000.0)"),
+    "epoch_ms": Form("({0} // 1000)"),
+    "epoch_us": Form("{0}"),
+    "dayname": Form(f"@DAY_NAMES[({{0}} // {_DAY} + 3) % 7]"),
+    "monthname": Form("@MONTH_NAMES[@month({0}) - 1]"),
+    "last_day": Form("@last_day({0})"),
+    "make_date": Form("@make_date({all})", maybe=True),
+    "make_timestamp": Form(
+        "{0}", fails=f"not {instants.INSTANT_MIN} <= {{0}} <= {instants.INSTANT_MAX}"
+    ),
 }
 
 
@@ -179,6 +206,13 @@ def date_diff_form(unit: str) -> Form:
     return Form(f"({{1}} // {UNITS_US[unit]} - {{0}} // {UNITS_US[unit]})")
 
 
+def date_add_form(unit: str) -> Form:
+    """Of `date_add` in `unit`; its arguments are the number `{0}` and the instant `{1}`."""
+    if unit in _MONTHS:
+        return Form(f"@add_months({{1}}, {{0}}, {_MONTHS[unit]})", maybe=True)
+    return Form(f"@add_us({{1}}, {{0}} * {UNITS_US[unit]})", maybe=True)
+
+
 SPECIAL = frozenset(
     (
         "and",
@@ -191,12 +225,14 @@ SPECIAL = frozenset(
         "greatest",
         "least",
         "concat",
+        "concat_ws",
+        "is_distinct",
         "request_time",
     )
 )
 """Functions whose NULLs follow rules of their own; the generators know them."""
 
-BY_LITERAL = frozenset(("trim", "ltrim", "rtrim", "date_trunc", "date_diff"))
+BY_LITERAL = frozenset(("trim", "ltrim", "rtrim", "date_trunc", "date_diff", "date_add"))
 """Functions whose form depends on a literal or on the number of arguments."""
 
 ONE_LINE = frozenset(
@@ -218,6 +254,8 @@ def form_of(call: Call, read: Types) -> tuple[Form, slice]:
             return trim_form(name, len(arguments)), slice(None)
         case "date_trunc":
             return date_trunc_form(constant(arguments[0])), slice(1, None)
+        case "date_add":
+            return date_add_form(constant(arguments[0])), slice(1, None)
         case "date_diff":
             return date_diff_form(constant(arguments[0])), slice(1, None)
         case "round" if len(arguments) == 2:

@@ -273,6 +273,17 @@ class RowCode:
             return Term(text, BOOL, value.nulls, depth=1)
         return Term(f"({text} or None)", BOOL, value.nulls, maybe=True, quiet=True, depth=1)
 
+    def concat_ws_term(self, call: Call) -> Term:
+        first, *rest = self._arguments(call)
+        if first.is_null:
+            return null(STRING)
+        text = self._write("@concat_ws({all})", [first, *rest])
+        return Term(text, STRING, first.nulls, depth=1)
+
+    def is_distinct_term(self, call: Call) -> Term:
+        left, right = self._arguments(call)
+        return self._quiet(f"({left.text} != {right.text})", BOOL, null=False)
+
     def request_time_term(self, call: Call) -> Term:
         return Term("request_time_us", self._signature(call)[1])
 
@@ -429,5 +440,7 @@ _SPECIAL: Mapping[str, Callable[[RowCode, Call], Term]] = {
     "greatest": RowCode.extreme_term,
     "least": RowCode.extreme_term,
     "concat": RowCode.concat_term,
+    "concat_ws": RowCode.concat_ws_term,
+    "is_distinct": RowCode.is_distinct_term,
     "request_time": RowCode.request_time_term,
 }

@@ -131,6 +131,7 @@ def apply(
         tuple(dict.fromkeys(fails)),
         loose=form.loose,
         maybe=form.maybe,
+        quiet=form.quiet,
         bounds=form.bounds(*(t.bounds for t in ready)) if form.bounds else INT64_BOUNDS,
         depth=1 + max((t.depth for t in ready), default=0),
     )

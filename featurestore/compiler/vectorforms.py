@@ -30,7 +30,9 @@ def _like_row(*names: str) -> dict[str, Form]:
 
 VECTOR_FORMS: Mapping[str, Form] = {
     **_like_row("add", "sub", "mul", "neg", "eq", "ne", "lt", "le", "gt", "ge"),
-    **_like_row("hour", "minute", "second", "dayofweek", "epoch"),
+    **_like_row("hour", "minute", "second", "dayofweek", "isodow", "epoch", "epoch_ms", "epoch_us"),
+    **_like_row("radians", "degrees"),
+    "trunc": _chain("@trunc({0})"),
     "div": Form("({0} / {1})", loose=True, chain=(0,)),
     "mod": _finite("@fmod({0}, {1})"),
     "not": Form("(~{0})"),
@@ -40,10 +42,14 @@ VECTOR_FORMS: Mapping[str, Form] = {
     "ceil": _chain("@ceil({0})"),
     "sign": Form("@sign({0})", bounds=FORMS["sign"].bounds),
     "sqrt": _chain("@sqrt({0})"),
-    **{name: _chain(f"@mapped(${name}, {{0}})") for name in ("ln", "log10", "log2")},
-    **{name: _finite(f"@mapped(${name}, {{all}})") for name in ("exp", "power")},
+    **{name: _chain(f"@mapped(${name}, {{0}})") for name in ("ln", "log10", "log2", "cbrt")},
+    **{
+        name: _finite(f"@mapped(${name}, {{all}})")
+        for name in ("exp", "power", "sin", "cos", "tan", "asin", "acos", "atan", "atan2")
+    },
     "year": Form("(@months({0}) // 12 + 1970)", bounds=FORMS["year"].bounds),
     "month": Form("(@months({0}) % 12 + 1)", bounds=FORMS["month"].bounds),
+    "quarter": Form("(@months({0}) % 12 // 3 + 1)", bounds=FORMS["quarter"].bounds),
     "day": Form("@day({0})", bounds=FORMS["day"].bounds),
     "dayofyear": Form("@dayofyear({0})", bounds=FORMS["dayofyear"].bounds),
 }
@@ -60,7 +66,10 @@ CHECKED: Mapping[str, str] = {
 """Functions over int64 that may have no result: the texts give values and where they are none."""
 
 VECTOR_INTEGERS: Mapping[str, Form] = {
-    **{name: INTEGERS[name] for name in ("add", "sub", "mul", "neg", "round", "floor", "ceil")},
+    **{
+        name: INTEGERS[name]
+        for name in ("add", "sub", "mul", "neg", "round", "floor", "ceil", "trunc")
+    },
     "abs": Form("@absolute({0})", bounds=INTEGERS["abs"].bounds),
     "intdiv": INTEGERS["intdiv"],
     "mod": INTEGERS["mod"],

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
-from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, TIMESTAMP, DType, Kind, common
+from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, Kind, common
 
 Types = tuple[DType | None, ...]
 """Types of arguments; None is the type of a bare NULL, which fits everywhere."""
@@ -39,6 +39,10 @@ DATE_UNITS = (
     "microsecond",
 )
 ROUND_DIGITS_MAX = 15
+PADDED_MAX = 10_000
+"""The most code points that `lpad` and `rpad` make."""
+MONTHS_MAX = 120_000
+"""The most months that `date_add` moves an instant; no more fit into the years 1 to 9999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,41 @@ def _date_diff(types: Types) -> Signature:
     return Signature((STRING, TIMESTAMP, TIMESTAMP), INT64)
 
 
+def _instant_function(result: DType) -> Rule:
+    """Of a date or timestamp."""
+    return lambda types: Signature(_date_part(types).arguments, result)
+
+
+def _date_add(types: Types) -> Signature:
+    _takes("an integer", lambda t: t.is_integer, types[1:2], first=2)
+    _takes("a date or timestamp", _is_instant, types[2:], first=3)
+    return Signature((STRING, INT64, TIMESTAMP), TIMESTAMP)
+
+
+def _length(types: Types) -> Signature:
+    _takes("a string or a list", lambda t: t.kind in (Kind.STRING, Kind.LIST), types)
+    return Signature(tuple(t or STRING for t in types), INT64)
+
+
+def _item(types: Types) -> DType | None:
+    _takes("a list", lambda t: t.kind is Kind.LIST, types[:1])
+    return types[0].item if types[0] is not None else None
+
+
+def _list_contains(types: Types) -> Signature:
+    item = _item(types)
+    if item is not None and item.kind is Kind.LIST:
+        raise ValueError("argument 1 must be a list of plain values")
+    if item is not None and types[1] is not None and common(item, types[1]) != item:
+        raise ValueError(f"argument 2 must be {item}, not {types[1]}")
+    return Signature((types[0], item), BOOL)
+
+
+def _list_extract(types: Types) -> Signature:
+    _takes("an integer", lambda t: t.is_integer, types[1:], first=2)
+    return Signature((types[0], INT64), _item(types))
+
+
 _TEXT = _fixed(STRING, result=STRING)
 _TEST = _fixed(STRING, result=BOOL)
 _LOGIC = _fixed(BOOL, result=BOOL)
@@ -217,6 +256,15 @@ _ROWS = (
         "or", 2, 2, _LOGIC, "Either.", "true if one is true, else NULL if one is", symbol="OR"
     ),
     Function("not", 1, 1, _LOGIC, "The opposite.", symbol="NOT"),
+    Function(
+        "is_distinct",
+        2,
+        2,
+        _compared,
+        "Whether they differ, where NULL is a value like any other.",
+        "never NULL",
+        symbol="IS DISTINCT FROM",
+    ),
     Function("is_null", 1, 1, _any, "Whether it is NULL.", "never NULL", symbol="IS NULL"),
     Function(
         "between",
@@ -258,6 +306,7 @@ _ROWS = (
     ),
     Function("floor", 1, 1, _arithmetic, "The greatest whole number that is not greater."),
     Function("ceil", 1, 1, _arithmetic, "The least whole number that is not less."),
+    Function("trunc", 1, 1, _arithmetic, "Without what stands behind the point."),
     Function("sign", 1, 1, _sign, "-1, 0 or 1."),
     Function("sqrt", 1, 1, _floats, "Square root; NULL below 0."),
     Function("ln", 1, 1, _floats, "Natural logarithm; NULL at 0 and below."),
@@ -265,9 +314,19 @@ _ROWS = (
     Function("log2", 1, 1, _floats, "Logarithm to base 2; NULL at 0 and below."),
     Function("exp", 1, 1, _floats, "e to the power of a."),
     Function("power", 2, 2, _floats, "a to the power of b."),
+    Function("cbrt", 1, 1, _floats, "Cube root."),
+    Function("sin", 1, 1, _floats, "Sine of an angle in radians."),
+    Function("cos", 1, 1, _floats, "Cosine of an angle in radians."),
+    Function("tan", 1, 1, _floats, "Tangent of an angle in radians."),
+    Function("asin", 1, 1, _floats, "The angle of a sine, in radians; NULL beyond ±1."),
+    Function("acos", 1, 1, _floats, "The angle of a cosine, in radians; NULL beyond ±1."),
+    Function("atan", 1, 1, _floats, "The angle of a tangent, in radians."),
+    Function("atan2", 2, 2, _floats, "The angle of the point (b, a), in radians, -π to π."),
+    Function("radians", 1, 1, _floats, "Degrees as radians."),
+    Function("degrees", 1, 1, _floats, "Radians as degrees."),
     Function("lower", 1, 1, _TEXT, "Lower case, one code point for one."),
     Function("upper", 1, 1, _TEXT, "Upper case, one code point for one (ß is ẞ)."),
-    Function("length", 1, 1, _fixed(STRING, result=INT64), "Number of code points."),
+    Function("length", 1, 1, _length, "Number of code points, or of a list's items."),
     Function("trim", 1, 2, _TEXT, "Without the spaces, or characters of b, at both ends."),
     Function("ltrim", 1, 2, _TEXT, "Without the spaces, or characters of b, at the left end."),
     Function("rtrim", 1, 2, _TEXT, "Without the spaces, or characters of b, at the right end."),
@@ -300,15 +359,97 @@ _ROWS = (
         _fixed(STRING, INT64, result=STRING),
         "The last b code points; all but the first -b where b < 0; NULL beyond ±(2**32 - 1).",
     ),
+    Function(
+        "lpad",
+        3,
+        3,
+        _fixed(STRING, INT64, STRING, result=STRING),
+        "a cut, or filled on the left with c, to b code points; "
+        f"NULL where c is '' or b outside 0 to {PADDED_MAX}.",
+    ),
+    Function(
+        "rpad",
+        3,
+        3,
+        _fixed(STRING, INT64, STRING, result=STRING),
+        "a cut, or filled on the right with c, to b code points; "
+        f"NULL where c is '' or b outside 0 to {PADDED_MAX}.",
+    ),
+    Function(
+        "strpos",
+        2,
+        2,
+        _fixed(STRING, result=INT64),
+        "Where in a, counted in code points from 1, b first begins; 0 where it does not.",
+    ),
+    Function(
+        "split_part",
+        3,
+        3,
+        _fixed(STRING, STRING, INT64, result=STRING),
+        "Part c (1 is the first, -1 the last) of a split at each b; '' where there is none; "
+        "NULL where b is '' or c beyond ±(2**31 - 1).",
+    ),
+    Function(
+        "concat_ws",
+        2,
+        MANY,
+        _TEXT,
+        "The texts after the first joined with it between them, NULLs left out.",
+        "NULL if a is NULL",
+    ),
+    Function("list_contains", 2, 2, _list_contains, "Whether b is an item of the list a."),
+    Function(
+        "list_extract",
+        2,
+        2,
+        _list_extract,
+        "Item b (1 is the first, -1 the last) of the list a.",
+        "NULL where there is none, too",
+    ),
     Function("year", 1, 1, _date_part, "Year."),
+    Function("quarter", 1, 1, _date_part, "Quarter, 1 to 4."),
     Function("month", 1, 1, _date_part, "Month, 1 to 12."),
+    Function("week", 1, 1, _date_part, "Week of the year by ISO 8601, 1 to 53."),
     Function("day", 1, 1, _date_part, "Day of the month, 1 to 31."),
     Function("hour", 1, 1, _date_part, "Hour, 0 to 23, UTC."),
     Function("minute", 1, 1, _date_part, "Minute, 0 to 59."),
     Function("second", 1, 1, _date_part, "Whole second, 0 to 59."),
     Function("dayofweek", 1, 1, _date_part, "Day of the week, 0 (Sunday) to 6."),
+    Function("isodow", 1, 1, _date_part, "Day of the week, 1 (Monday) to 7."),
     Function("dayofyear", 1, 1, _date_part, "Day of the year, 1 to 366."),
     Function("epoch", 1, 1, _epoch, "Seconds since 1970-01-01 00:00 UTC, with their fraction."),
+    Function("epoch_ms", 1, 1, _date_part, "Whole milliseconds since 1970-01-01 00:00 UTC."),
+    Function("epoch_us", 1, 1, _date_part, "Microseconds since 1970-01-01 00:00 UTC."),
+    Function(
+        "dayname",
+        1,
+        1,
+        _instant_function(STRING),
+        "The English name of the day: Monday, Tuesday and so on.",
+    ),
+    Function(
+        "monthname",
+        1,
+        1,
+        _instant_function(STRING),
+        "The English name of the month: January, February and so on.",
+    ),
+    Function("last_day", 1, 1, _instant_function(DATE), "The last day of the month, as a date."),
+    Function(
+        "make_date",
+        3,
+        3,
+        _fixed(INT64, result=DATE),
+        "The date of a year (1 to 9999), month and day; NULL where there is none.",
+    ),
+    Function(
+        "make_timestamp",
+        1,
+        1,
+        _fixed(INT64, result=TIMESTAMP),
+        "The instant so many microseconds after 1970-01-01; NULL outside years 1 to 9999.",
+    ),
     Function(
         "date_trunc",
         2,
@@ -322,6 +463,14 @@ _ROWS = (
         3,
         _date_diff,
         "How many starts of the unit lie after the second and up to the third argument.",
+    ),
+    Function(
+        "date_add",
+        3,
+        3,
+        _date_add,
+        "c moved by b units, as a timestamp; months keep the day where they have it, else end; "
+        "NULL outside years 1 to 9999. Also written c + INTERVAL 3 DAY, c - INTERVAL '2 hours'.",
     ),
     Function(
         "request_time",
@@ -338,26 +487,39 @@ FUNCTIONS: Mapping[str, Function] = {row.name: row for row in _ROWS}
 
 CAN_FAIL = frozenset(
     {"add", "sub", "mul", "div", "intdiv", "mod", "neg", "abs", "round", "power", "exp", "sqrt"}
-    | {"ln", "log10", "log2", "substring", "left", "right", "date_diff"}
+    | {"ln", "log10", "log2", "substring", "left", "right", "date_diff", "asin", "acos"}
+    | {"degrees", "lpad", "rpad", "split_part", "make_date", "make_timestamp", "date_add"}
 )
 """The functions that may be NULL where none of their arguments is, for want of a result (`nullif`
 is so by intent)."""
 
 ALIASES: Mapping[str, str] = {
+    "array_contains": "list_contains",
+    "array_extract": "list_extract",
     "ceiling": "ceil",
     "datediff": "date_diff",
     "datetrunc": "date_trunc",
     "dow": "dayofweek",
     "doy": "dayofyear",
+    "element": "list_extract",
     "ifnull": "coalesce",
+    "instr": "strpos",
+    "isnull": "is_null",
     "len": "length",
+    "list_element": "list_extract",
+    "list_has": "list_contains",
+    "log": "log10",
     "pow": "power",
     "substr": "substring",
+    "weekofyear": "week",
 }
 """Other spellings that are read as a function of the table."""
 
 CALLABLE: tuple[str, ...] = tuple(
-    sorted([r.name for r in _ROWS if r.symbol is None or r.name == "mod"] + [*ALIASES, "if"])
+    sorted(
+        [r.name for r in _ROWS if r.symbol is None or r.name == "mod"]
+        + [*ALIASES, "if", "pi", "date_part"]
+    )
 )
 """All that can be written as `name(…)`."""
 

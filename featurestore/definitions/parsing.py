@@ -34,6 +34,7 @@ EXPRESSION_DEPTH_MAX = 100
 
 _INT64 = range(-(2**63), 2**63)
 _AGGREGATES = {"avg", "count", "max", "mean", "median", "min", "std", "stddev", "sum", "variance"}
+_CLOCKS = {"current_date", "current_timestamp", "get_current_timestamp", "now", "today"}
 _ALLOWED = (
     f"Allowed are columns, literals, {' '.join(OPERATORS)}, CASE, CAST and the functions "
     f"{', '.join(name for name in CALLABLE if name not in ALIASES)}."
@@ -120,6 +121,8 @@ _BINARY: dict[type[exp.Expression], str] = {
     exp.Or: "or",
     exp.DPipe: "join_text",
     exp.Like: "like",
+    exp.NullSafeNEQ: "is_distinct",
+    exp.Pow: "power",
 }
 
 
@@ -139,6 +142,8 @@ class _Converter:
         def part(child: exp.Expression) -> Expression:
             return self.convert(child, depth + 1)
 
+        if isinstance(node, exp.Add | exp.Sub) and isinstance(node.expression, exp.Interval):
+            return self._moved(node, node.expression, part)
         if type(node) in _BINARY:
             return self._binary(node, part)
         match node:
@@ -156,6 +161,16 @@ class _Converter:
                 return Call("not", (part(node.this),))
             case exp.Is() if isinstance(node.expression, exp.Null):
                 return Call("is_null", (part(node.this),))
+            case exp.Is() if isinstance(node.expression, exp.Boolean):
+                distinct = Call("is_distinct", (part(node.this), part(node.expression)))
+                return Call("not", (distinct,))
+            case exp.NullSafeEQ():
+                sides = (part(node.this), part(node.expression))
+                return Call("not", (Call("is_distinct", sides),))
+            case exp.ILike():
+                sides = (part(node.this), part(node.expression))
+                matches = Call("like", tuple(Call("lower", (side,)) for side in sides))
+                return Call("not", (matches,)) if node.args.get("negate") else matches
             case exp.Between():
                 ends = (node.args["low"], node.args["high"])
                 return Call("between", (part(node.this), *map(part, ends)))
@@ -182,6 +197,30 @@ class _Converter:
     def _binary(self, node: exp.Expression, part: Callable[[exp.Expression], Expression]) -> Call:
         call = Call(_BINARY[type(node)], (part(node.this), part(node.expression)))
         return Call("not", (call,)) if node.args.get("negate") else call
+
+    def _moved(
+        self,
+        node: exp.Expression,
+        interval: exp.Interval,
+        part: Callable[[exp.Expression], Expression],
+    ) -> Call:
+        """`t + INTERVAL 3 DAY`."""
+        unit = str(interval.args["unit"] or "").lower().removesuffix("s")
+        amount: Expression | None = part(interval.this) if interval.this is not None else None
+        if isinstance(amount, Literal) and amount.dtype == STRING:
+            text = str(amount.value).strip()
+            whole = text.lstrip("+-").isdigit() and int(text) in _INT64
+            amount = Literal(int(text), INT64) if whole else None
+        if unit not in DATE_UNITS or amount is None:
+            raise self._refuse(
+                node, "the interval is not readable", hint="Write INTERVAL 3 DAY or '3 days'."
+            )
+        if isinstance(node, exp.Sub):
+            if isinstance(amount, Literal) and isinstance(amount.value, int):
+                amount = Literal(-amount.value, INT64)
+            else:
+                amount = Call("neg", (amount,))
+        return Call("date_add", (Literal(unit, STRING), amount, part(node.this)))
 
     def _column(self, node: exp.Column) -> Column:
         if not isinstance(node.this, exp.Identifier):
@@ -288,16 +327,33 @@ class _Converter:
             self._count(node, arguments, 2, 3)
             default = arguments[2] if len(arguments) == 3 else Literal(None, None)
             return Case(((arguments[0], arguments[1]),), default)
+        if name == "pi":
+            self._count(node, arguments, 0, 0)
+            return Literal(math.pi, FLOAT64)
+        if name == "date_part":
+            return self._date_part(node, arguments)
         row = FUNCTIONS[ALIASES.get(name, name)]
         self._count(node, arguments, row.minimum, row.maximum)
-        if row.name in ("date_trunc", "date_diff"):
+        if row.name in ("date_trunc", "date_diff", "date_add"):
             arguments = (self._unit(node, arguments[0]), *arguments[1:])
         if row.name == "round" and len(arguments) == 2:
             self._check_digits(node, arguments[1])
         return Call(row.name, arguments)
 
+    def _date_part(self, node: exp.Anonymous, arguments: Sequence[Expression]) -> Call:
+        """`date_part('hour', t)` is `hour(t)`."""
+        self._count(node, arguments, 2, 2)
+        unit = arguments[0].value if isinstance(arguments[0], Literal) else None
+        name = ALIASES.get(str(unit).lower(), str(unit).lower())
+        if not isinstance(unit, str) or name not in _DATE_PARTS:
+            shown = ", ".join(f"'{part}'" for part in _DATE_PARTS)
+            raise self._refuse(node, f"the part must be one of {shown}", hint="")
+        return Call(name, (arguments[1],))
+
     def _unknown(self, node: exp.Anonymous, written: str) -> InvalidExpression:
         what = f"{written}() is not a function of expressions"
+        if written.lower() in _CLOCKS:
+            what += " (the time of the request is request_time())"
         if written.lower() in _AGGREGATES:
             what += " (an expression sees one row; to aggregate, write an SqlSource)"
         hint = suggest(written.lower(), CALLABLE).strip()
@@ -327,6 +383,10 @@ class _Converter:
             )
 
 
+_DATE_PARTS = (
+    *("year", "quarter", "month", "week", "day", "hour", "minute", "second"),
+    *("dayofweek", "isodow", "dayofyear", "epoch"),
+)
 _SQL_TYPES = {
     "BIGINT": INT64,
     "BOOLEAN": BOOL,

@@ -34,9 +34,10 @@ from featurestore.definitions.expression import (
     infer,
     signature,
 )
-from featurestore.definitions.functions import Signature
-from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType, Kind
+from featurestore.definitions.functions import MONTHS_MAX, PADDED_MAX, Signature
+from featurestore.dtypes import BOOL, DATE, FLOAT64, INT32, INT64, STRING, TIMESTAMP, DType, Kind
 from featurestore.errors import InternalError, InvalidExpression
+from featurestore.exprlib.instants import INSTANT_MAX, INSTANT_MIN
 
 _OFFSET_MAX = 2**32 - 1
 """DuckDB's substring, left and right raise beyond it."""
@@ -199,6 +200,8 @@ _YEARS = {
 }
 """What our instants can be; 'infinity' and the year 10000 are outside."""
 
+_INSTANTS = f"{{0}} BETWEEN {INSTANT_MIN} AND {INSTANT_MAX}"
+
 _ZONE = "(Z|[+-][0-9]{2}(:?[0-9]{2})?)"
 _TO_ZONED = (
     # every text gets a zone; the added one goes where the text had its own
@@ -265,6 +268,11 @@ def _float(template: str, *, settle: frozenset[int] = frozenset()) -> Form:
     return form
 
 
+def _finite(name: str) -> Form:
+    """A float function that gives a finite result of an infinite argument, or raises for one."""
+    return _float(f"{name}({{0}})", settle=frozenset({0}))
+
+
 def _either(integer: Form, floating: Form) -> Form:
     """By the type that the arguments are read as."""
 
@@ -305,7 +313,9 @@ def _round(call: Call, values: Sequence[_Value], read: Signature) -> _Value:
     digits = call.arguments[1]
     if not isinstance(digits, Literal):
         raise InternalError(f"round takes its digits as a literal, not {digits!r}")
-    return _apply(f"round({{0}}, {digits.value})", values, read.result, loose=True)
+    # Of an infinite number, DuckDB 1.5 makes 0 where it rounds to tens.
+    ready = [_settled(values[0])] if int(str(digits.value)) < 0 else values
+    return _apply(f"round({{0}}, {digits.value})", ready, read.result, loose=True)
 
 
 def _date_diff(call: Call, values: Sequence[_Value], read: Signature) -> _Value:
@@ -316,6 +326,77 @@ def _date_diff(call: Call, values: Sequence[_Value], read: Signature) -> _Value:
         mondays = "date_trunc('week', {1}), date_trunc('week', {2})"
         return _plain(f"(date_diff('day', {mondays}) // 7)")(call, values, read)
     return _plain("TRY(date_diff({0}, {1}, {2}))")(call, values, read)
+
+
+_UNITS_US = {
+    "week": 7 * 86_400_000_000,
+    "day": 86_400_000_000,
+    "hour": 3_600_000_000,
+    "minute": 60_000_000,
+    "second": 1_000_000,
+    "millisecond": 1_000,
+    "microsecond": 1,
+}
+_MONTHS = {"year": 12, "quarter": 3, "month": 1}
+
+
+def _date_add(call: Call, values: Sequence[_Value], _: Signature) -> _Value:
+    unit = str(call.arguments[0].value) if isinstance(call.arguments[0], Literal) else ""
+    if unit in _MONTHS:
+        most = MONTHS_MAX // _MONTHS[unit]
+        count = _where(values[1], f"{{0}} BETWEEN -{most} AND {most}")
+        text = f"TRY({values[2].text} + to_months(CAST({count.text} * {_MONTHS[unit]} AS INTEGER)))"
+    else:
+        moved = (
+            f"CAST({values[1].text} AS HUGEINT) * {_UNITS_US[unit]} + epoch_us({values[2].text})"
+        )
+        bounded = _where(_Value(f"TRY_CAST({moved} AS BIGINT)", INT64, guarded=True), _INSTANTS)
+        text = f"make_timestamp({bounded.text})"
+    return _where(_Value(text, TIMESTAMP, guarded=True), _YEARS[TIMESTAMP])
+
+
+def _make_timestamp(_: Call, values: Sequence[_Value], read: Signature) -> _Value:
+    return _apply("make_timestamp({0})", [_where(values[0], _INSTANTS)], read.result, loose=False)
+
+
+def _make_date(_: Call, values: Sequence[_Value], read: Signature) -> _Value:
+    """DuckDB raises for what does not fit 32 bits, before TRY can catch it."""
+    parts = [_where(values[0], "{0} BETWEEN 1 AND 9999")]
+    parts += [_where(value, "{0} BETWEEN 1 AND 31") for value in values[1:]]
+    return _apply("TRY(make_date({all}))", parts, read.result, loose=False)
+
+
+def _pad(template: str) -> Form:
+    def form(_: Call, values: Sequence[_Value], read: Signature) -> _Value:
+        count = _where(values[1], f"{{0}} BETWEEN 0 AND {PADDED_MAX}")
+        text = _Value(f"CAST({count.text} AS INTEGER)", INT32, guarded=count.guarded)
+        return _apply(template, [values[0], text, values[2]], read.result, loose=False)
+
+    return form
+
+
+def _split_part(_: Call, values: Sequence[_Value], read: Signature) -> _Value:
+    index = _where(values[2], "{0} BETWEEN -2147483647 AND 2147483647")
+    return _apply(
+        "split_part({0}, NULLIF({1}, ''), {2})", [*values[:2], index], read.result, loose=False
+    )
+
+
+def _list_contains(_: Call, values: Sequence[_Value], read: Signature) -> _Value:
+    """DuckDB finds no NULL in an empty list, where the rule is NULL."""
+    items, wanted = (_settled(value) for value in values)
+    if wanted.guarded:
+        found = f"lambda w: list_contains({items.text}, w)"
+        text = f"list_transform(list_filter([{wanted.text}], lambda w: w IS NOT NULL), {found})[1]"
+    else:
+        found = f"list_contains({items.text}, {wanted.text})"
+        text = f"CASE WHEN {wanted.text} IS NOT NULL THEN {found} END"
+    return _Value(text, read.result, guarded=True)
+
+
+def _list_extract(_: Call, values: Sequence[_Value], read: Signature) -> _Value:
+    index = _where(values[1], "{0} BETWEEN -2147483647 AND 2147483647")
+    return _apply("list_extract({0}, {1})", [values[0], index], read.result, loose=False)
 
 
 def _wide(template: str) -> Form:
@@ -350,6 +431,7 @@ _FORMS: Mapping[str, Form] = {
     "and": _plain("({0} AND {1})"),
     "or": _plain("({0} OR {1})"),
     "not": _plain("(NOT {0})"),
+    "is_distinct": _plain("({0} IS DISTINCT FROM {1})"),
     "is_null": _plain("({0} IS NULL)"),
     "between": _plain("({0} BETWEEN {1} AND {2})"),
     "in": _plain("({0} IN ({rest}))"),
@@ -362,6 +444,7 @@ _FORMS: Mapping[str, Form] = {
     "round": _round,
     "floor": _either(_plain("{0}"), _float("floor({0})")),
     "ceil": _either(_plain("{0}"), _float("ceil({0})")),
+    "trunc": _either(_plain("{0}"), _float("trunc({0})")),
     "sign": _plain("CAST(sign({0}) AS BIGINT)"),
     "sqrt": _guarded("sqrt", "{0} >= 0"),
     "ln": _guarded("ln", "{0} > 0"),
@@ -369,6 +452,16 @@ _FORMS: Mapping[str, Form] = {
     "log2": _guarded("log2", "{0} > 0"),
     "exp": _float("exp({0})", settle=frozenset({0})),
     "power": _float("pow({0}, {1})", settle=frozenset({0, 1})),
+    "cbrt": _float("cbrt({0})"),
+    "sin": _finite("sin"),
+    "cos": _finite("cos"),
+    "tan": _finite("tan"),
+    "asin": _guarded("asin", "{0} BETWEEN -1 AND 1"),
+    "acos": _guarded("acos", "{0} BETWEEN -1 AND 1"),
+    "atan": _finite("atan"),
+    "atan2": _float("atan2({0}, {1})", settle=frozenset({0, 1})),
+    "radians": _float("radians({0})"),
+    "degrees": _float("degrees({0})"),
     "lower": _plain("lower({0})"),
     "upper": _plain("upper({0})"),
     "length": _plain("length({0})"),
@@ -384,15 +477,34 @@ _FORMS: Mapping[str, Form] = {
     "contains": _plain("contains({all})"),
     "left": _slice("left({all})"),
     "right": _slice("right({all})"),
+    "lpad": _pad("lpad({0}, {1}, NULLIF({2}, ''))"),
+    "rpad": _pad("rpad({0}, {1}, NULLIF({2}, ''))"),
+    "strpos": _plain("strpos({0}, {1})"),
+    "split_part": _split_part,
+    "concat_ws": _plain("concat_ws({all})"),
+    "list_contains": _list_contains,
+    "list_extract": _list_extract,
     "year": _plain("year({0})"),
+    "quarter": _plain("quarter({0})"),
     "month": _plain("month({0})"),
+    "week": _plain("week({0})"),
     "day": _plain("day({0})"),
     "hour": _plain("hour({0})"),
     "minute": _plain("minute({0})"),
     "second": _plain("second({0})"),
     "dayofweek": _plain("dayofweek({0})"),
+    "isodow": _plain("isodow({0})"),
     "dayofyear": _plain("dayofyear({0})"),
     "epoch": _plain("(CAST(epoch_us({0}) AS DOUBLE) / 1e6)"),
+    # date_trunc floors, where epoch_ms cuts toward 1970
+    "epoch_ms": _plain("(epoch_us(date_trunc('millisecond', {0})) // 1000)"),
+    "epoch_us": _plain("epoch_us({0})"),
+    "dayname": _plain("dayname({0})"),
+    "monthname": _plain("monthname({0})"),
+    "last_day": _plain("last_day({0})"),
+    "make_date": _make_date,
+    "make_timestamp": _make_timestamp,
+    "date_add": _date_add,
     "date_trunc": _plain("date_trunc({0}, {1})"),
     "date_diff": _date_diff,
     "request_time": _request_time,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 SPACES = (
     " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004"
@@ -16,7 +17,10 @@ OFFSET_MAX = 2**32 - 1
 """The greatest offset, length or position of a text function; NULL beyond it."""
 
 PADDED_MAX = 10_000
-"""The most code points that `lpad`, `rpad` and `repeat` make; NULL beyond it."""
+"""The most code points that `lpad` and `rpad` make; NULL beyond it."""
+
+INDEX_MAX = 2**31 - 1
+"""The greatest number of a part or of a list's item; NULL beyond it."""
 
 length = len
 
@@ -69,6 +73,48 @@ def right(text: str, count: int) -> str | None:
     if not -OFFSET_MAX <= count <= OFFSET_MAX:
         return None
     return text[max(len(text) - count, 0) :] if count >= 0 else text[min(-count, len(text)) :]
+
+
+def lpad(text: str, count: int, fill: str) -> str | None:
+    """Cut, or filled on the left, to `count` code points."""
+    if not fill or not 0 <= count <= PADDED_MAX:
+        return None
+    missing = count - len(text)
+    return _filling(fill, missing) + text if missing > 0 else text[:count]
+
+
+def rpad(text: str, count: int, fill: str) -> str | None:
+    """Cut, or filled on the right, to `count` code points."""
+    if not fill or not 0 <= count <= PADDED_MAX:
+        return None
+    missing = count - len(text)
+    return text + _filling(fill, missing) if missing > 0 else text[:count]
+
+
+def _filling(fill: str, count: int) -> str:
+    return (fill * (count // len(fill) + 1))[:count]
+
+
+def split_part(text: str, separator: str, index: int) -> str | None:
+    """One part of the text, from the left by 1, 2, …, from the right by -1, -2, …."""
+    if not separator or not -INDEX_MAX <= index <= INDEX_MAX:
+        return None
+    parts = text.split(separator)
+    if not 1 <= abs(index) <= len(parts):
+        return ""
+    return parts[index - 1 if index > 0 else index]
+
+
+def concat_ws(separator: str, *texts: str | None) -> str:
+    """The texts that are not None, joined."""
+    return separator.join([text for text in texts if text is not None])
+
+
+def list_extract(items: list[Any], index: int) -> Any:
+    """One item, from the left by 1, 2, …, from the right by -1, -2, …; None where there is none."""
+    if not 1 <= abs(index) <= len(items):
+        return None
+    return items[index - 1 if index > 0 else index]
 
 
 def like_pattern(pattern: str) -> Callable[[str], object]:

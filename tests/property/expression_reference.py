@@ -25,6 +25,7 @@ from featurestore.dtypes import (
     STRING,
     TIMESTAMP,
     DType,
+    parse,
 )
 
 Reference = Callable[..., Any]
@@ -63,7 +64,10 @@ INSTANTS = [
     naive(1582, 10, 10, 1),
 ]
 DATES = [None, date(1970, 1, 1), date(1, 1, 1), date(9999, 12, 31), date(2024, 2, 29)]
+INT_LIST, TEXT_LIST = parse("list<int64>"), parse("list<string>")
 VALUES: dict[DType, list[Any]] = {
+    INT_LIST: [None, [], [1], [None, 2**63 - 1, -3], [0, 0, None]],
+    TEXT_LIST: [None, [], ["a", None, "größe ß"], ["", "🤦a"]],
     INT64: INTS,
     INT32: INT32S,
     FLOAT64: FLOATS,
@@ -332,6 +336,55 @@ def _moments(function: str, text: str, reference: Reference) -> list[Trial]:
     return [Trial(function, text, (kind,) * count, reference) for kind in (TIMESTAMP, DATE)]
 
 
+def pad(on_left: bool) -> Reference:
+    def reference(s: str, count: int, fill: str) -> str:
+        if not 0 <= count <= 10_000 or not fill:
+            raise ValueError
+        filling = ""
+        while len(s) + len(filling) < count:
+            filling += fill[len(filling) % len(fill)]
+        return filling + s if filling and on_left else (s + filling)[:count]
+
+    return reference
+
+
+def split_part(s: str, separator: str, index: int) -> str:
+    if not separator or abs(index) > 2**31 - 1:
+        raise ValueError
+    parts = s.split(separator)
+    numbered = dict(enumerate(parts, 1)) | dict(enumerate(reversed(parts), 1) if index < 0 else [])
+    return numbered.get(abs(index), "")
+
+
+def date_add(unit: str) -> Reference:
+    def reference(n: int, t: date) -> datetime:
+        moment = t if isinstance(t, datetime) else naive(t.year, t.month, t.day)
+        if unit in ("year", "quarter", "month"):
+            index = t.year * 12 + t.month - 1 + n * {"year": 12, "quarter": 3, "month": 1}[unit]
+            for day in range(moment.day, moment.day - 4, -1):
+                try:
+                    return moment.replace(year=index // 12, month=index % 12 + 1, day=day)
+                except ValueError:
+                    continue
+            raise OverflowError
+        us = 7 * _UNITS_US["day"] if unit == "week" else _UNITS_US[unit]
+        return moment + timedelta(microseconds=n * us)
+
+    return reference
+
+
+def last_day(t: date) -> date:
+    day = date(t.year, t.month, t.day)
+    while day != date.max and (day + timedelta(days=1)).month == t.month:
+        day += timedelta(days=1)
+    return day
+
+
+def item(items: list[Any], index: int) -> Any:
+    numbered = dict(enumerate(items if index > 0 else reversed(items), 1))
+    return numbered.get(abs(index))
+
+
 _FLOAT_ONE = (FLOAT64,)
 UNITS = ("year", "quarter", "month", "week", *reversed(_UNITS_US))
 
@@ -411,6 +464,58 @@ TRIALS: list[Trial] = [
     *_moments("dayofyear", "dayofyear(a)", lambda a: a.timetuple().tm_yday),
     *_moments("epoch", "epoch(a)", lambda a: float(instant_us(a)) / 1e6),
     *(t for u in UNITS for t in _moments("date_trunc", f"date_trunc('{u}', a)", date_trunc(u))),
+    *_comparable("is_distinct", "a IS DISTINCT FROM b", lambda a, b: a != b, nulls=True),
+    *_numbers("trunc", "trunc(a)", _both_kinds(lambda a: a, lambda a: float(math.trunc(a)))),
+    *_numbers("cbrt", "cbrt(a)", lambda a: math.cbrt(float(a)), exact=False),
+    *_numbers("sin", "sin(a)", lambda a: math.sin(float(a)), exact=False),
+    *_numbers("cos", "cos(a)", lambda a: math.cos(float(a)), exact=False),
+    *_numbers("tan", "tan(a)", lambda a: math.tan(float(a)), exact=False),
+    *_numbers("asin", "asin(a)", lambda a: math.asin(float(a)), exact=False),
+    *_numbers("acos", "acos(a)", lambda a: math.acos(float(a)), exact=False),
+    *_numbers("atan", "atan(a)", lambda a: math.atan(float(a)), exact=False),
+    *_numbers("atan2", "atan2(a, b)", lambda a, b: math.atan2(float(a), float(b)), exact=False),
+    *_numbers("radians", "radians(a)", lambda a: float(a) * (math.pi / 180), exact=False),
+    *_numbers("degrees", "degrees(a)", lambda a: float(a) * (180 / math.pi), exact=False),
+    Trial("lpad", "lpad(a, b, c)", (STRING, INT64, STRING), pad(True)),
+    Trial("rpad", "rpad(a, b, c)", (STRING, INT64, STRING), pad(False)),
+    _texts("strpos", "strpos(a, b)", lambda a, b: a.find(b) + 1),
+    Trial("split_part", "split_part(a, b, c)", (STRING, STRING, INT64), split_part),
+    Trial(
+        "split_part", "split_part(a, '-', b)", (STRING, INT64), lambda a, b: split_part(a, "-", b)
+    ),
+    _texts(
+        "concat_ws",
+        "concat_ws(a, b, c)",
+        lambda a, *v: None if a is None else a.join(t for t in v if t is not None),
+        nulls=True,
+    ),
+    Trial("list_contains", "list_contains(a, b)", (INT_LIST, INT64), lambda a, b: b in a),
+    Trial("list_contains", "list_contains(a, b)", (TEXT_LIST, STRING), lambda a, b: b in a),
+    Trial("list_contains", "list_contains(a, b // 1)", (INT_LIST, INT64), lambda a, b: b in a),
+    Trial("list_extract", "list_extract(a, b)", (INT_LIST, INT64), item),
+    Trial("list_extract", "list_extract(a, b)", (TEXT_LIST, INT64), item),
+    Trial("length", "length(a)", (TEXT_LIST,), len),
+    *_moments("quarter", "quarter(a)", lambda a: (a.month + 2) // 3),
+    *_moments("week", "week(a)", lambda a: a.isocalendar().week),
+    *_moments("isodow", "isodow(a)", lambda a: a.isoweekday()),
+    *_moments("epoch_ms", "epoch_ms(a)", lambda a: instant_us(a) // 1000),
+    *_moments("epoch_us", "epoch_us(a)", instant_us),
+    *_moments("dayname", "dayname(a)", lambda a: f"{a:%A}"),
+    *_moments("monthname", "monthname(a)", lambda a: f"{a:%B}"),
+    *_moments("last_day", "last_day(a)", last_day),
+    Trial("make_date", "make_date(a, b, c)", (INT64, INT64, INT64), date),
+    Trial("make_date", "make_date(2024, a, b)", (INT64, INT32), lambda a, b: date(2024, a, b)),
+    Trial(
+        "make_timestamp",
+        "make_timestamp(a)",
+        (INT64,),
+        lambda a: naive(1970, 1, 1) + timedelta(microseconds=a),
+    ),
+    *(
+        Trial("date_add", f"date_add('{u}', a, b)", (INT64, kind), date_add(u))
+        for u in UNITS
+        for kind in (TIMESTAMP, DATE)
+    ),
     Trial(
         "request_time", "date_diff('microsecond', request_time(), a)", (TIMESTAMP,), since_request
     ),

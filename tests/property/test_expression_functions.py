@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from effort import examples
-from expression_reference import REQUEST_TIME, TRIALS, VALUES, Trial, naive
+from expression_reference import INT_LIST, REQUEST_TIME, TEXT_LIST, TRIALS, VALUES, Trial, naive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +39,7 @@ from featurestore.dtypes import (
 )
 from featurestore.engines.sql import FORMS, expression_sql, sql_type
 
-_TEXT = st.text(alphabet="aAbBßÄöÉéİΣ🤦%_ \t\u00a0\u2003\0'\"\\", max_size=6)
+_TEXT = st.text(alphabet="aA-\u0301bBßÄöÉéİΣ🤦%_ \t\u00a0\u2003\0'\"\\", max_size=6)
 STRATEGIES: dict[DType, st.SearchStrategy[Any]] = {
     INT64: st.integers(-(2**63), 2**63 - 1) | st.integers(-20, 20),
     INT32: st.integers(-(2**31), 2**31 - 1) | st.integers(-20, 20),
@@ -50,6 +50,8 @@ STRATEGIES: dict[DType, st.SearchStrategy[Any]] = {
     STRING: _TEXT,
     BOOL: st.booleans(),
     TIMESTAMP: st.datetimes() | st.datetimes(naive(1969, 12, 30), naive(1970, 1, 3)),
+    INT_LIST: st.lists(st.none() | st.integers(-3, 3), max_size=4),
+    TEXT_LIST: st.lists(st.none() | _TEXT, max_size=3),
     DATE: st.dates() | st.dates(date(1969, 12, 1), date(1970, 2, 1)),
 }
 

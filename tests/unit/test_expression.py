@@ -95,12 +95,35 @@ SCHEMA = {
         ("IF(b, 1)", Case(((Column("b"), Literal(1, INT64)),), Literal(None, None))),
         ("s NOT LIKE 'a'", Call("not", (Call("like", (Column("s"), Literal("a", STRING))),))),
         ("pow(x, 2)", Call("power", (Column("x"), Literal(2, INT64)))),
+        ("i ** 2", Call("power", (Column("i"), Literal(2, INT64)))),
+        ("s IS DISTINCT FROM 'a'", Call("is_distinct", (Column("s"), Literal("a", STRING)))),
+        ("pi()", Literal(3.141592653589793, FLOAT64)),
+        ("date_part('DOW', t)", Call("dayofweek", (Column("t"),))),
+        ("isnull(s)", Call("is_null", (Column("s"),))),
         ("mod(i, 2)", Call("mod", (Column("i"), Literal(2, INT64)))),
         ("DATE_TRUNC('DAY', t)", Call("date_trunc", (Literal("day", STRING), Column("t")))),
     ],
 )
 def test_parse(text: str, tree: Expression) -> None:
     assert parse_expression(text) == tree
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("t + INTERVAL 3 DAY", "date_add('day', 3, t)"),
+        ("t - INTERVAL '2 hours'", "date_add('hour', -2, t)"),
+        ("t - INTERVAL (i) MONTH", "date_add('month', -i, t)"),
+        ("b IS TRUE", "NOT (b IS DISTINCT FROM TRUE)"),
+        ("b IS NOT FALSE", "NOT (NOT (b IS DISTINCT FROM FALSE))"),
+        ("i IS NOT DISTINCT FROM j", "NOT (i IS DISTINCT FROM j)"),
+        ("s ILIKE 'Ab%'", "lower(s) LIKE lower('Ab%')"),
+        ("s NOT ILIKE 'Ab%'", "NOT (lower(s) LIKE lower('Ab%'))"),
+        ("s NOTNULL", "s IS NOT NULL"),
+    ],
+)
+def test_other_ways_to_write_it(text: str, same: str) -> None:
+    assert canonical(parse_expression(text)) == canonical(parse_expression(same))
 
 
 def test_precedence_is_that_of_sql() -> None:
@@ -165,8 +188,11 @@ def test_the_table_holds_what_was_promised() -> None:
         ("i IN (SELECT 1)", 0, "list of literals"),
         ("i IN (j)", 0, "list of literals"),
         ("sum(x) OVER ()", 0, "not allowed"),
-        ("b IS TRUE", 0, "not allowed"),
-        ("s ILIKE 'a'", 0, "not allowed"),
+        ("s ~ 'a'", 0, "not allowed"),
+        ("tags[1]", 0, "not allowed"),
+        ("now()", 0, "the time of the request is request_time()"),
+        ("date_part('fortnight', t)", 0, "the part must be one of"),
+        ("t + INTERVAL 'a while'", 0, "the interval is not readable"),
         ("[1, 2]", 1, "not allowed"),
         ("INTERVAL 1 DAY", None, "not allowed"),
         ("DROP TABLE x", 11, "not allowed"),
@@ -338,7 +364,7 @@ def test_infer(text: str, dtype: str) -> None:
         ("i AND b", "argument 1 must be bool, not int64"),
         ("NOT i", "must be bool"),
         ("i LIKE 'a'", "must be string"),
-        ("length(i)", "must be string, not int64"),
+        ("length(i)", "must be a string or a list, not int64"),
         ("left(s, x)", "argument 2 must be int64, not float64"),
         ("year(s)", "must be a date or timestamp, not string"),
         ("date_diff('day', t, s)", "argument 3 must be a date or timestamp"),
