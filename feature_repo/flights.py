@@ -3,7 +3,16 @@
 `featurestore demo` prepares the data in `data/` and walks through all of it.
 """
 
-from featurestore import Entity, Feature, FeatureService, FeatureView, FileSource, SqlSource
+from featurestore import (
+    Aggregation,
+    Entity,
+    Feature,
+    FeatureService,
+    FeatureTest,
+    FeatureView,
+    FileSource,
+    SqlSource,
+)
 
 # --- Entities: what features are about, and the columns that identify it ------------------------
 
@@ -39,6 +48,25 @@ airport_flights = FileSource(
     field_mapping={"origin": "airport"},
     tiebreak=["flight_id"],
     description="The flights again, by the airport that they leave from",
+)
+
+# The same rows as events: how each flight ended, at the moment when that was known. `event_id` lets
+# rows be pushed, and lets a later row correct an earlier one.
+outcomes = FileSource(
+    "outcomes",
+    path="data/flights/*.parquet",
+    event_time="known_at",
+    event_id="flight_id",
+    description="How flights ended, as events: landings, cancellations, diversions",
+)
+
+airport_outcomes = FileSource(
+    "airport_outcomes",
+    path="data/flights/*.parquet",
+    event_time="known_at",
+    event_id="flight_id",
+    field_mapping={"origin": "airport"},
+    description="How flights ended, by the airport that they left from",
 )
 
 weather = FileSource(
@@ -171,6 +199,48 @@ network_hour = FeatureView(
     ],
 )
 
+# --- Windows: what happened to an entity in the last hour, day, week and month -------------------
+
+# One aggregation over several windows makes a feature of each. A window is closed on the left and
+# open on the right, so that no flight counts among its own features.
+WINDOWS = ["1h", "24h", "7d", "30d"]
+CANCELLED = "CASE WHEN cancelled THEN 1.0 ELSE 0.0 END"
+
+
+def rates(prefix: str) -> list[Aggregation]:
+    """Mean delay and share of cancellations of what ended in each of the windows."""
+    return [
+        Aggregation("arr_delay", "mean", windows=WINDOWS, name=f"{prefix}_arr_delay_mean"),
+        Aggregation(CANCELLED, "mean", windows=WINDOWS, name=f"{prefix}_cancelled_share"),
+    ]
+
+
+plane_history = FeatureView(
+    "plane_history",
+    entities=[plane],
+    source=outcomes,
+    description="What this aircraft has been doing, and its previous leg",
+    features=[
+        *rates("plane"),
+        Aggregation("*", "count", window="24h", name="plane_legs_24h"),
+        Aggregation("dest", "last", window="7d", name="previous_dest"),
+        Aggregation("arr_delay", "last", window="7d", name="previous_arr_delay"),
+        Aggregation("distance", "sum", window="7d", name="plane_miles_7d"),
+    ],
+)
+
+carrier_history = FeatureView(
+    "carrier_history", entities=[carrier], source=outcomes, features=rates("carrier")
+)
+
+route_history = FeatureView(
+    "route_history", entities=[route], source=outcomes, features=rates("route")
+)
+
+origin_history = FeatureView(
+    "origin_history", entities=[airport], source=airport_outcomes, features=rates("origin")
+)
+
 # No ttl: facts that stay true.
 plane_facts = FeatureView(
     "plane_facts",
@@ -204,6 +274,10 @@ delay_model = FeatureService(
         last_on_route,
         route_day,
         network_hour,
+        plane_history,
+        carrier_history,
+        route_history,
+        origin_history.with_join_key_map({"airport": "origin"}),
         plane_facts[["built", "seats"]],
         airport_facts[["lat", "lon", "alt_m"]]
         .with_name("dest_airport")
