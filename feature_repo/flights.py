@@ -292,3 +292,68 @@ gate_board = FeatureService(
     features=[origin_weather[["temp", "wind_kts"]], airport_facts[["airport_name"]], network_hour],
     description="What the screen at the gate shows, by airport",
 )
+
+# --- Tests: examples that `featurestore test` holds against both paths ----------------------------
+
+leg = {
+    "flight_id": 1,
+    "tailnum": "N14228",
+    "origin": "EWR",
+    "dest": "IAH",
+    "scheduled_at": "2013-07-01T10:00Z",
+    "known_at": "2013-07-01T14:02Z",
+    "arr_delay": 11,
+    "cancelled": False,
+}
+
+tests = [
+    FeatureTest(
+        "a flight's outcome is not known before it has landed",
+        features=last_landing,
+        rows={flights: [leg]},
+        expect=[
+            {
+                "tailnum": "N14228",
+                "event_timestamp": "2013-07-01T14:01:59Z",
+                "last_landing__status": "NOT_FOUND",
+            },
+            {
+                "tailnum": "N14228",
+                "event_timestamp": "2013-07-01T14:02Z",
+                "plane_arr_delay": 11,
+            },
+        ],
+    ),
+    FeatureTest(
+        "a leg counts from the instant after it is known until its window has passed",
+        features=plane_history[["plane_legs_24h", "plane_arr_delay_mean_1h", "previous_dest"]],
+        rows={outcomes: [leg]},
+        expect=[
+            {
+                "tailnum": "N14228",
+                "event_timestamp": "2013-07-01T14:02Z",
+                "plane_legs_24h": 0,
+                "previous_dest": None,
+            },
+            {
+                "tailnum": "N14228",
+                "event_timestamp": "2013-07-01T14:02:00.000001Z",
+                "plane_legs_24h": 1,
+                "plane_arr_delay_mean_1h": 11.0,
+                "previous_dest": "IAH",
+            },
+            {
+                # The left end is at whole hops, here of 5 minutes: 15:04:59 reaches back to 14:00.
+                "tailnum": "N14228",
+                "event_timestamp": "2013-07-01T15:04:59Z",
+                "plane_arr_delay_mean_1h": 11.0,
+            },
+            {
+                "tailnum": "N14228",
+                "event_timestamp": "2013-07-01T15:05Z",
+                "plane_arr_delay_mean_1h": None,
+                "plane_legs_24h": 1,
+            },
+        ],
+    ),
+]

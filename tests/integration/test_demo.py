@@ -65,6 +65,11 @@ def check_walk(printed: str) -> None:
     )
     assert 0 < p50 < p99
 
+    took_ms, moved = numbers(r"read back in (\d+) ms: (\d+) features moved", printed)
+    assert took_ms >= 0
+    assert moved >= 5
+    assert re.search(r"^previous_arr_delay +\S+ +120$", printed, re.MULTILINE)
+
 
 @pytest.mark.slow
 def test_the_demo_walks_the_whole_path_twice(tmp_path: Path) -> None:

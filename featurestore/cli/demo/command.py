@@ -59,6 +59,7 @@ def demo(
         walk.materialize()
         walk.verify()
         walk.look_up()
+        walk.push_a_landing()
         walk.what_next()
     say(f"(The demo took {time.monotonic() - started:.0f} s.)")
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SERVICE = "delay_model"
 LOOKUPS = 2_000
 FLIGHTS = 100
+LATE_MINUTES = 120
 KEYS = ("tailnum", "carrier", "origin", "dest")
 STATE = ".featurestore"
 
@@ -75,6 +76,7 @@ class Walk:
         self._redis = redis
         self._overrides: dict[str, str] = {}
         self._model: model.Model | None = None
+        self._address = ""
 
     def __enter__(self) -> Self:
         if self._redis:
@@ -175,6 +177,7 @@ class Walk:
         with working("starting the server"):
             log = self._root / STATE / "demo-server.log"
             address = self._stack.enter_context(feature_server(self._root, environment, log))
+        self._address = address
         heading("Serve", f"featurestore serve, over gRPC at {address}")
         flights = self._next_flights()
         keys = flights.select(KEYS).to_pylist()
@@ -216,6 +219,46 @@ class Walk:
         p50, p99 = took_ms[LOOKUPS // 2], took_ms[LOOKUPS * 99 // 100]
         say(f"{LOOKUPS:,} lookups, one after the other: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
 
+    def push_a_landing(self) -> None:
+        """A landing is pushed, and the windows of plane, carrier and route move at once."""
+        from featurestore.client import FeatureClient
+
+        heading("Push", "the next landing comes in, two hours late; source 'outcomes'")
+        rows = self._next_outcomes()
+        with FeatureClient(self._address) as client:
+            asked = [{name: row[name] for name in KEYS} for row in rows]
+            previous = client.get_online_features(SERVICE, asked).to_dict()["previous_arr_delay"]
+            # An earlier demo may have pushed the first of them already.
+            row = next(r for r, p in zip(rows, previous, strict=True) if p != LATE_MINUTES)
+            keys = [{name: row[name] for name in KEYS}]
+            known_at = to_datetime(self.store.clock.now_us())
+            landed = row | {"known_at": known_at, "arr_delay": LATE_MINUTES}
+            before = client.get_online_features(SERVICE, keys).to_dict()
+            began = time.perf_counter()
+            self.store.push("outcomes", [landed])
+            after = client.get_online_features(SERVICE, keys).to_dict()
+            took_ms = (time.perf_counter() - began) * 1_000
+        moved = [name for name in before if before[name] != after[name]]
+        say(f"flight {row['flight_id']}: " + ", ".join(f"{k}={v}" for k, v in keys[0].items()))
+        show_table(
+            ["feature", "before", "after"],
+            [[name, before[name][0], after[name][0]] for name in moved],
+            title=f"Pushed and read back in {took_ms:.0f} ms: {len(moved)} features moved",
+        )
+
+    def _next_outcomes(self) -> list[dict[str, Any]]:
+        """The flights whose outcomes would be known next."""
+        from pyarrow import compute as pc
+        from pyarrow import dataset
+
+        now = to_datetime(self.store.clock.now_us())
+        found = dataset.dataset(self._root / "data" / "flights").to_table(
+            filter=(pc.field("known_at") > now) & ~pc.field("cancelled")
+        )
+        order = [("known_at", "ascending"), ("flight_id", "ascending")]
+        rows: list[dict[str, Any]] = found.sort_by(order).slice(0, FLIGHTS).to_pylist()
+        return rows
+
     def what_next(self) -> None:
         """Commands to try."""
         program, repo = _typed(), _from_here(self._root)
@@ -233,6 +276,7 @@ class Walk:
             f"get-online {SERVICE} {keys}",
             "materialize",
             f"verify {SERVICE}",
+            "test",
             "serve",
         ):
             say(f"    {program} {command} --repo {repo}")
