@@ -293,7 +293,7 @@ def cast_form(source: DType, target: DType) -> Form | None:
         case Kind.DECIMAL, Kind.FLOAT32:
             return _finite(f"@float32(@decimal_float({{0}}, {source.scale}))")
         case Kind.DECIMAL, Kind.STRING:
-            return Form(f"@text_of_decimal({{0}}, {source.scale})")
+            return Form(f"@text_of_decimal({{0}}, {source.precision}, {source.scale})")
         case Kind.STRING, Kind.DECIMAL:
             text = f"@decimal_of_text({{0}}, {target.precision}, {target.scale})"
             return Form(text, maybe=True)

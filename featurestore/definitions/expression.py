@@ -260,9 +260,14 @@ _CASTS: dict[Kind, set[Kind]] = {
 }
 
 
+def castable(source: DType) -> set[Kind]:
+    """What a value of `source` may be cast to."""
+    return _CASTS.get(source.kind, set())
+
+
 def _check_cast(cast: Cast, source: Inferred) -> None:
     if source is None or source == cast.dtype:
         return
-    if cast.dtype.kind not in _CASTS.get(source.kind, set()):
+    if cast.dtype.kind not in castable(source):
         hint = "; epoch(a) gives seconds" if source.kind in (Kind.DATE, Kind.TIMESTAMP) else ""
         raise TypeMismatch(f"{show(cast)}: {source} can't be cast to {cast.dtype}{hint}")

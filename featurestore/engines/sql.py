@@ -35,8 +35,20 @@ from featurestore.definitions.expression import (
     signature,
 )
 from featurestore.definitions.functions import MONTHS_MAX, PADDED_MAX, Signature
-from featurestore.dtypes import BOOL, DATE, FLOAT64, INT32, INT64, STRING, TIMESTAMP, DType, Kind
+from featurestore.dtypes import (
+    BOOL,
+    DATE,
+    FLOAT32,
+    FLOAT64,
+    INT32,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    DType,
+    Kind,
+)
 from featurestore.errors import InternalError, InvalidExpression
+from featurestore.exprlib.casts import FLOAT_TEXT, INSTANT_TEXT, INTEGER_TEXT, WHITE
 from featurestore.exprlib.instants import INSTANT_MAX, INSTANT_MIN
 
 _OFFSET_MAX = 2**32 - 1
@@ -209,6 +221,8 @@ _TO_ZONED = (
     # what TIMESTAMPTZ can't read with a zone: a bare date, and hours and minutes without seconds
     (r"^([0-9]+-[0-9]+-[0-9]+)\+00$", r"\1 00:00:00+00"),
     (r"^([0-9]+-[0-9]+-[0-9]+[ T][0-9]+:[0-9]+)(Z|[+-])", r"\1:00\2"),
+    # digits after the microsecond
+    (r"([.][0-9]{6})[0-9]+", r"\1"),
 )
 
 
@@ -219,22 +233,52 @@ def _cast(value: _Value, target: DType) -> _Value:
     if source is None or source == target:
         return _read_as(value, target)
     value = _settled(value)
-    if source == STRING and target in _YEARS:
-        return _where(_instant_of_text(value, target), _YEARS[target])
+    if source == STRING:
+        return _cast_text(value, target)
+    if source == FLOAT32 and target.kind is Kind.DECIMAL:
+        value = _read_as(value, FLOAT64)
+    if source == BOOL and target.kind is Kind.DECIMAL:
+        # DuckDB 1.5 makes 0.0001 of true where there are no digits before the point.
+        value = _Value(f"CAST({value.text} AS INTEGER)", INT32, guarded=value.guarded)
+    if source.kind is Kind.DECIMAL and target == FLOAT32:
+        value = _Value(f"CAST({value.text} AS DOUBLE)", FLOAT64, guarded=value.guarded)
+    return _narrowed(value, target)
+
+
+def _narrowed(value: _Value, target: DType) -> _Value:
     text = f"TRY_CAST({value.text} AS {sql_type(target)})"
     return _Value(text, target, loose=target.is_float, guarded=value.guarded)
 
 
-def _instant_of_text(value: _Value, target: DType) -> _Value:
+def _cast_text(value: _Value, target: DType) -> _Value:
+    """Only texts of our patterns are read: what else DuckDB reads differs between its versions."""
+    if target in _YEARS:
+        instant = _instant_of_text(_matching(value, INSTANT_TEXT))
+        return instant if target == TIMESTAMP else _narrowed(instant, DATE)
+    if target == BOOL:
+        return _narrowed(value, BOOL)
+    if not target.is_float:
+        return _narrowed(_matching(value, INTEGER_TEXT), target)
+    number = _narrowed(_matching(value, FLOAT_TEXT), FLOAT64)
+    return number if target == FLOAT64 else _narrowed(_settled(number), FLOAT32)
+
+
+def _matching(value: _Value, pattern: str) -> _Value:
+    return _where(value, f"regexp_full_match({{0}}, {_in_format(pattern)})")
+
+
+def _in_format(pattern: str) -> str:
+    return "'" + pattern.replace("{", "{{").replace("}", "}}") + "'"
+
+
+def _instant_of_text(value: _Value) -> _Value:
     """Text without a zone is UTC. TRY_CAST to TIMESTAMP would ignore the zone of a text that has
     one, and to TIMESTAMPTZ would take the session's zone for one that has none."""
-    if target == DATE:
-        return _Value(f"TRY_CAST({value.text} AS DATE)", DATE, guarded=value.guarded)
-    text = f"trim({value.text}) || '+00'"
+    text = f"trim({value.text}, {literal(WHITE)}) || '+00'"
     for pattern, replacement in _TO_ZONED:
         text = f"regexp_replace({text}, '{pattern}', '{replacement}')"
     text = f"make_timestamp(epoch_us(TRY_CAST({text} AS TIMESTAMPTZ)))"
-    return _Value(text, TIMESTAMP, guarded=True)
+    return _where(_Value(text, TIMESTAMP, guarded=True), _YEARS[TIMESTAMP])
 
 
 # --- functions ------------------------------------------------------------------------------------

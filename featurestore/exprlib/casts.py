@@ -9,8 +9,9 @@ from datetime import date
 from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 
 from featurestore.exprlib.instants import DAY_US, INSTANT_MAX, INSTANT_MIN
-from featurestore.exprlib.numbers import NAN
+from featurestore.exprlib.numbers import NAN, round_away
 
+WHITE = " \t\n\v\f\r"
 SPACE = r"[ \t\n\v\f\r]*"
 """What may stand around a number, a truth value or an instant."""
 
@@ -24,8 +25,8 @@ FLOAT_TEXT = (
 
 INSTANT_TEXT = (
     SPACE + r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}"
-    r"([ T][0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?( ?(Z|[+-][0-9]{2}(:?[0-9]{2})?))?)?"
-    + SPACE
+    r"([ T]([01]?[0-9]|2[0-3]):[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?"
+    r"( ?(Z|[+-][0-9]{2}(:?[0-9]{2})?))?)?" + SPACE
 )
 """Texts that are read as timestamp or date: ISO 8601, UTC where no offset is written."""
 
@@ -36,11 +37,10 @@ _integer = re.compile(INTEGER_TEXT).fullmatch
 _float = re.compile(FLOAT_TEXT).fullmatch
 _instant = re.compile(
     SPACE + r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})"
-    r"(?:[ T]([0-9]{1,2}):([0-9]{2})(?::([0-9]{2})(?:[.]([0-9]{1,9}))?)?"
+    r"(?:[ T]([01]?[0-9]|2[0-3]):([0-9]{2})(?::([0-9]{2})(?:[.]([0-9]{1,9}))?)?"
     r"(?: ?(Z|[+-][0-9]{2}(?::?[0-9]{2})?))?)?" + SPACE
 ).fullmatch
 _WIDE = Context(prec=100)
-_WHITE = " \t\n\v\f\r"
 _BOOLS = dict.fromkeys(TRUE_TEXTS, True) | dict.fromkeys(FALSE_TEXTS, False)
 _EPOCH_ORDINAL = 719_163
 
@@ -54,7 +54,7 @@ def int_of_text(text: str) -> int | None:
     """Halves away from 0; any size."""
     if not _integer(text):
         return None
-    return int(Decimal(text.strip(_WHITE)).to_integral_value(ROUND_HALF_UP, _WIDE))
+    return int(Decimal(text.strip(WHITE)).to_integral_value(ROUND_HALF_UP, _WIDE))
 
 
 def int_of_decimal(value: Decimal) -> int:
@@ -99,9 +99,17 @@ def decimal_of(value: Decimal | int, precision: int, scale: int) -> Decimal | No
     return found if found.adjusted() < precision - scale or not found else None
 
 
+def decimal_of_float(value: float, precision: int, scale: int) -> Decimal | None:
+    """The nearest after multiplication by the power of ten, halves away from 0."""
+    scaled = round_away(value * 10.0**scale)
+    if not -(10.0**precision) < scaled < 10.0**precision:
+        return None
+    return Decimal(int(scaled)).scaleb(-scale, _WIDE)
+
+
 def decimal_of_text(text: str, precision: int, scale: int) -> Decimal | None:
     """As `decimal_of`, of a text."""
-    return decimal_of(Decimal(text.strip(_WHITE)), precision, scale) if _integer(text) else None
+    return decimal_of(Decimal(text.strip(WHITE)), precision, scale) if _integer(text) else None
 
 
 def text_of_bool(value: bool) -> str:
@@ -117,8 +125,10 @@ def text_of_float32(value: float) -> str:
     return repr(float(text))
 
 
-def text_of_decimal(value: Decimal, scale: int) -> str:
-    return f"{value.quantize(Decimal(1).scaleb(-scale), context=_WIDE):f}"
+def text_of_decimal(value: Decimal, precision: int, scale: int) -> str:
+    """All digits of the scale; no 0 before the point where the type has no digits there."""
+    text = f"{value.quantize(Decimal(1).scaleb(-scale), context=_WIDE):f}"
+    return text.replace("0.", ".", 1) if precision == scale else text
 
 
 def text_of_date(days: int) -> str:
@@ -145,7 +155,7 @@ def instant_of_text(text: str) -> int | None:
     except ValueError:
         return None
     hours, minutes, seconds = int(hour or 0), int(minute or 0), int(second or 0)
-    if hours > 23 or minutes > 59 or seconds > 59:
+    if minutes > 59 or seconds > 59:
         return None
     instant = days * DAY_US + (hours * 3600 + minutes * 60 + seconds) * 1_000_000
     instant += int(f"{fraction or '':0<6}"[:6]) - _offset_us(zone)

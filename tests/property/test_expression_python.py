@@ -7,6 +7,7 @@ import itertools
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime
+from decimal import Context, Decimal
 from typing import Any
 
 import duckdb
@@ -17,14 +18,21 @@ from expression_reference import REQUEST_TIME, TRIALS, VALUES, Trial, instant_us
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_expression_functions import STRATEGIES, compute, name
-from test_expression_trees import CASTS, SCHEMA, TREES
+from test_expression_trees import SCHEMA, TREES
 
 from featurestore import exprlib
 from featurestore.compiler.pysource import python_batch, python_function
-from featurestore.definitions.expression import Expression, infer, inferred, parse_expression
+from featurestore.definitions.expression import (
+    Expression,
+    castable,
+    infer,
+    inferred,
+    parse_expression,
+)
 from featurestore.definitions.functions import FUNCTIONS, STRICT
-from featurestore.dtypes import FLOAT64, DType, parse, to_arrow
+from featurestore.dtypes import FLOAT32, FLOAT64, STRING, DType, parse, to_arrow
 from featurestore.engines.sql import expression_sql
+from featurestore.exprlib import casts
 
 NOW_US = instant_us(REQUEST_TIME)
 Rows = Sequence[tuple[Any, ...]]
@@ -92,6 +100,11 @@ def check(
             )
 
 
+def decimals(dtype: DType) -> st.SearchStrategy[Decimal]:
+    most, scale = 10 ** (dtype.precision or 0) - 1, dtype.scale or 0
+    return st.integers(-most, most).map(lambda n: Decimal(n).scaleb(-scale, Context(prec=60)))
+
+
 def strategy(types: Sequence[DType]) -> st.SearchStrategy[Any]:
     columns = st.tuples(*(st.none() | STRATEGIES[dtype] for dtype in types))
     return st.lists(columns, min_size=1, max_size=60)
@@ -110,16 +123,92 @@ def test_function(con: duckdb.DuckDBPyConnection, trial: Trial) -> None:
     run()
 
 
-@pytest.mark.parametrize(("source", "target"), [(s, t) for s, t, _ in CASTS])
-def test_cast(con: duckdb.DuckDBPyConnection, source: str, target: str) -> None:
-    types = (parse(source),)
-    text = f"CAST(a AS {target})"
-    check(con, text, types, [(v,) for v in VALUES[types[0]]])
+MONEY, WIDE, SMALL = parse("decimal(9,2)"), parse("decimal(38,10)"), parse("decimal(4,4)")
+DECIMALS = (MONEY, WIDE, SMALL)
+NUMERIC_TEXTS = [
+    *("12", " -7 ", "+5", "\t3\n", "2.5", "-0.5", "-2.5", ".5", "1.", ".", "", "-", "+-5", "1e3"),
+    *(
+        "1E-1",
+        "1e400",
+        "-1e-400",
+        "0x1F",
+        "1_000",
+        "1,5",
+        "inf",
+        "nan",
+        "９",
+        "9223372036854775807",
+    ),
+    *("9223372036854775807.4", "9223372036854775807.5", "-9223372036854775808.5", "00012", "1 2"),
+    *("3.4028235e38", "3.4028236e38", "0.1", "0.30000000000000004", "123456789.005", "99.99995"),
+    *("true", "T", "yes", "N", " true ", "1", "0", "2", "falſe"),
+]
+INSTANT_TEXTS = [
+    *("2024-02-29", "2024-2-9", "2023-02-29", "2024-13-01", "0000-01-01", "0001-01-01", "epoch"),
+    *("9999-12-31 23:59:59.999999", "9999-12-31 23:59:59-01", "0001-01-01 00:00:00+01", "24-02-29"),
+    *("12024-01-01", "2024-02-29 10:11", "2024-02-29T1:11", "2024-02-29 10:11:12.1234567Z"),
+    *("2024-02-29 10:11:12.999999999", "2024-02-29 24:00:00", "2024-02-29 23:60:00", "2024/02/29"),
+    *(
+        "2024-02-29 10:11:12+02",
+        "2024-02-29T10:11:12.25-0130",
+        "2024-02-29T10:11+02:30",
+        "infinity",
+    ),
+    *(
+        "2024-02-29 10:11:60",
+        " 2024-02-29 10:11:12.5 ",
+        "2024-02-29T10:11Z",
+        "1969-12-31 23:59:59.9",
+    ),
+    *(
+        "2024-02-29 10:11:12 +02",
+        "2024-02-29Z",
+        "2024-02-29 ",
+        "2024-02-29x",
+        "-0044-03-15",
+        "soon",
+    ),
+    *("2024-02-29 10:11:12+99", "2024-02-29 10:11:12+15:59", "2024-02-29 10:11:12-16:00"),
+]
+SOURCES: dict[DType, tuple[list[Any], st.SearchStrategy[Any]]] = {
+    **{dtype: (VALUES[dtype], STRATEGIES[dtype]) for dtype in STRATEGIES if dtype.item is None},
+    **{dtype: ([None, Decimal(0)], decimals(dtype)) for dtype in DECIMALS},
+    STRING: (
+        [*VALUES[STRING], *NUMERIC_TEXTS, *INSTANT_TEXTS],
+        st.from_regex(casts.FLOAT_TEXT, fullmatch=True, alphabet="0123456789+-.eE \t")
+        | st.from_regex(casts.INSTANT_TEXT, fullmatch=True, alphabet="0123456789+-.: TZ")
+        | st.text("0123456789+-.:eE TZ", max_size=12)
+        | st.floats().map(repr)
+        | st.datetimes().map(str),
+    ),
+}
+TARGETS = (*SOURCES,)
+PAIRS = [(s, t) for s in SOURCES for t in TARGETS if t.kind in castable(s) and s != t]
 
-    @settings(max_examples=examples(10), deadline=None)
-    @given(strategy(types))
+
+@pytest.mark.parametrize(("source", "target"), PAIRS, ids=str)
+def test_cast(con: duckdb.DuckDBPyConnection, source: DType, target: DType) -> None:
+    known, strategy = SOURCES[source]
+    text = f"CAST(a AS {target})"
+    check(con, text, (source,), [(value,) for value in known])
+
+    @settings(max_examples=examples(8), deadline=None)
+    @given(st.lists(st.tuples(st.none() | strategy), min_size=1, max_size=60))
     def run(rows: list[tuple[Any, ...]]) -> None:
-        check(con, text, types, rows)
+        check(con, text, (source,), rows)
+
+    run()
+
+
+@pytest.mark.parametrize("dtype", [*DECIMALS, FLOAT32], ids=str)
+@pytest.mark.parametrize("text", ["a + 1", "a * 2.5", "a > 1", "coalesce(a, a)", "greatest(a, 0)"])
+def test_decimals_and_float32_in_arithmetic(
+    con: duckdb.DuckDBPyConnection, dtype: DType, text: str
+) -> None:
+    @settings(max_examples=examples(8), deadline=None)
+    @given(st.lists(st.tuples(st.none() | SOURCES[dtype][1]), min_size=1, max_size=40))
+    def run(rows: list[tuple[Any, ...]]) -> None:
+        check(con, text, (dtype,), rows)
 
     run()
 
@@ -155,6 +244,13 @@ def test_a_loss_counts_where_it_makes_a_null() -> None:
     assert exprlib.losses(batch).take() == {"a / b + 1": 1, "a / b": 1}
 
 
+@pytest.mark.parametrize("text", ["lower(a)", "upper(a)", "trim(a)", "length(a)"])
+def test_every_character(con: duckdb.DuckDBPyConnection, text: str) -> None:
+    """All planes that have cased letters or spaces; surrogates are none."""
+    rows = [(f"{chr(c)}.",) for c in range(1, 0x20000) if not 0xD800 <= c < 0xE000]
+    check(con, text, (STRING,), rows)
+
+
 # --- whole trees ----------------------------------------------------------------------------------
 
 
@@ -181,10 +277,12 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=examples(150), deadline=None)
-@given(
-    st.lists(TREES.filter(lambda t: inferred(t, SCHEMA) is not None), min_size=1, max_size=3), ROWS
-)
-def test_random_trees(trees: list[Expression], rows: Rows) -> None:
-    with duckdb.connect(config={"threads": 1}) as con:
+def test_random_trees(con: duckdb.DuckDBPyConnection) -> None:
+    typed = TREES.filter(lambda tree: inferred(tree, SCHEMA) is not None)
+
+    @settings(max_examples=examples(60), deadline=None)
+    @given(st.lists(typed, min_size=1, max_size=3), ROWS)
+    def run(trees: list[Expression], rows: Rows) -> None:
         check_tree(con, trees, rows)
+
+    run()
