@@ -6,7 +6,9 @@ declaring e.g. `[project.entry-points."featurestore.online_stores"] cassandra = 
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 from importlib.metadata import entry_points, requires
 from typing import Any, Literal
 
@@ -43,6 +45,12 @@ def load(group: Group, name: str) -> Any:
     Raises `InvalidSettings` for a name that nobody registered, and for one whose package is not
     installed (says which).
     """
+    return _load(group, name, tuple(sys.path))
+
+
+@functools.cache
+def _load(group: Group, name: str, _path: tuple[str, ...]) -> Any:
+    """Looking at all installed packages takes several milliseconds; they change with the path."""
     found = {point.name: point for point in entry_points(group=group)}
     if name not in found:
         what = group.removeprefix("featurestore.").replace("_", " ")

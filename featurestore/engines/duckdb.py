@@ -82,6 +82,8 @@ class DuckDBEngine(Engine):
                 f"{settings.threads}: {error}"
             ) from error
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        # It takes a left side that it believes to be short for one, and compares all pairs.
+        connection.execute("SET GLOBAL asof_loop_join_threshold = 0")
         # A query must not see the variables of the Python code around it as tables.
         connection.execute("SET GLOBAL python_enable_replacements = false")
         s3 = S3Options(endpoint=settings.s3_endpoint, region=settings.s3_region)
@@ -232,7 +234,7 @@ def _text(cursor: duckdb.DuckDBPyConnection, rel: Rel, bench: Workbench) -> str:
     """The query for `rel`, whose inputs are tables of `cursor` already."""
 
     def ask(query: str) -> Sequence[int | None]:
-        (row,) = cursor.sql(query).fetchall()
+        (row,) = cursor.execute(query).fetchall()
         return row
 
     return to_sql(rel, lambda scan: describe(cursor, scan), ask, bench)

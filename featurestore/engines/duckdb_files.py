@@ -92,7 +92,7 @@ def _check_header(
     headless = replace(scan.files, csv_options={**scan.files.csv_options, "header": "false"})
     options = ", ".join(csv_options(headless, len(names)))
     query = f"SELECT * FROM read_csv({glob_literal([path])}, {options}) LIMIT 1"
-    first = cursor.sql(query).fetchall()
+    first = cursor.execute(query).fetchall()
     if not first:
         raise unreadable([scan], f"{path} is empty")
     # A name that is a text for NULL is not seen.
@@ -112,7 +112,7 @@ def _alike(cursor: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> dict[_Sha
     """
     by_path = {
         path: _Shape(signature, frozenset(nulls or ()), frozenset(zoned or ()))
-        for path, signature, nulls, zoned in cursor.sql(query).fetchall()
+        for path, signature, nulls, zoned in cursor.execute(query).fetchall()
     }
     groups: dict[_Shape, list[str]] = {}
     for path in paths:
@@ -127,7 +127,7 @@ def _types(
         f"DESCRIBE SELECT * FROM read_parquet({glob_literal(paths)}, "
         "union_by_name = true, hive_partitioning = false)"
     )
-    found = {name: kind for name, kind, *_ in cursor.sql(query).fetchall()}
+    found = {name: kind for name, kind, *_ in cursor.execute(query).fetchall()}
     for name, kind in found.items():
         if name in shape.nulls and kind == "INTEGER":
             found[name] = '"NULL"'  # as DuckDB 2 says it

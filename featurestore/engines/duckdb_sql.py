@@ -137,6 +137,7 @@ class Query:
     ask: Ask
     bench: Workbench | None = None
     _ctes: list[str] = field(default_factory=list)
+    _shared: dict[str, str] = field(default_factory=dict)
 
     def add(self, label: str, sql: str, *, materialized: bool = False) -> str:
         """Append a common table expression; returns its quoted name."""
@@ -144,6 +145,12 @@ class Query:
         how = "MATERIALIZED" if materialized else "NOT MATERIALIZED"
         self._ctes.append(f"{name} AS {how} (\n{sql}\n)")
         return name
+
+    def once(self, label: str, sql: str) -> str:
+        """`add`, materialized, but one expression where the same text is asked for again."""
+        if sql not in self._shared:
+            self._shared[sql] = self.add(label, sql, materialized=True)
+        return self._shared[sql]
 
     def ctes(self) -> str:
         """The WITH clause."""

@@ -1,10 +1,14 @@
 """The rows that have won, and among them those that are tied: one file for `Latest` and `AsOfJoin`.
 
-A search (`duckdb_winners.py`) yields `Winners`. `settle` fetches their columns: of those that are
-alone at once, by their place in the files, which lets DuckDB skip what it need not decode (where
-a source has no places, as CSV and queries, by key and times), and of those that are `tied` after a
-further pass, which reads `created_us` and the tiebreak columns of these rows and keeps the
-greatest; DuckDB leaves that pass at once when nothing is tied.
+A search (`duckdb_winners.py`) yields `Winners`, and `settle` fetches their columns by their place in
+the files, which lets DuckDB skip what it need not decode (where a source has no places, as CSV and
+queries, by key and times). Those that are `tied` are settled in one of two ways:
+
+* at once (`_at_once`): all rows that are tied are fetched together with those that are alone, and
+  ordered then. That holds the rows, and is for as-of joins whose features are most of the columns
+  that decide.
+* by further passes over `created_us` and a few tiebreak columns, then over all of them, which DuckDB
+  leaves at once when nothing is tied any more. That streams, and is for `Latest` and wide sources.
 """
 
 from __future__ import annotations
@@ -12,14 +16,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from featurestore.compiler.rel import CREATED_US, EVENT_US, Stamped
+from featurestore.compiler.rel import CREATED_US, EVENT_US, Derive, Stamped
+from featurestore.definitions.expression import Column
 from featurestore.engines.duckdb_sql import Query, Table
 from featurestore.engines.duckdb_values import order_key
 
 TIES_FIRST = 2
 """So many tiebreak columns are read at first; nearly always they decide."""
+EXTRA_MAX = 4
+"""So many columns at most are fetched for the order alone, beside those that are asked for."""
 _PLACE_BITS, _FILE_BITS = 63, 22
-_ROW_BITS = _PLACE_BITS - 1 - _FILE_BITS
+ROW_BITS = _PLACE_BITS - 1 - _FILE_BITS
+"""What the number of a row in its file has of a place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +76,7 @@ class Right:
     def place(self, alias: str) -> str:
         """The place of row `alias` as one BIGINT: the file, then the row in it."""
         row, *file = (f"{alias}.{name}" for name in self.table.place)
-        return f"(CAST({file[0]} AS BIGINT) * {1 << _ROW_BITS} + {row})" if file else row
+        return f"(CAST({file[0]} AS BIGINT) * {1 << ROW_BITS} + {row})" if file else row
 
     def stands(self, alias: str, winner: str) -> str:
         """The condition that row `alias` has the place of `winner`, on the columns themselves,
@@ -76,7 +84,7 @@ class Right:
         place = f"{winner}.place"
         parts = [place]
         if len(self.table.place) > 1:
-            parts = [f"{place} % {1 << _ROW_BITS}", f"{place} // {1 << _ROW_BITS}"]
+            parts = [f"{place} % {1 << ROW_BITS}", f"{place} // {1 << ROW_BITS}"]
         pairs = zip(self.table.place, parts, strict=True)
         return " AND ".join(f"{alias}.{name} = {part}" for name, part in pairs)
 
@@ -112,6 +120,13 @@ class Winners:
     instant: Sequence[str]
     contends: str
     among: str = ""
+    tied: str = ""
+
+    @property
+    def tied_text(self) -> str:
+        """The instants at which there is more than one, with all that `contends` speaks of."""
+        distinct = f"SELECT DISTINCT {', '.join(self.instant)}\nFROM {self.name} WHERE tied"
+        return self.tied or distinct
 
 
 def greatest_place(event: str, place: str) -> str:
@@ -155,11 +170,13 @@ def settle(
     columns: Sequence[str],
     *,
     beside: Sequence[str] = (),
+    at_once: bool = False,
 ) -> str:
     """The winning rows: the columns `beside` and `e` of `won`, and `columns` of the right side as
-    `v0`, `v1`, …"""
-    text = f"SELECT DISTINCT {', '.join(won.instant)}\nFROM {won.name} WHERE tied"
-    tied = query.add("tied", text, materialized=True)
+    `v0`, `v1`, … `at_once`: in one pass, which holds them all, where that reads little more."""
+    tied = query.add("tied", won.tied_text, materialized=True)
+    if at_once and right.has_place and (order := _order_among(right, columns)) is not None:
+        return _at_once(query, right, won, columns, beside=beside, order=order, tied=tied)
     kept = [*beside, "e"]
     if right.has_place:
         rivals, leaders = _leaders(query, right, won, tied)
@@ -181,6 +198,82 @@ def settle(
         f"JOIN {best} AS x ON {_same(won.instant)}\nWHERE w.tied"
     )
     return query.add("settled", text)
+
+
+def _at_once(
+    query: Query,
+    right: Right,
+    won: Winners,
+    columns: Sequence[str],
+    *,
+    beside: Sequence[str],
+    order: _Order,
+    tied: str,
+) -> str:
+    """The rows that are alone and all that are tied are fetched in one pass, and the tied ones are
+    ordered then."""
+    place = "s.place" if won.among else right.place("s")
+    text = (
+        f"SELECT {_of('w', won.instant)}, {place} AS place\n"
+        f"FROM {won.among or right.table.name} AS s\nJOIN {tied} AS w ON {won.contends}"
+    )
+    rivals = query.add("tied places", text, materialized=True)
+    kept = [name for name in (*beside, "e") if name not in won.instant]
+    names = [*kept, *won.instant]
+    alone = [f"w.{n}" if n in (*beside, "e") else f"NULL AS {n}" for n in names]
+    several = [f"NULL AS {n}" if n in kept else f"w.{n}" for n in names]
+    text = (
+        f"SELECT {', '.join(alone)}, w.place, false AS tied\nFROM {won.name} AS w WHERE NOT tied\n"
+        f"UNION ALL\nSELECT {', '.join(several)}, w.place, true\nFROM {rivals} AS w"
+    )
+    extra = "".join(f", s.{name} AS o{number}" for number, name in enumerate(order.extra))
+    text = (
+        f"SELECT {_of('w', [*names, 'tied'])}{right.values(columns)}{extra}\n"
+        f"FROM {right.table.name} AS s\nJOIN (\n{text}) AS w ON {right.stands('s', 'w')}"
+    )
+    fetched = query.add("fetched", text, materialized=True)
+    by = f" ORDER BY {', '.join(order.terms)}" if order.terms else ""
+    best = (
+        f"SELECT *\nFROM {fetched} WHERE tied\n"
+        f"QUALIFY row_number() OVER (PARTITION BY {', '.join(won.instant)}{by}) = 1"
+    )
+    found = [f"v{number}" for number in range(len(columns))]
+    text = (
+        f"SELECT {', '.join([*beside, 'e', *found])}\nFROM {fetched} WHERE NOT tied\nUNION ALL\n"
+        f"SELECT {', '.join([_of('w', [*beside, 'e']), *(f'x.{name}' for name in found)])}\n"
+        f"FROM {won.name} AS w\nJOIN (\n{best}) AS x ON {_same(won.instant)}\nWHERE w.tied"
+    )
+    return query.add("settled", text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """How tied rows are ordered when they are fetched: `terms` over their values and over the
+    columns `extra` of the right side, which are `o0`, `o1`, …"""
+
+    extra: Sequence[str]
+    terms: Sequence[str]
+
+
+def _order_among(right: Right, columns: Sequence[str]) -> _Order | None:
+    """The whole order, as far as it can differ at one instant, where nearly all that it speaks of
+    is fetched anyway; None where more than `EXTRA_MAX` columns would come on top."""
+    stamped = right.stamped
+    derived = stamped.input.columns if isinstance(stamped.input, Derive) else {}
+    have: dict[str, str] = {}
+    for number, name in enumerate(columns):
+        expression, dtype = derived.get(name, (Column(name), stamped.schema[name]))
+        same = isinstance(expression, Column) and stamped.schema[expression.name] == dtype
+        if isinstance(expression, Column) and same and expression.name not in derived:
+            have.setdefault(expression.name, f"v{number}")
+    wanted = [] if stamped.created_time is None else [CREATED_US]
+    wanted += [n for n in stamped.tiebreak if n not in {*stamped.keys, stamped.event_time}]
+    extra = [name for name in wanted if name not in have]
+    if len(extra) > EXTRA_MAX:
+        return None
+    have |= {name: f"o{number}" for number, name in enumerate(extra)}
+    terms = [f"{order_key(have[n], stamped.schema[n])} DESC NULLS LAST" for n in wanted]
+    return _Order([right.table.columns[name] for name in extra], terms)
 
 
 def _leaders(query: Query, right: Right, won: Winners, tied: str) -> tuple[str, str]:

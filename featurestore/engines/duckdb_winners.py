@@ -4,15 +4,16 @@ Both work in two steps, so that wide columns are read for winners only. First ke
 decide which rows win:
 
 * `Latest`: per key the row of the greatest event time.
-* `AsOfJoin`, in one of two forms, of which `_is_thin` chooses by counting the pairs of a left row
-  and a right row of its key. Where they are few, a **range join** makes them all and keeps the
-  greatest event time of each left row. Where they are many, since both sides have rows of a hot
-  key, an **ASOF join** finds the last row at or before the time. Where rows become known late, it
-  is joined on `known = max(event, created)`, against those rows alone whose event time is the
-  greatest of their key so far; among the others none can win at any T.
+* `AsOfJoin`, in one of three forms (`_search`). Where the pairs of a left row and a right row of its
+  key are few, a **range join** makes them all and keeps the greatest event time of each left row.
+  Where both sides have many rows of a hot key, both are put into **one order** and run through
+  (`duckdb_order.py`). For what has no place in a file, and where numbers do not fit, an **ASOF
+  join** finds the last row at or before the time. Where rows become known late, it is joined on
+  `known = max(event, created)`, against those rows alone whose event time is the greatest of their
+  key so far; among the others none can win at any T.
 
-Both searches note whether a winner is `tied`: whether it shares its key and event time with
-another row. `duckdb_ties.py` settles those and fetches the columns of all.
+All note whether a winner is `tied`: whether it shares its key and event time with another row.
+`duckdb_ties.py` settles those and fetches the columns of all.
 
 Every step is linear (or a sort) in rows of the source plus rows of the left side: a hot key costs
 no more than a cold one.
@@ -24,7 +25,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US, AsOfJoin, Latest, Rel
+from featurestore.engines.duckdb_order import by_order, packing_of
 from featurestore.engines.duckdb_scans import Within
+from featurestore.engines.duckdb_search import Search
 from featurestore.engines.duckdb_sql import ROW, Query, Table, identifiers
 from featurestore.engines.duckdb_ties import (
     Right,
@@ -41,7 +44,10 @@ from featurestore.timeline import INSTANT_US_MIN
 PAIRS_PER_ROW_MAX = 4
 """Up to so many pairs for each row that takes part, a range join is faster than an ASOF join."""
 ASKED_PER_KEY_MAX = 16
-"""Up to so many left rows of each key, pairs can't be too many."""
+"""Up to so many left rows of each key, pairs can't be too many. Where a left row finds more of its
+own key on average, they are."""
+KEPT_ROWS_MAX = 10_000
+"""Up to so many left rows, the right rows of their keys are few and kept for the ties."""
 
 
 def latest(query: Query, rel: Latest, needed: Collection[str]) -> Table:
@@ -140,47 +146,33 @@ def left_keys(join: AsOfJoin) -> list[str]:
     return [by_right[name] for name in join.right.keys]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Search:
-    """One as-of join while its winners are searched: `keys` and `time` are SQL over the left row
-    `l`, `reach_us` how far back a row can stand to be of interest."""
-
-    left: Table
-    right: Right
-    keys: Sequence[str]
-    time: str
-    reach_us: int | None
-
-    @property
-    def same_key(self) -> list[str]:
-        return [f"s.{r} = {left}" for r, left in zip(self.right.keys, self.keys, strict=True)]
-
-    @property
-    def asked(self) -> list[str]:
-        """What is kept of a left row."""
-        keys = [f"{have} AS k{number}" for number, have in enumerate(self.keys)]
-        return [*keys, f"{self.time} AS t"]
-
-
 def _winners(query: Query, left: Table, join: AsOfJoin, *, with_status: bool) -> Table:
     """The columns and the status that `join` adds, with the position of the left row, for the left
     rows that have a winner. Without `with_status`, rows beyond the ttl are left out."""
     reach = join.ttl_us
     if reach is not None and with_status:
         reach += reach if join.grace_us is None else join.grace_us
-    right = _right(query, left, join, reach)
-    search = _Search(
+    plain = not with_status and join.right.op is None
+    search = Search(
         left=left,
-        right=right,
+        right=_right(query, left, join, reach),
         keys=[left.of("l", name) for name in left_keys(join)],
         time=left.of("l", join.left_time),
         reach_us=reach,
+        bounds=query.bounds(left, join.left_time),
+        with_time=not plain,
     )
-    won = _by_range(query, search) if _is_thin(query, search) else _by_as_of(query, search)
-    columns = list(dict.fromkeys([*join.columns.values(), DELETED]))
-    settled = settle(query, right, won, columns, beside=(quote(ROW), "t"))
+    won = _search(query, search)
+    columns = list(dict.fromkeys([*join.columns.values(), *([] if plain else [DELETED])]))
+    settled = settle(query, search.right, won, columns, beside=search.beside, at_once=True)
     names = identifiers([*join.columns, join.status])
     places = {name: f"v{number}" for number, name in enumerate(columns)}
+    if plain:
+        # All that was found is there.
+        items = [f"{places[name]} AS {names[out]}" for out, name in join.columns.items()]
+        items += [f"{int(Status.PRESENT)} AS {names[join.status]}", quote(ROW)]
+        text = f"SELECT {', '.join(items)}\nFROM {settled}"
+        return Table(name=query.add("answers", text), columns=names, row=quote(ROW))
     present = f"CASE WHEN status = {int(Status.PRESENT)} THEN {{}} END"
     items = [
         f"{present.format(places[name])} AS {names[out]}" for out, name in join.columns.items()
@@ -217,60 +209,101 @@ def _right(query: Query, left: Table, join: AsOfJoin, reach: int | None) -> Righ
     return Right(table=_where(query, inner, conditions), stamped=join.right, late=late)
 
 
-def _is_thin(query: Query, search: _Search) -> bool:
-    """Whether a range join is the faster form. Left rows with few of each key settle that alone;
-    else the pairs of a key are counted, all of them: a sample may miss the one hot key, whose
-    rows can stand at any places."""
-    right, left = search.right, search.left
-    if not (right.keys and right.has_place and left.loaded):
-        return False
-    keys = [f"{have} AS k{number}" for number, have in enumerate(search.keys)]
-    asked = f"SELECT {', '.join(keys)}, count(*) AS asked FROM {left.name} AS l GROUP BY ALL"
-    (most,) = query.ask(f"SELECT max(asked) FROM ({asked})")
-    if (most or 0) <= ASKED_PER_KEY_MAX:
+def _search(query: Query, search: Search) -> Winners:
+    """By the form that is the fastest for these rows."""
+    if search.right.keys and search.right.has_place and search.left.loaded:
+        asked = _asked(query, search)
+        if _is_thin(query, search, asked):
+            return _by_range(query, search, keep=asked.rows <= KEPT_ROWS_MAX)
+        if (packing := packing_of(search, asked.rows)) is not None:
+            return by_order(query, search, packing)
+    return _by_as_of(query, search)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How many left rows there are, how many at most of one key, and how many a left row finds of
+    its own key on average."""
+
+    rows: int
+    most: int
+    alike: float
+
+
+def _asked(query: Query, search: Search) -> _Asked:
+    grouped = _grouped(search)
+    rows, most, squares = query.ask(
+        f"SELECT sum(asked), max(asked), sum(asked * asked)\nFROM ({grouped})"
+    )
+    return _Asked(rows or 0, most or 0, (squares or 0) / max(rows or 0, 1))
+
+
+def _grouped(search: Search) -> str:
+    listed = ", ".join(search.asked_keys)
+    return f"SELECT {listed}, count(*) AS asked FROM {search.left.name} AS l GROUP BY ALL"
+
+
+def _is_thin(query: Query, search: Search, asked: _Asked) -> bool:
+    """Whether a range join is the fastest form. Where the left rows don't settle that alone, the
+    pairs of a key are counted, all of them: a sample may miss the one hot key, whose rows can stand
+    at any places."""
+    if asked.most <= ASKED_PER_KEY_MAX:
         return True
-    same = " AND ".join(f"s.{name} = k{number}" for number, name in enumerate(right.keys))
+    if asked.alike > ASKED_PER_KEY_MAX:
+        return False
+    right = search.right
+    same = [f"s.{r} = {name}" for r, name in zip(right.keys, search.key_names, strict=True)]
     (thin,) = query.ask(
         f"{query.ctes()}SELECT CAST(sum(asked) <= {PAIRS_PER_ROW_MAX} * count(*) AS INTEGER)\n"
-        f"FROM {right.table.name} AS s\nJOIN ({asked}) ON {same}"
+        f"FROM {right.table.name} AS s\nJOIN ({_grouped(search)}) ON {' AND '.join(same)}"
     )
     return thin != 0
 
 
-def _by_range(query: Query, search: _Search) -> Winners:
-    """All pairs of a left row and a right row that it may see, and the greatest of each."""
-    right, time = search.right, search.time
-    names = [*right.instant, "place"]
-    narrow = _candidates(query, search, names, materialized=True)
-    known = "a" if right.late else "e"
-    keys = [f"k{number}" for number in range(len(search.keys))]
-    same = [f"s.{name} = {have}" for name, have in zip(keys, search.keys, strict=True)]
-    conditions = [*same, f"s.{known} <= {time}"]
+def _by_range(query: Query, search: Search, *, keep: bool) -> Winners:
+    """All pairs of a left row and a right row that it may see, and the greatest of each. The right
+    rows of the keys are kept for a further look where they are few."""
+    right, left, time = search.right, search.left, search.time
+    event, known = f"s.{right.event}", right.known("s")
+    source, place, same = f"{right.table.name} AS s", right.place("s"), search.same_key
+    among = ""
+    if keep:
+        among = _candidates(query, search, [*right.instant, "place"], materialized=True)
+        event, known, place = "s.e", "s.a" if right.late else "s.e", "s.place"
+        source = f"{among} AS s"
+        same = [f"s.{n} = {have}" for n, have in zip(search.key_names, search.keys, strict=True)]
+    conditions = [*same, f"{known} <= {time}"]
     if search.reach_us is not None:
-        conditions.append(f"s.e >= {time} - {search.reach_us}")
-    asked = ", ".join(f"any_value({item.replace(' AS ', ') AS ')}" for item in search.asked)
-    row = f"l.{search.left.row}"
+        conditions.append(f"{event} >= {time} - {search.reach_us}")
+    row = f"l.{left.row}"
+    asked = f", any_value({time}) AS t" if search.with_time else ""
     text = with_place(
-        f"SELECT {row} AS {quote(ROW)}, {asked}, {greatest_place('s.e', 's.place')}\n"
-        f"FROM {narrow} AS s\n"
-        f"JOIN {search.left.name} AS l ON {' AND '.join(conditions)}\nGROUP BY {row}"
+        f"SELECT {row} AS {quote(ROW)}{asked}, {greatest_place(event, place)}\n"
+        f"FROM {source}\nJOIN {left.name} AS l ON {' AND '.join(conditions)}\nGROUP BY {row}"
     )
-    same = [f"s.{name} = w.{name}" for name in [*keys, "e"]]
+    name = query.add("in range", text, materialized=True)
+    tied = (
+        f"SELECT w.{quote(ROW)}, w.e, {', '.join(search.asked_keys)}, {time} AS t\n"
+        f"FROM {name} AS w\nJOIN {left.name} AS l ON {row} = w.{quote(ROW)}\nWHERE w.tied"
+    )
+    have = search.key_names if keep else right.keys
+    same = [f"s.{one} = w.{name}" for one, name in zip(have, search.key_names, strict=True)]
     return Winners(
-        name=query.add("in range", text, materialized=True),
-        instant=[quote(ROW), *keys, "e", "t"],
-        contends=" AND ".join([*same, f"s.{known} <= w.t"]),
-        among=narrow,
+        name=name,
+        instant=[quote(ROW)],
+        contends=" AND ".join([*same, f"{event} = w.e", f"{known} <= w.t"]),
+        among=among,
+        tied=tied,
     )
 
 
-def _by_as_of(query: Query, search: _Search) -> Winners:
+def _by_as_of(query: Query, search: Search) -> Winners:
     """The last of the rows that can win, at or before the time."""
     right = search.right
     names = [*right.instant, *(["place"] if right.has_place else [])]
     narrow = _candidates(query, search, names)
     if right.late:
-        keys = ", ".join(name for name in names if name.startswith("k"))
+        keys = ", ".join(search.key_names)
         window = f"{f'PARTITION BY {keys} ' if keys else ''}ORDER BY a"
         running = (
             "SELECT *, max(e) OVER known AS newest, "
@@ -282,12 +315,15 @@ def _by_as_of(query: Query, search: _Search) -> Winners:
         names = [*names, "tied"]
     same = [f"{have} = r.k{number}" for number, have in enumerate(search.keys)]
     found = [f"r.{name}" for name in names if not name.startswith("k")]
-    items = [f"l.{search.left.row} AS {quote(ROW)}", *search.asked, *found]
+    asked = [*search.asked_keys, f"{search.time} AS t"]
+    items = [f"l.{search.left.row} AS {quote(ROW)}", *asked, *found]
     conditions = " AND ".join([*same, f"{search.time} >= r.{'a' if right.late else 'e'}"])
     text = (
         f"SELECT {', '.join(items)}\nFROM {search.left.name} AS l\n"
         f"ASOF JOIN {narrow} AS r ON {conditions}"
     )
+    if search.reach_us is not None:
+        text += f"\nWHERE r.e >= {search.time} - {search.reach_us}"
     name = query.add("as of", text, materialized=True)
     if not right.late:
         name = count_ties(query, right, name)
@@ -295,7 +331,7 @@ def _by_as_of(query: Query, search: _Search) -> Winners:
 
 
 def _candidates(
-    query: Query, search: _Search, names: Sequence[str], *, materialized: bool = False
+    query: Query, search: Search, names: Sequence[str], *, materialized: bool = False
 ) -> str:
     """Keys, times and places of the right rows whose keys are asked for."""
     right = search.right

@@ -93,19 +93,21 @@ def groups(scan: Scan) -> list[FileGroup]:
     return [FileGroup(paths=(path,), types=types) for path, types in pairs]
 
 
-def answered(*, asked: int) -> Ask:
-    """Bounds of the times, and `asked` rows of each key on both sides."""
+def answered(*, rows: int, asked: int) -> Ask:
+    """Bounds of the times, `rows` on the left, and `asked` rows of each key on both sides."""
 
     def ask(query: str) -> tuple[int, ...]:
         if "max(asked)" in query:
-            return (asked,)
+            return (rows, asked, rows * asked)
         return (int(asked <= PAIRS_PER_ROW_MAX),) if "sum(asked)" in query else (1_000, 2_000)
 
     return ask
 
 
-def check(name: str, rel: Rel, request: pytest.FixtureRequest, *, asked: int = 1) -> None:
-    text = to_sql(run_passes(rel), groups, answered(asked=asked)) + "\n"
+def check(
+    name: str, rel: Rel, request: pytest.FixtureRequest, *, rows: int = 1, asked: int = 1
+) -> None:
+    text = to_sql(run_passes(rel), groups, answered(rows=rows, asked=asked)) + "\n"
     path = Path(__file__).parent / "sql" / f"{name}.sql"
     if request.config.getoption("--update-golden", default=False):
         path.parent.mkdir(exist_ok=True)
@@ -113,8 +115,15 @@ def check(name: str, rel: Rel, request: pytest.FixtureRequest, *, asked: int = 1
     assert text == path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("name", "asked"), [("training", 1), ("training_hot_keys", 1_000)])
-def test_a_training_set(name: str, asked: int, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("name", "rows", "asked"),
+    [
+        ("training_few_rows", 100, 1),
+        ("training", 100_000, 1),
+        ("training_hot_keys", 100_000, 1_000),
+    ],
+)
+def test_a_training_set(name: str, rows: int, asked: int, request: pytest.FixtureRequest) -> None:
     repo = repository()
     compiled = compile_training(
         select(repo, "delays"),
@@ -124,7 +133,7 @@ def test_a_training_set(name: str, asked: int, request: pytest.FixtureRequest) -
         known_until_us=to_us("2014-01-01T00:00:00Z"),
         include_status=True,
     )
-    check(name, compiled.rel, request, asked=asked)
+    check(name, compiled.rel, request, rows=rows, asked=asked)
 
 
 def test_the_latest_rows_of_a_query(request: pytest.FixtureRequest) -> None:

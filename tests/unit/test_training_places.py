@@ -16,6 +16,7 @@ from featurestore import Entity, Feature, FeatureView, FileSource
 from featurestore.compiler.resolve import resolve
 from featurestore.config import OfflineSettings
 from featurestore.definitions.repo import collect
+from featurestore.engines import duckdb_winners
 from featurestore.engines.duckdb import DuckDBEngine
 from featurestore.jobs.project import files_of
 from featurestore.jobs.training import retrieve
@@ -96,8 +97,8 @@ def values(
 
 
 def frames() -> dict[str, list[tuple[int, int]]]:
-    """Few rows of each key, for which a range join is made, many, for which an as-of join is, and
-    one row."""
+    """Few rows of each key, for which a range join is made, many, which are put into
+    one order, and one row."""
     rng = np.random.default_rng(1)
     made = {
         name: list(zip(*(rng.integers(0, n, rows).tolist() for n in (KEYS, 80)), strict=True))
@@ -183,3 +184,27 @@ def test_a_hot_key_in_a_regular_order(tmp_path: Path, engine: DuckDBEngine) -> N
     found = values(tmp_path, engine, "rows.parquet", frame)
     assert found == [*((times - 1) // 2 * 2 + 1).tolist(), 0]
     assert time.process_time() - begun < 10  # one second; all pairs take half a minute
+
+
+def test_hot_keys_by_order_and_by_as_of_join(
+    tmp_path: Path, engine: DuckDBEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both forms of the search agree on rows of many threads' shares, before and after 1970, known
+    late, with ties of two and more; one key has a single event time, known again and again."""
+    rng, rows, asked = np.random.default_rng(6), 300_000, 30_000
+    key = rng.integers(0, 4, rows)
+    at = rng.integers(-100_000, 100_000, rows)
+    at[key == 3] = 5
+    columns = {"key": key, "at": at, "known": at + rng.integers(0, 5_000, rows)}
+    columns["value"] = rng.permutation(rows)
+    pq.write_table(to_table(columns), tmp_path / "rows.parquet", row_group_size=30_000)
+    times = rng.integers(-100_000, 110_000, asked)
+    frame = list(zip(rng.integers(0, 4, asked).tolist(), times.tolist(), strict=True))
+    begun = time.process_time()
+    by_order = values(tmp_path, engine, "rows.parquet", frame)
+    assert time.process_time() - begun < 20  # one second
+    asked_of = []
+    monkeypatch.setattr(duckdb_winners, "packing_of", lambda *_: asked_of.append(1))
+    assert values(tmp_path, engine, "rows.parquet", frame) == by_order
+    assert asked_of
+    assert len(set(by_order)) > 5_000

@@ -21,153 +21,158 @@ SELECT r."airport" AS "airport", r."observed_at" AS "observed_at", r."published_
 FROM "3 stamped" AS r
 WHERE r."__event_us" <= (SELECT max(l."time") FROM "input entity_frame" AS l) AND r."__event_us" >= (SELECT min(l."time") FROM "input entity_frame" AS l) - 21600000000 AND greatest(r."__event_us", r."__created_us") <= 1388534400000000
 ),
-"5 candidates" AS NOT MATERIALIZED (
-SELECT s."airport" AS k0, s."__event_us" AS e, greatest(s."__event_us", s."__created_us") AS a, (CAST(s."__file_number" AS BIGINT) * 1099511627776 + s."__file_row") AS place
-FROM "4 bounded" AS s
-SEMI JOIN "input entity_frame" AS l ON s."airport" = l."key:origin"
+"5 keys" AS MATERIALIZED (
+SELECT *, row_number() OVER () - 1 AS id
+FROM (SELECT DISTINCT l."key:origin" AS k0 FROM "input entity_frame" AS l)
 ),
-"6 records" AS NOT MATERIALIZED (
-SELECT * EXCLUDE (newest)
-FROM (SELECT *, max(e) OVER known AS newest, coalesce(a = lag(a) OVER known, false) OR coalesce(a = lead(a) OVER known, false) AS tied
-FROM "5 candidates" WINDOW known AS (PARTITION BY k0 ORDER BY a))
-WHERE e = newest
-),
-"7 as of" AS MATERIALIZED (
-SELECT l."__row" AS "__row", l."key:origin" AS k0, l."time" AS t, r.e, r.a, r.place, r.tied
+"6 asked" AS MATERIALIZED (
+SELECT y.id, l."time" * 2 + 1 AS at_twice, CAST(NULL AS BIGINT) AS e, l."__row" AS number
 FROM "input entity_frame" AS l
-ASOF JOIN "6 records" AS r ON l."key:origin" = r.k0 AND l."time" >= r.a
+JOIN "5 keys" AS y ON y.k0 = l."key:origin"
 ),
-"8 tied" AS MATERIALIZED (
-SELECT DISTINCT k0, e, a
-FROM "7 as of" WHERE tied
-),
-"9 tied places" AS MATERIALIZED (
-SELECT w.k0, w.e, w.a, (CAST(s."__file_number" AS BIGINT) * 1099511627776 + s."__file_row") AS place
+"7 run" AS MATERIALIZED (
+SELECT id, at_twice, e, number, top
+FROM (SELECT *, lag(top) OVER () AS before FROM (
+SELECT *, max(instant + number) OVER (ROWS UNBOUNDED PRECEDING) AS top, lag(id) OVER () AS id_before, lag(at_twice) OVER () AS at_before
+FROM (SELECT *, CAST(id AS HUGEINT) * 75557863725914323419136 + CAST(e - (-21599999000) AS HUGEINT) * 2199023255552 AS instant FROM (
+SELECT * FROM (
+SELECT y.id, greatest(s."__event_us", s."__created_us") * 2 AS at_twice, s."__event_us" AS e, (CAST(s."__file_number" AS BIGINT) * 1099511627776 + s."__file_row") AS number
 FROM "4 bounded" AS s
-JOIN "8 tied" AS w ON s."airport" = w.k0 AND s."__event_us" = w.e AND greatest(s."__event_us", s."__created_us") = w.a
-),
-"10 rivals" AS MATERIALIZED (
-SELECT w.k0, w.e, w.a, w.place, rank() OVER (PARTITION BY w.k0, w.e, w.a ORDER BY s."__created_us" DESC, s."published_at" DESC NULLS LAST, s."temp" DESC NULLS LAST) AS rank
-FROM "4 bounded" AS s
-JOIN "9 tied places" AS w ON s."__file_row" = w.place % 1099511627776 AND s."__file_number" = w.place // 1099511627776
-),
-"11 leaders" AS MATERIALIZED (
-SELECT k0, e, a, max(place) AS place, count(*) > 1 AS tied
-FROM "10 rivals"
-WHERE rank = 1
-GROUP BY k0, e, a
-),
-"12 equals" AS MATERIALIZED (
-SELECT w.k0, w.e, w.a, w.place
-FROM "10 rivals" AS w
-SEMI JOIN (SELECT * FROM "11 leaders" WHERE tied) AS x ON x.k0 = w.k0 AND x.e = w.e AND x.a = w.a
-WHERE w.rank = 1
-),
-"13 best" AS NOT MATERIALIZED (
-SELECT *
-FROM (SELECT w.k0, w.e, w.a, s."feature:temp" AS v0, s."feature:knots" AS v1, s."__deleted" AS v2, row_number() OVER (PARTITION BY w.k0, w.e, w.a ORDER BY s."__created_us" DESC, s."airport" DESC NULLS LAST, s."observed_at" DESC NULLS LAST, s."published_at" DESC NULLS LAST, s."temp" DESC NULLS LAST, s."wind" DESC NULLS LAST, s."year" DESC NULLS LAST) AS rank
-FROM "4 bounded" AS s
-JOIN "12 equals" AS w ON s."__file_row" = w.place % 1099511627776 AND s."__file_number" = w.place // 1099511627776)
-WHERE rank = 1
-),
-"14 places" AS NOT MATERIALIZED (
-SELECT w."__row", w.t, w.e, w.place
-FROM "7 as of" AS w WHERE NOT tied
+JOIN "5 keys" AS y ON y.k0 = s."airport"
+WHERE s."__event_us" >= -21599999000
 UNION ALL
-SELECT w."__row", w.t, w.e, x.place
-FROM "7 as of" AS w
-JOIN "11 leaders" AS x ON x.k0 = w.k0 AND x.e = w.e AND x.a = w.a
-WHERE w.tied AND NOT x.tied
+SELECT * FROM "6 asked")
+ORDER BY id, at_twice))))
+WHERE CASE WHEN id_before > id OR (id_before = id AND at_before > at_twice) THEN error('rows came out of their order') ELSE e IS NULL OR (before >= instant AND before < instant + 2199023255552) END
 ),
-"15 settled" AS NOT MATERIALIZED (
-SELECT w."__row", w.t, w.e, s."feature:temp" AS v0, s."feature:knots" AS v1, s."__deleted" AS v2
+"8 found" AS MATERIALIZED (
+SELECT *
+FROM (
+SELECT number AS "__row", id, (at_twice - 1) // 2 AS t, CAST((top - CAST(id AS HUGEINT) * 75557863725914323419136) >> 41 AS BIGINT) + (-21599999000) AS e, CAST((top - CAST(id AS HUGEINT) * 75557863725914323419136) & 2199023255551 AS BIGINT) AS place
+FROM "7 run" WHERE e IS NULL AND top >= CAST(id AS HUGEINT) * 75557863725914323419136)
+WHERE e >= t - 21600000000
+),
+"9 seen again" AS MATERIALIZED (
+SELECT w."__row", x.a
+FROM (SELECT * FROM "8 found" AS w SEMI JOIN (SELECT id, e, at_twice // 2 AS a FROM "7 run" WHERE e IS NOT NULL) AS x ON x.id = w.id AND x.e = w.e) AS w
+ASOF JOIN (SELECT id, e, at_twice // 2 AS a FROM "7 run" WHERE e IS NOT NULL) AS x ON x.id = w.id AND x.e = w.e AND w.t >= x.a
+),
+"10 in order" AS MATERIALIZED (
+SELECT w.*, x.a, x.a IS NOT NULL AS tied
+FROM "8 found" AS w
+LEFT JOIN "9 seen again" AS x ON x."__row" = w."__row"
+),
+"11 tied" AS MATERIALIZED (
+SELECT w.*, y.k0
+FROM (SELECT DISTINCT id, e, a FROM "10 in order" WHERE tied) AS w
+JOIN "5 keys" AS y ON y.id = w.id
+),
+"12 tied places" AS MATERIALIZED (
+SELECT w.id, w.e, w.a, (CAST(s."__file_number" AS BIGINT) * 1099511627776 + s."__file_row") AS place
 FROM "4 bounded" AS s
-JOIN "14 places" AS w ON s."__file_row" = w.place % 1099511627776 AND s."__file_number" = w.place // 1099511627776
+JOIN "11 tied" AS w ON s."airport" = w.k0 AND s."__event_us" = w.e AND greatest(s."__event_us", s."__created_us") = w.a
+),
+"13 fetched" AS MATERIALIZED (
+SELECT w."__row", w.t, w.id, w.e, w.a, w.tied, s."feature:temp" AS v0, s."feature:knots" AS v1, s."__deleted" AS v2, s."__created_us" AS o0, s."published_at" AS o1, s."wind" AS o2, s."year" AS o3
+FROM "4 bounded" AS s
+JOIN (
+SELECT w."__row", w.t, NULL AS id, w.e, NULL AS a, w.place, false AS tied
+FROM "10 in order" AS w WHERE NOT tied
+UNION ALL
+SELECT NULL AS "__row", NULL AS t, w.id, w.e, w.a, w.place, true
+FROM "12 tied places" AS w) AS w ON s."__file_row" = w.place % 1099511627776 AND s."__file_number" = w.place // 1099511627776
+),
+"14 settled" AS NOT MATERIALIZED (
+SELECT "__row", t, e, v0, v1, v2
+FROM "13 fetched" WHERE NOT tied
 UNION ALL
 SELECT w."__row", w.t, w.e, x.v0, x.v1, x.v2
-FROM "7 as of" AS w
-JOIN "13 best" AS x ON x.k0 = w.k0 AND x.e = w.e AND x.a = w.a
+FROM "10 in order" AS w
+JOIN (
+SELECT *
+FROM "13 fetched" WHERE tied
+QUALIFY row_number() OVER (PARTITION BY id, e, a ORDER BY o0 DESC NULLS LAST, o1 DESC NULLS LAST, v0 DESC NULLS LAST, o2 DESC NULLS LAST, o3 DESC NULLS LAST) = 1) AS x ON x.id = w.id AND x.e = w.e AND x.a = w.a
 WHERE w.tied
 ),
-"16 answers" AS NOT MATERIALIZED (
+"15 answers" AS NOT MATERIALIZED (
 SELECT CASE WHEN status = 1 THEN v0 END AS "out:temp", CASE WHEN status = 1 THEN v1 END AS "out:knots", status AS "status:conditions", "__row"
-FROM (SELECT *, CAST(CASE WHEN v2 THEN 3 WHEN t - e <= 10800000000 THEN 1 WHEN t - e <= 21600000000 THEN 4 ELSE 3 END AS INTEGER) AS status FROM "15 settled")
+FROM (SELECT *, CAST(CASE WHEN v2 THEN 3 WHEN t - e <= 10800000000 THEN 1 WHEN t - e <= 21600000000 THEN 4 ELSE 3 END AS INTEGER) AS status FROM "14 settled")
 ),
-"17 planes" AS NOT MATERIALIZED (
+"16 planes" AS NOT MATERIALIZED (
 SELECT CASE WHEN f."c2" IS NULL THEN NULL WHEN TRY_CAST(f."c2" AS DATE) IS NOT NULL THEN TRY_CAST(f."c2" AS DATE) ELSE error('lossy value: ' || 'column ''bought'' of source ''planes''' || ': ' || CAST(f."c2" AS VARCHAR) || ' is not an exact date') END AS "bought", f."c3" AS "change", CASE WHEN f."c1" IS NULL THEN NULL WHEN CAST(TRY_CAST(f."c1" AS BIGINT) AS DOUBLE) = TRY_CAST(f."c1" AS DOUBLE) THEN TRY_CAST(f."c1" AS BIGINT) ELSE error('lossy value: ' || 'column ''seats'' of source ''planes''' || ': ' || CAST(f."c1" AS VARCHAR) || ' is not an exact int64') END AS "seats", f."c0" AS "tailnum"
 FROM read_csv(['/data/planes.csv'], auto_detect = false, columns = {'c0': 'VARCHAR', 'c1': 'VARCHAR', 'c2': 'VARCHAR', 'c3': 'VARCHAR'}, delim = ';', header = true, nullstr = ['', 'NA'], quote = '"', escape = '"', hive_partitioning = false) AS f
 ),
-"18 derive" AS NOT MATERIALIZED (
+"17 derive" AS NOT MATERIALIZED (
 SELECT r."bought" AS "bought", r."change" AS "change", r."seats" AS "seats", r."tailnum" AS "tailnum", "seats" AS "feature:seats"
-FROM "17 planes" AS r
+FROM "16 planes" AS r
 ),
-"19 stamped" AS NOT MATERIALIZED (
+"18 stamped" AS NOT MATERIALIZED (
 SELECT r."bought" AS "bought", r."change" AS "change", r."seats" AS "seats", r."tailnum" AS "tailnum", r."feature:seats" AS "feature:seats", epoch_us(CAST(r."bought" AS TIMESTAMP)) + 86400000000 AS "__event_us", epoch_us(CAST(r."bought" AS TIMESTAMP)) + 86400000000 AS "__created_us", coalesce(r."change" = 'D', false) AS "__deleted"
-FROM "18 derive" AS r
+FROM "17 derive" AS r
 WHERE r."tailnum" IS NOT NULL AND r."bought" IS NOT NULL
 ),
-"20 bounded" AS NOT MATERIALIZED (
+"19 bounded" AS NOT MATERIALIZED (
 SELECT r."bought" AS "bought", r."change" AS "change", r."seats" AS "seats", r."tailnum" AS "tailnum", r."feature:seats" AS "feature:seats", r."__event_us" AS "__event_us", r."__created_us" AS "__created_us", r."__deleted" AS "__deleted"
-FROM "19 stamped" AS r
+FROM "18 stamped" AS r
 WHERE r."__event_us" <= (SELECT max(l."time") FROM "input entity_frame" AS l) AND greatest(r."__event_us", r."__created_us") <= 1388534400000000
 ),
-"21 candidates" AS NOT MATERIALIZED (
+"20 candidates" AS NOT MATERIALIZED (
 SELECT s."tailnum" AS k0, s."__event_us" AS e
-FROM "20 bounded" AS s
+FROM "19 bounded" AS s
 SEMI JOIN "input entity_frame" AS l ON s."tailnum" = l."key:tailnum"
 ),
-"22 as of" AS MATERIALIZED (
+"21 as of" AS MATERIALIZED (
 SELECT l."__row" AS "__row", l."key:tailnum" AS k0, l."time" AS t, r.e
 FROM "input entity_frame" AS l
-ASOF JOIN "21 candidates" AS r ON l."key:tailnum" = r.k0 AND l."time" >= r.e
+ASOF JOIN "20 candidates" AS r ON l."key:tailnum" = r.k0 AND l."time" >= r.e
 ),
-"23 several" AS MATERIALIZED (
+"22 several" AS MATERIALIZED (
 SELECT k0, e
-FROM (SELECT s."tailnum" AS k0, s."__event_us" AS e FROM "20 bounded" AS s
-SEMI JOIN "22 as of" AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e)
+FROM (SELECT s."tailnum" AS k0, s."__event_us" AS e FROM "19 bounded" AS s
+SEMI JOIN "21 as of" AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e)
 GROUP BY k0, e
 HAVING count(*) > 1
 ),
-"24 counted" AS MATERIALIZED (
+"23 counted" AS MATERIALIZED (
 SELECT w.*, x.e IS NOT NULL AS tied
-FROM "22 as of" AS w
-LEFT JOIN "23 several" AS x ON x.k0 = w.k0 AND x.e = w.e
+FROM "21 as of" AS w
+LEFT JOIN "22 several" AS x ON x.k0 = w.k0 AND x.e = w.e
 ),
-"25 tied" AS MATERIALIZED (
+"24 tied" AS MATERIALIZED (
 SELECT DISTINCT k0, e
-FROM "24 counted" WHERE tied
+FROM "23 counted" WHERE tied
 ),
-"26 best" AS NOT MATERIALIZED (
+"25 best" AS NOT MATERIALIZED (
 SELECT *
 FROM (SELECT w.k0, w.e, s."feature:seats" AS v0, s."__deleted" AS v1, row_number() OVER (PARTITION BY w.k0, w.e ORDER BY s."__created_us" DESC, s."seats" DESC NULLS LAST, s."bought" DESC NULLS LAST, s."change" DESC NULLS LAST, s."tailnum" DESC NULLS LAST) AS rank
-FROM "20 bounded" AS s
-JOIN "25 tied" AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e)
+FROM "19 bounded" AS s
+JOIN "24 tied" AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e)
 WHERE rank = 1
 ),
-"27 settled" AS NOT MATERIALIZED (
+"26 settled" AS NOT MATERIALIZED (
 SELECT w."__row", w.t, w.e, s."feature:seats" AS v0, s."__deleted" AS v1
-FROM "20 bounded" AS s
-JOIN (SELECT * FROM "24 counted" WHERE NOT tied) AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e
+FROM "19 bounded" AS s
+JOIN (SELECT * FROM "23 counted" WHERE NOT tied) AS w ON s."tailnum" = w.k0 AND s."__event_us" = w.e
 UNION ALL
 SELECT w."__row", w.t, w.e, x.v0, x.v1
-FROM "24 counted" AS w
-JOIN "26 best" AS x ON x.k0 = w.k0 AND x.e = w.e
+FROM "23 counted" AS w
+JOIN "25 best" AS x ON x.k0 = w.k0 AND x.e = w.e
 WHERE w.tied
 ),
-"28 answers" AS NOT MATERIALIZED (
+"27 answers" AS NOT MATERIALIZED (
 SELECT CASE WHEN status = 1 THEN v0 END AS "out:seats", status AS "status:fleet", "__row"
-FROM (SELECT *, CAST(CASE WHEN v1 THEN 3 ELSE 1 END AS INTEGER) AS status FROM "27 settled")
+FROM (SELECT *, CAST(CASE WHEN v1 THEN 3 ELSE 1 END AS INTEGER) AS status FROM "26 settled")
 ),
-"29 joined" AS NOT MATERIALIZED (
+"28 joined" AS NOT MATERIALIZED (
 SELECT l."key:origin" AS "key:origin", l."key:tailnum" AS "key:tailnum", l."time" AS "time", j0."out:temp" AS "out:temp", j0."out:knots" AS "out:knots", coalesce(j0."status:conditions", 3) AS "status:conditions", j1."out:seats" AS "out:seats", coalesce(j1."status:fleet", 3) AS "status:fleet", l."__row" AS "__row"
 FROM "input entity_frame" AS l
-LEFT JOIN "16 answers" AS j0 ON j0."__row" = l."__row"
-LEFT JOIN "28 answers" AS j1 ON j1."__row" = l."__row"
+LEFT JOIN "15 answers" AS j0 ON j0."__row" = l."__row"
+LEFT JOIN "27 answers" AS j1 ON j1."__row" = l."__row"
 ),
-"30 project" AS NOT MATERIALIZED (
+"29 project" AS NOT MATERIALIZED (
 SELECT r."out:temp" AS "temp", r."out:knots" AS "knots", r."out:seats" AS "seats", r."status:conditions" AS "conditions__status", r."status:fleet" AS "fleet__status", r."__row" AS "__row"
-FROM "29 joined" AS r
+FROM "28 joined" AS r
 )
 SELECT "temp", "knots", "seats", "conditions__status", "fleet__status"
-FROM "30 project"
+FROM "29 project"
 ORDER BY "__row"
