@@ -68,7 +68,7 @@ def packing_of(search: Search, left_rows: int) -> Packing | None:
     first, last = search.bounds
     first = INSTANT_US_MIN if search.reach_us is None else first - search.reach_us
     scans = (node for node in walk(search.right.stamped) if isinstance(node, Scan))
-    files = sum(len(scan.files.paths) for scan in scans)
+    files = sum(len(scan.files.every_path) for scan in scans)
     place_bits = ROW_BITS + max(files - 1, 0).bit_length()
     event_bits = max(last - first, 0).bit_length()
     if left_rows.bit_length() + event_bits + place_bits > _HUGEINT_BITS:

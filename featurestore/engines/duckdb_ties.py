@@ -1,14 +1,15 @@
 """The rows that have won, and among them those that are tied: one file for `Latest` and `AsOfJoin`.
 
-A search (`duckdb_winners.py`) yields `Winners`, and `settle` fetches their columns by their place in
-the files, which lets DuckDB skip what it need not decode (where a source has no places, as CSV and
-queries, by key and times). Those that are `tied` are settled in one of two ways:
+A search (`duckdb_winners.py`) yields `Winners`, and `settle` fetches their columns by their place
+in the files, which lets DuckDB skip what it need not decode (where a source has no places, as CSV
+and queries, by key and times). Those that are `tied` are settled in one of two ways:
 
 * at once (`_at_once`): all rows that are tied are fetched together with those that are alone, and
   ordered then. That holds the rows, and is for as-of joins whose features are most of the columns
   that decide.
-* by further passes over `created_us` and a few tiebreak columns, then over all of them, which DuckDB
-  leaves at once when nothing is tied any more. That streams, and is for `Latest` and wide sources.
+* by further passes over `created_us` and a few tiebreak columns, then over all of them, which
+  DuckDB leaves at once when nothing is tied any more. That streams, and is for `Latest` and for
+  few features of a wide source.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Both work in two steps, so that wide columns are read for winners only. First ke
 decide which rows win:
 
 * `Latest`: per key the row of the greatest event time.
-* `AsOfJoin`, in one of three forms (`_search`). Where the pairs of a left row and a right row of its
-  key are few, a **range join** makes them all and keeps the greatest event time of each left row.
-  Where both sides have many rows of a hot key, both are put into **one order** and run through
+* `AsOfJoin`, in one of three forms (`_search`). Where the pairs of a left row and a right row of
+  its key are few, a **range join** makes them all and keeps the greatest event time of each left
+  row. Where both sides have many rows of a hot key, both are put into **one order** and run through
   (`duckdb_order.py`). For what has no place in a file, and where numbers do not fit, an **ASOF
   join** finds the last row at or before the time. Where rows become known late, it is joined on
   `known = max(event, created)`, against those rows alone whose event time is the greatest of their

@@ -23,7 +23,7 @@ from featurestore.jobs.training import retrieve
 
 KEYS, FILES, FILE_ROWS = 5, 6, 40
 INSTANT = pa.timestamp("us", tz="UTC")
-RESERVED = ["file_row_number", "file_index", "filename", "rowid", "__file", "FILE_ROW_NUMBER"]
+RESERVED = ["file_row_number", "file_index", "filename", "rowid", "FILE_ROW_NUMBER"]
 
 
 @pytest.fixture
