@@ -26,7 +26,7 @@ from featurestore.serving.edge import DETAILS_KEY, to_grpc
 from featurestore.serving.logs import SLOW_REQUEST_S, log_failure, log_slow
 from featurestore.serving.request_ids import REQUEST_ID, begin
 from featurestore.serving.requests import read_request
-from featurestore.serving.service import Collaborators, OnlineService
+from featurestore.serving.service import Collaborators, Lookup, OnlineService
 from featurestore.serving.streams import Streams
 from featurestore.tracing import CARRIED
 from featurestore.wire import serving_pb2 as pb
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from featurestore.serving.metrics import Metrics
     from featurestore.serving.push_service import PushService
     from featurestore.serving.traffic import Traffic
+    from featurestore.stores.online.base import Rows
     from featurestore.tracing import Tracing
 
 SERVICE = pb.DESCRIPTOR.services_by_name["OnlineFeatures"].full_name
@@ -93,51 +94,61 @@ class GrpcDoor:
         tracing: Tracing | None,
         push: PushService | None = None,
     ) -> None:
-        self._service = service
-        self._metrics = metrics
+        self.service = service
+        self.metrics = metrics
         self._message_bytes_max = message_bytes_max
-        self._traffic = traffic
-        self._tracing = tracing
+        self.traffic = traffic
+        self.tracing = tracing
         self._push = push
 
     async def get_online_features(self, data: bytes, context: Context) -> bytes:
         """`GetOnlineFeatures`, bytes to bytes."""
-        self._check_size(len(data), "Send fewer keys per request.")
-        caller = self._admit("GetOnlineFeatures", context)
+        lookup = self.begin_lookup(data, context)
+        return self.finish_lookup(lookup, await self.service.read(lookup))
+
+    def begin_lookup(self, data: bytes, context: Context) -> Lookup:
+        """What `GetOnlineFeatures` does before it asks the store. Raises as `answer` does."""
+        self.check_size(len(data), "Send fewer keys per request.")
+        caller = self.admit("GetOnlineFeatures", context)
         what, full_feature_names, request = read_request(data)
-        response = await self._service.answer(
+        return self.service.begin(
             what,
             request,
             caller=caller,
             full_feature_names=full_feature_names,
             remaining_s=context.time_remaining(),
         )
-        self._check_size(len(response), "Ask for fewer keys or features per request.")
+
+    def finish_lookup(self, lookup: Lookup, rows: Rows) -> bytes:
+        """What it does with the rows: the answer. Raises `CorruptRow`, `LimitExceeded`."""
+        response = self.service.finish(lookup, rows)
+        self.check_size(len(response), "Ask for fewer keys or features per request.")
         return response
 
     async def get_serving_info(self, _: bytes, context: Context) -> bytes:
         """`GetServingInfo`, bytes to bytes."""
-        self._admit("GetServingInfo", context)
-        return self._service.info().SerializeToString()
+        self.admit("GetServingInfo", context)
+        return self.service.info().SerializeToString()
 
     async def push(self, data: bytes, context: Context) -> bytes:
         """`Push`, bytes to bytes."""
-        self._check_size(len(data), "Push in parts.")
-        caller = self._admit("Push", context)
+        self.check_size(len(data), "Push in parts.")
+        caller = self.admit("Push", context)
         if self._push is None:
             raise InvalidRequest("this server takes no pushes ([push] server = false)")
         return await self._push.push_message(data, caller)
 
     def admit_push_stream(self, context: Context) -> None:
         """Whether the caller may open a stream of pushes."""
-        self._admit("StreamPush", context)
+        self.admit("StreamPush", context)
 
     def admit_stream(self, context: Context) -> None:
         """Whether the caller may open a stream; each of its requests is then looked at alone."""
-        self._admit("StreamOnlineFeatures", context)
+        self.admit("StreamOnlineFeatures", context)
 
-    def _admit(self, method: str, context: Context) -> Caller | None:
-        gate = self._service.gate
+    def admit(self, method: str, context: Context) -> Caller | None:
+        """Whom a call comes from; None while the gate is open. Raises as `admit` does."""
+        gate = self.service.gate
         return admit(gate, method, context) if gate.on else None
 
     def guarded(self, method: Handler, name: str) -> Handler:
@@ -145,28 +156,28 @@ class GrpcDoor:
 
         async def call(data: bytes, context: Context) -> bytes:
             started, code = time.perf_counter(), "UNKNOWN"
-            with self._traffic.request():
-                request_id = begin(_metadatum(context, REQUEST_ID))
+            with self.traffic.request():
+                request_id = begin(metadatum(context, REQUEST_ID))
                 context.set_trailing_metadata(((REQUEST_ID, request_id),))
                 try:
-                    if self._traffic.refusing:
+                    if self.traffic.refusing:
                         raise ServerUnavailable(GOING_AWAY)
-                    with self._traffic.admission:
+                    with self.traffic.admission:
                         response = await method(data, context)
                     code = "OK"
                 except FeatureStoreError as error:
-                    status, text, trailers = self._refusal(error)
+                    status, text, trailers = self.refusal(error)
                     code = status.name
                     trailers = (*trailers, (REQUEST_ID, request_id))
                     await context.abort(status, text, trailing_metadata=trailers)
                 finally:
                     seconds = time.perf_counter() - started
-                    self._metrics.request("grpc", code, seconds)
+                    self.metrics.request("grpc", code, seconds)
                     if seconds >= SLOW_REQUEST_S:
                         log_slow("grpc", code, seconds)
-                    if self._tracing is not None:
+                    if self.tracing is not None:
                         failed = code if code in _OUR_FAILURES else ""
-                        self._tracing.ended(
+                        self.tracing.ended(
                             {
                                 "rpc.response.status_code": code,
                                 "featurestore.request_id": request_id,
@@ -175,19 +186,20 @@ class GrpcDoor:
                         )
             return response
 
-        return call if self._tracing is None else _traced(self._tracing, call, name)
+        return call if self.tracing is None else _traced(self.tracing, call, name)
 
-    def _refusal(self, error: FeatureStoreError) -> tuple[grpc.StatusCode, str, Metadata]:
+    def refusal(self, error: FeatureStoreError) -> tuple[grpc.StatusCode, str, Metadata]:
         """How a call ends with this error: status, text and trailers. Logs and counts it."""
         status, text, details = to_grpc(error)
         busy = isinstance(error, ServerOverloaded)
         if busy:
-            self._metrics.shed("grpc")
+            self.metrics.shed("grpc")
         log_failure(error, "grpc", status.name)
         trailers: Metadata = ((DETAILS_KEY, details),)
-        return status, text, (*trailers, PUSHBACK) if busy or self._traffic.refusing else trailers
+        return status, text, (*trailers, PUSHBACK) if busy or self.traffic.refusing else trailers
 
-    def _check_size(self, size: int, hint: str) -> None:
+    def check_size(self, size: int, hint: str) -> None:
+        """Raises `LimitExceeded` for a message that is too large."""
         if size > self._message_bytes_max:
             raise LimitExceeded(
                 "message_bytes_max", asked=size, allowed=self._message_bytes_max, hint=hint
@@ -197,13 +209,14 @@ class GrpcDoor:
 class GrpcServer:
     """A grpc.aio server on one address. Create and use it within one running loop.
 
-    `methods` are the handlers by name, for a door in front that answers them itself.
+    `methods` are the handlers by name, and `door` what is behind them, for a door in front that
+    answers them itself.
     """
 
     def __init__(self, parts: Collaborators, address: str) -> None:
         serving = parts.settings.serving
         limit = serving.message_bytes_max
-        door = GrpcDoor(
+        self.door = door = GrpcDoor(
             OnlineService(parts),
             parts.metrics,
             parts.traffic,
@@ -318,7 +331,8 @@ def admit(gate: Gate, method: str, context: Context) -> Caller | None:
     return gate.admit(method, given, peer=context.peer)
 
 
-def _metadatum(context: Context, wanted: str) -> str | None:
+def metadatum(context: Context, wanted: str) -> str | None:
+    """What the caller sent under this key."""
     for key, value in context.invocation_metadata() or ():
         if key == wanted:
             return str(value)

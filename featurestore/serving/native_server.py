@@ -10,6 +10,7 @@ trusted, which without TLS they had better be.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import tempfile
 import threading
@@ -27,7 +28,9 @@ from featurestore.serving.grpc_server import (
     SERVICE,
     STREAMS_PER_CONNECTION_MAX,
     GrpcServer,
+    Metadata,
 )
+from featurestore.serving.native_lookups import LookupCall, Lookups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +40,10 @@ if TYPE_CHECKING:
     from featurestore.serving.service import Collaborators
 
 PACKAGE = "pygrpc_native"
+LOOKUP = "GetOnlineFeatures"
 _IO_THREADS = 1
 """One Rust thread keeps up with Python's one; a second only waits more often."""
-_EVENTS_PER_TURN = 64
+_EVENTS_PER_TURN = 32
 """Calls that one turn of the event loop begins at most."""
 
 
@@ -106,6 +110,9 @@ class NativeServer:
         self._behind = GrpcServer(parts, f"unix:{self._socket}")
         methods = self._behind.methods
         self._handlers = list(methods.values())
+        self._lookups = Lookups(self._behind.door, self, self._loop)
+        # A span lives in a task's context.
+        self._lookup_method = list(methods).index(LOOKUP) if parts.tracing is None else -1
         try:
             self._front = NativeGrpcFront(
                 address,
@@ -121,7 +128,8 @@ class NativeServer:
             self._folder.cleanup()
             raise AddressUnavailable(f"cannot listen on {address}: {error}") from error
         self._front.set_fallback(str(self._socket))
-        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._calls: dict[int, asyncio.Task[None] | LookupCall] = {}
+        self._idle = asyncio.Event()
         self._stopping = False
         self._receiver = threading.Thread(target=self._receive, name="native-grpc", daemon=True)
 
@@ -136,9 +144,10 @@ class NativeServer:
         self._stopping = True
         behind = asyncio.ensure_future(self._behind.stop(grace_s))
         if self._calls:
-            await asyncio.wait(list(self._calls.values()), timeout=grace_s)
-        for task in list(self._calls.values()):
-            task.cancel()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), grace_s)
+        for call in list(self._calls.values()):
+            call.cancel()
         await behind
         await asyncio.to_thread(self._front.close)
         await asyncio.to_thread(self._receiver.join)
@@ -154,30 +163,66 @@ class NativeServer:
                 return
 
     def _begin(self, events: list[DetailedEvent]) -> None:
-        for _, call_id, method, payload, _, details in events:
-            if payload is None or details is None:
-                # The caller has gone, or its deadline has passed.
-                if (task := self._calls.get(call_id)) is not None:
-                    task.cancel()
-            elif self._stopping:
-                self._fail(call_id, grpc.StatusCode.UNAVAILABLE, GOING_AWAY)
-            else:
-                answer = self._answer(call_id, method, payload, _Context(details))
-                self._calls[call_id] = self._loop.create_task(answer)
+        for index, event in enumerate(events):
+            try:
+                self._begin_one(event)
+            except BaseException:
+                # A bug of ours ends its own call only.
+                self._loop.call_soon(self._begin, events[index + 1 :])
+                raise
+
+    def _begin_one(self, event: DetailedEvent) -> None:
+        _, call_id, method, payload, _, details = event
+        if payload is None or details is None:
+            # The caller has gone, or its deadline has passed.
+            if (under_way := self._calls.get(call_id)) is not None:
+                under_way.cancel()
+        elif self._stopping:
+            self._fail(call_id, grpc.StatusCode.UNAVAILABLE, GOING_AWAY)
+        elif method == self._lookup_method:
+            call = LookupCall(call_id, self._lookups)
+            self._calls[call_id] = call
+            call.begin(payload, _Context(details))
+        else:
+            answer = self._answer(call_id, method, payload, _Context(details))
+            self._calls[call_id] = self._loop.create_task(answer)
 
     async def _answer(self, call_id: int, method: int, payload: bytes, context: _Context) -> None:
         try:
             answer = await self._handlers[method](payload, context)
-            self._front.respond(call_id, answer, None, context.trailers)
+            self.respond(call_id, answer, context.trailers)
         except _Aborted as end:
-            self._fail(call_id, end.code, end.details, end.trailers)
+            self.fail(call_id, end.code, end.details, end.trailers)
         except BaseException:
-            self._fail(call_id, grpc.StatusCode.UNKNOWN, "The server failed; its log says why.")
+            self.broke(call_id)
             raise
-        finally:
-            del self._calls[call_id]
 
-    def _fail(self, call_id: int, code: grpc.StatusCode, details: str, trailers: Any = ()) -> None:
+    # --- the ends of calls (`Answers`) ------------------------------------------------------------
+
+    def respond(self, call_id: int, data: bytes, trailers: Metadata) -> None:
+        """The call is answered."""
+        self._front.respond(call_id, data, None, trailers)
+        self._forget(call_id)
+
+    def fail(
+        self, call_id: int, code: grpc.StatusCode, details: str, trailers: Metadata = ()
+    ) -> None:
+        """The call ends with a status."""
+        self._fail(call_id, code, details, trailers)
+        self._forget(call_id)
+
+    def broke(self, call_id: int) -> None:
+        """The call ends because we failed, or because nobody waits for it."""
+        self.fail(call_id, grpc.StatusCode.UNKNOWN, "The server failed; its log says why.")
+
+    def _forget(self, call_id: int) -> None:
+        del self._calls[call_id]
+        if self._stopping and not self._calls:
+            self._idle.set()
+
+    def _fail(
+        self, call_id: int, code: grpc.StatusCode, details: str, trailers: Metadata = ()
+    ) -> None:
         # The library keeps this key for itself; callers then pause as they think fit.
         kept = [pair for pair in trailers if pair[0] != PUSHBACK[0]]
         self._front.fail(call_id, code.value[0], details, kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import featurestore
 from featurestore.errors import ServerTimeout, StoreUnavailable
@@ -14,6 +14,7 @@ from featurestore.wire import serving_pb2 as pb
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
+    from featurestore.serving.assemble import CompiledPlan, Prepared
     from featurestore.serving.gate import Caller, Gate
     from featurestore.serving.metrics import Metrics
     from featurestore.serving.push_service import PushService
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from featurestore.serving.reload import PlanBook, What
     from featurestore.serving.tls import ServerTls
     from featurestore.serving.traffic import Traffic
-    from featurestore.stores.online.base import OnlineStore
+    from featurestore.stores.online.base import OnlineStore, Rows, Waiter
     from featurestore.timeline import Clock
     from featurestore.tracing import Tracing
     from featurestore.wire.plans import ServingPlan
@@ -42,6 +43,18 @@ class Collaborators:
     tls: ServerTls | None = None
     tracing: Tracing | None = None
     push: PushService | None = None
+
+
+class Lookup(NamedTuple):
+    """A request on its way to the store: `now_us` is its time, `timeout_ms` what the store may
+    take, `started` when it was asked (of `time.perf_counter`)."""
+
+    plan: CompiledPlan
+    request: Request
+    prepared: Prepared
+    now_us: int
+    timeout_ms: int
+    started: float
 
 
 class OnlineService:
@@ -76,6 +89,25 @@ class OnlineService:
         `RequestError`, `StoreTimeout`, `StoreUnavailable`, `CorruptRow`, and `ServerTimeout` for a
         deadline that has passed already.
         """
+        lookup = self.begin(
+            what,
+            request,
+            caller=caller,
+            full_feature_names=full_feature_names,
+            remaining_s=remaining_s,
+        )
+        return self.finish(lookup, await self.read(lookup))
+
+    def begin(
+        self,
+        what: What,
+        request: Request,
+        *,
+        caller: Caller | None,
+        full_feature_names: bool,
+        remaining_s: float | None,
+    ) -> Lookup:
+        """Everything up to the store. Raises as `answer` does."""
         now_us = self._clock.now_us()
         if self.gate.on:
             self.gate.check_read(caller, what, now_us=now_us, count=request.count)
@@ -86,14 +118,32 @@ class OnlineService:
             timeout_ms = min(timeout_ms, int(remaining_s * 1_000))
             if timeout_ms <= 0:
                 raise ServerTimeout("The deadline had passed when the request was read.")
-        started = time.perf_counter()
-        found: list[list[bytes | None]] = []
-        if prepared.reads:
-            try:
-                found = await self._store.read_async(prepared.reads, timeout_ms=timeout_ms)
-            except StoreUnavailable:
-                self._readiness.look_now()
-                raise
+        return Lookup(plan, request, prepared, now_us, timeout_ms, time.perf_counter())
+
+    def read_soon(self, lookup: Lookup, waiter: Waiter[Rows]) -> bool:
+        """Have the rows of a lookup brought to `waiter`, without a task. False where that cannot
+        be done now; `read` always can."""
+        reads = lookup.prepared.reads
+        return bool(reads) and self._store.read_soon(reads, waiter, timeout_ms=lookup.timeout_ms)
+
+    async def read(self, lookup: Lookup) -> Rows:
+        """The rows of a lookup. Raises what `answer` raises of the store."""
+        reads = lookup.prepared.reads
+        try:
+            return (
+                await self._store.read_async(reads, timeout_ms=lookup.timeout_ms) if reads else []
+            )
+        except StoreUnavailable:
+            self.store_is_gone()
+            raise
+
+    def store_is_gone(self) -> None:
+        """A read found that the store does not answer."""
+        self._readiness.look_now()
+
+    def finish(self, lookup: Lookup, found: Rows) -> bytes:
+        """The response's bytes, from what the store answered. Raises `CorruptRow`."""
+        plan, request, prepared, now_us, _, started = lookup
         store_s = time.perf_counter() - started
         data, statuses = finish(plan, request, prepared, found, now_us)
         if self._tracing is not None:

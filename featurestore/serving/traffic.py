@@ -85,6 +85,16 @@ class Traffic:
         """One request, from its arrival to its answer."""
         return self._requests
 
+    def begin(self) -> None:
+        """One request has arrived; for who cannot say `with request()`."""
+        requests = self._requests
+        requests.received += 1
+        requests.under_way += 1
+
+    def end(self) -> None:
+        """It is answered."""
+        self._requests.under_way -= 1
+
     async def drain(self) -> None:
         """Wait until the queues are empty. If they never are, have the doors refuse what comes
         (`refusing`), so that clients turn elsewhere."""

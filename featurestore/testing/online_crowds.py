@@ -102,6 +102,28 @@ class OnlineCrowds:
         # Another loop, the same store.
         assert all(asyncio.run(many()))
 
+    def test_reads_without_a_task_are_reads(self, store: OnlineStore) -> None:
+        keys = numbered(50)
+        values = rows([(i, i, f"text {i}") for i in range(50)])
+        store.write(RowBatch(field=FIELD, keys=keys[1:], rows=values[1:]))
+        reads = [[KeyFields(key, (FIELD, OTHER_FIELD))] for key in keys]
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            await store.read_async(reads[0])
+            asked = [(i, loop.create_future()) for i in range(50)]
+            taken = [
+                (i, answer)
+                for i, answer in asked
+                if store.read_soon(reads[i], answer, timeout_ms=30_000)
+            ]
+            # A store takes what it can, and answers all that it took.
+            for i, answer in taken:
+                assert await answer == [[values[i] if i else None, None]]
+            assert not any(answer.done() for i, answer in asked if (i, answer) not in taken)
+
+        asyncio.run(main())
+
     def test_a_cancelled_read_leaves_the_others_in_order(self, store: OnlineStore) -> None:
         keys = numbered(50)
         values = rows([(i, i, f"text {i}") for i in range(50)])

@@ -40,7 +40,7 @@ class KeyColumn(NamedTuple):
 
     def as_dtype(self, dtype: DType) -> Sequence[Any]:
         """The values, if they are keys of type `dtype`. Raises `InvalidJoinKey`."""
-        if self.kind in ("null", dtype.kind.value):
+        if self.kind in ("null", dtype.kind._value_):
             return self.values
         found = self.found or f"{self.kind} values"
         raise InvalidJoinKey(self.name, f"must be {dtype}, the caller sent {found}")

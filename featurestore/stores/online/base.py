@@ -10,12 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from featurestore.config import OnlineSettings
+    from featurestore.errors import StoreError
+
+Answer_contra = TypeVar("Answer_contra", contravariant=True)
 
 KEY_BYTES_MAX = 1024 * 1024 + 1024
 ROWS_PER_WRITE_MAX = 100_000
@@ -44,6 +47,10 @@ class KeyFields(NamedTuple):
 
     key: bytes
     fields: tuple[bytes, ...]
+
+
+Rows = list[list[bytes | None]]
+"""What a read gives: per key, per field the row's bytes, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +129,19 @@ class Examined(Protocol):
         """Ask the server; `now_us` is our clock."""
 
 
+class Waiter(Protocol[Answer_contra]):
+    """What takes one answer, now or later: a future does, and so does anything like one."""
+
+    def done(self) -> bool:
+        """Whether nothing is waited for any more."""
+
+    def set_result(self, result: Answer_contra, /) -> None:
+        """The answer. Must not raise."""
+
+    def set_exception(self, exception: StoreError, /) -> None:
+        """What went wrong instead. Must not raise."""
+
+
 class OnlineStore(ABC):
     """Reads and conditional writes of rows by key. Use as a context manager, or call `close`.
 
@@ -147,6 +167,17 @@ class OnlineStore(ABC):
         self, reads: Sequence[KeyFields], *, timeout_ms: int | None = None
     ) -> list[list[bytes | None]]:
         """The same without blocking the loop; shares its round trip with other callers."""
+
+    def read_soon(
+        self,
+        reads: Sequence[KeyFields],  # noqa: ARG002
+        waiter: Waiter[Rows],  # noqa: ARG002
+        *,
+        timeout_ms: int,  # noqa: ARG002
+    ) -> bool:
+        """`read_async` without a task: `waiter` gets its result or error, within the running loop.
+        False where that cannot be done now (nothing was sent); `read_async` always can."""
+        return False
 
     @abstractmethod
     def write(self, batch: RowBatch) -> WriteResult:

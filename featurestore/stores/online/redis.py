@@ -14,8 +14,16 @@ from typing import Any, Literal
 
 from hiredis import ReplyError
 
-from featurestore.stores.online.base import KeyFields, RowBatch, ServerFacts, Swap, WriteResult
-from featurestore.stores.online.redis_async import AsyncClient
+from featurestore.stores.online.base import (
+    KeyFields,
+    RowBatch,
+    Rows,
+    ServerFacts,
+    Swap,
+    Waiter,
+    WriteResult,
+)
+from featurestore.stores.online.redis_async import AsyncClient, Call
 from featurestore.stores.online.redis_blocking import Connection, Pool, deadline_in
 from featurestore.stores.online.redis_common import (
     ScannedStore,
@@ -31,6 +39,32 @@ from featurestore.stores.online.redis_scripts import KEY_MODE
 from featurestore.stores.online.redis_swaps import swap_on
 from featurestore.stores.online.redis_writes import ROWS_PER_CALL, Writer
 from featurestore.stores.online.resp import Command, Target, parse_target, refusal
+
+
+class _Rows(Call):
+    """Reads that are under way; the waiter gets rows, or what the server refused."""
+
+    __slots__ = ("_target",)
+
+    def __init__(
+        self,
+        waiter: Waiter[Rows],
+        count: int,
+        deadline: float,
+        target: Target,
+    ) -> None:
+        super().__init__(waiter, count, deadline)
+        self._target = target
+
+    def answered(self) -> None:
+        """All rows are here."""
+        if self.waiter.done():
+            return
+        for reply in self.replies:
+            if reply.__class__ is not list:
+                self.waiter.set_exception(refusal(self._target, reply))
+                return
+        self.waiter.set_result(self.replies)
 
 
 class RedisStore(ScannedStore):
@@ -97,6 +131,24 @@ class RedisStore(ScannedStore):
         client = self._clients.get(asyncio.get_running_loop()) or self._new_client()
         replies = await client.call(payload, count, timeout_ms or self._timeout_ms)
         return self._rows(reads, replies)
+
+    def read_soon(
+        self,
+        reads: Sequence[KeyFields],
+        waiter: Waiter[Rows],
+        *,
+        timeout_ms: int,
+    ) -> bool:
+        """`read_async` without a task, once the connection of the running loop is there."""
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            return False
+        payload, count = _read_commands(reads)
+        if count != len(reads):
+            return False
+        deadline = loop.time() + timeout_ms / 1000
+        return client.call_soon(payload, _Rows(waiter, count, deadline, self._target))
 
     def _rows(self, reads: Sequence[KeyFields], replies: list[Any]) -> list[list[bytes | None]]:
         for reply in replies:

@@ -1,21 +1,25 @@
 """The asyncio connection to a Redis-protocol server: auto-pipelined.
 
-All commands that one tick of the event loop submits leave in one write, and replies find their
-callers by their order. There is one connection per event loop; a caller pays for a future and two
-list appends, not for a pool, a lock and a stream reader.
+All commands that one tick of the event loop submits leave in one write, which waits for those of
+further ticks where that pays (`redis_pace.py`), and replies find their callers by their order.
+There is one connection per event loop; a caller pays for a future and two list appends, not for a
+pool, a lock and a stream reader.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, cast
 
 import hiredis
 
 from featurestore.errors import StoreError, StoreTimeout
+from featurestore.stores.online.base import Waiter
+from featurestore.stores.online.redis_pace import GROUP_S, Pace
 from featurestore.stores.online.resp import (
     BROKEN,
     Target,
@@ -33,14 +37,22 @@ OUTBOX_BYTES_MAX: Final = 4 * 1024 * 1024
 """Bytes that the server has not taken yet; above it callers wait, each until its own deadline."""
 
 
-class _Call:
-    __slots__ = ("count", "deadline", "future", "replies")
+class Call:
+    """Commands that are under way. Their `count` replies, or the error, go to `waiter`, which may
+    be a future or anything that takes them like one."""
 
-    def __init__(self, future: asyncio.Future[list[Any]], count: int, deadline: float) -> None:
-        self.future = future
+    __slots__ = ("count", "deadline", "replies", "waiter")
+
+    def __init__(self, waiter: Waiter[list[Any]], count: int, deadline: float) -> None:
+        self.waiter = waiter
         self.count = count
         self.deadline = deadline
         self.replies: list[Any] = []
+
+    def answered(self) -> None:
+        """All replies are here."""
+        if not self.waiter.done():
+            self.waiter.set_result(self.replies)
 
 
 class Link(asyncio.Protocol):
@@ -50,10 +62,15 @@ class Link(asyncio.Protocol):
         self._target = target
         self._loop = loop
         self._reader = hiredis.Reader()
-        self._calls: deque[_Call] = deque()
+        self._calls: deque[Call] = deque()
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
+        self._due = False
+        self._held: asyncio.TimerHandle | None = None
+        self._pace = Pace()
+        self._earliest = math.inf
         self._timer: asyncio.TimerHandle | None = None
+        self._watched = math.inf
         self._heard = loop.time()
         self._transport: asyncio.Transport | None = None
         self._paused = False
@@ -66,17 +83,28 @@ class Link(asyncio.Protocol):
         """Send packed commands with the other calls of this tick; the future gets their `count`
         replies. `deadline` is an instant of the loop's clock."""
         future: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._queue(payload, Call(future, count, deadline), self._collect)
+        return future
+
+    def send(self, payload: bytes, call: Call) -> None:
+        """Send the packed commands of `call` with the others of this tick, and wait for no more:
+        for those who bring their calls many at a time."""
+        self._queue(payload, call, self._flush)
+
+    def _queue(self, payload: bytes, call: Call, then: Callable[[], None]) -> None:
         if not self._calls:
             self._heard = self._loop.time()
-        self._calls.append(_Call(future, count, deadline))
-        if not self._outbox:
-            self._loop.call_soon(self._flush)
+        self._calls.append(call)
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(then)
         self._outbox.append(payload)
+        self._earliest = min(self._earliest, call.deadline)
         self._outbox_bytes += len(payload)
         if self._outbox_bytes > OUTBOX_BYTES_MAX:
             self._drained.clear()
-        self._watch(deadline)
-        return future
+        if call.deadline < self._watched:
+            self._watch(call.deadline)
 
     @property
     def is_full(self) -> bool:
@@ -100,9 +128,28 @@ class Link(asyncio.Protocol):
         """Wait until the socket is closed."""
         await self._lost.wait()
 
+    def _collect(self) -> None:
+        """At the end of a tick: write, or wait for more calls (see `Pace`)."""
+        self._due = False
+        if not self._outbox:
+            return
+        waiting, under_way, now = len(self._outbox), len(self._calls), self._loop.time()
+        if self._held is None:
+            if self._pace.holds(waiting, under_way, now=now, earliest=self._earliest):
+                self._held = self._loop.call_later(GROUP_S, self._flush)
+            else:
+                self._flush()
+        elif self._pace.lets_go(waiting, under_way, now=now, earliest=self._earliest):
+            self._flush()
+
     def _flush(self) -> None:
+        self._due = False
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+        self._earliest = math.inf
         outbox, self._outbox, self._outbox_bytes = self._outbox, [], 0
-        if self._transport is None or self.broken is not None:
+        if self._transport is None or self.broken is not None or not outbox:
             return
         self._transport.write(outbox[0] if len(outbox) == 1 else b"".join(outbox))
         if not self._paused:
@@ -112,23 +159,22 @@ class Link(asyncio.Protocol):
 
     def _watch(self, deadline: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= deadline:
-                return
             self._timer.cancel()
+        self._watched = deadline
         self._timer = self._loop.call_at(deadline, self._expire)
 
     def _expire(self) -> None:
-        self._timer = None
+        self._timer, self._watched = None, math.inf
         now, expired = self._loop.time(), False
-        pending = [call for call in self._calls if not call.future.done()]
+        pending = [call for call in self._calls if not call.waiter.done()]
         for call in pending:
             if call.deadline <= now:
                 # Its place in the queue stays: its replies may still come.
-                call.future.set_exception(failure(self._target, TimeoutError()))
+                call.waiter.set_exception(failure(self._target, TimeoutError()))
                 expired = True
         if expired and now - self._heard >= STALLED_S:
             self.abort()
-        elif ahead := [call.deadline for call in pending if not call.future.done()]:
+        elif ahead := [call.deadline for call in pending if not call.waiter.done()]:
             self._watch(min(ahead))
 
     # --- asyncio.Protocol -------------------------------------------------------------------------
@@ -149,8 +195,7 @@ class Link(asyncio.Protocol):
                 call.replies.append(reply)
                 if len(call.replies) == call.count:
                     calls.popleft()
-                    if not call.future.done():
-                        call.future.set_result(call.replies)
+                    call.answered()
         except (*BROKEN, IndexError) as error:
             self._fail(error)
             self.abort()
@@ -164,11 +209,11 @@ class Link(asyncio.Protocol):
         self.broken = self.broken or failure(self._target, cause)
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._watched = None, math.inf
         while self._calls:
             call = self._calls.popleft()
-            if not call.future.done():
-                call.future.set_exception(again(self.broken))
+            if not call.waiter.done():
+                call.waiter.set_exception(again(self.broken))
         self._drained.set()
 
     def pause_writing(self) -> None:
@@ -210,6 +255,14 @@ class AsyncClient:
             if link.broken is not None:
                 raise again(link.broken)
         return await link.submit(payload, count, deadline)
+
+    def call_soon(self, payload: bytes, call: Call) -> bool:
+        """Send `call` now, if the connection is there and has room. False: do it by `call`."""
+        link = self._link
+        if link is None or link.broken is not None or link.is_full:
+            return False
+        link.send(payload, call)
+        return True
 
     async def _connected(self, deadline: float) -> Link:
         if self._connecting is None:

@@ -1,0 +1,191 @@
+"""`GetOnlineFeatures` behind `pygrpc-native`, without a task or a future for each call.
+
+What a call needs of Python is done in two steps, before the store is asked and when its rows come.
+The steps are those of `GrpcDoor.guarded` and mean the same; only a store that cannot be asked this
+way costs a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from featurestore.errors import FeatureStoreError, ServerUnavailable, StoreUnavailable
+from featurestore.serving import request_ids
+from featurestore.serving.grpc_server import GOING_AWAY, Context, GrpcDoor, Metadata, metadatum
+from featurestore.serving.logs import SLOW_REQUEST_S, log_slow
+
+if TYPE_CHECKING:
+    import grpc
+
+    from featurestore.errors import StoreError
+    from featurestore.serving.service import Lookup
+    from featurestore.stores.online.base import Rows
+
+
+class Answers(Protocol):
+    """Where a call ends: each is told one of these, once."""
+
+    def respond(self, call_id: int, data: bytes, trailers: Metadata) -> None:
+        """It is answered."""
+
+    def fail(
+        self, call_id: int, code: grpc.StatusCode, details: str, trailers: Metadata = ()
+    ) -> None:
+        """It ends with a status."""
+
+    def broke(self, call_id: int) -> None:
+        """It ends because we failed, or because nobody waits for it."""
+
+
+class Lookups:
+    """The calls of one server."""
+
+    def __init__(self, door: GrpcDoor, answers: Answers, loop: asyncio.AbstractEventLoop) -> None:
+        self.door = door
+        self.answers = answers
+        self.loop = loop
+        self._ready: list[tuple[LookupCall, Rows]] = []
+
+    def ready(self, call: LookupCall, rows: Rows) -> None:
+        """Answer `call` with the others whose rows come now."""
+        if not self._ready:
+            self.loop.call_soon(self._answer)
+        self._ready.append((call, rows))
+
+    def _answer(self) -> None:
+        ready, self._ready = self._ready, []
+        for index, (call, rows) in enumerate(ready):
+            try:
+                call.finish(rows)
+            except BaseException:
+                # A bug of ours ends its own call only.
+                self._ready += ready[index + 1 :]
+                self.loop.call_soon(self._answer)
+                raise
+
+
+class LookupCall:
+    """One call, from its arrival to its answer; the `Waiter` for its rows."""
+
+    __slots__ = (
+        "_admitted",
+        "_id",
+        "_lookup",
+        "_lookups",
+        "_over",
+        "_request_id",
+        "_started",
+        "_task",
+    )
+
+    def __init__(self, call_id: int, lookups: Lookups) -> None:
+        self._id = call_id
+        self._lookups = lookups
+        self._over = self._admitted = False
+        self._started = time.perf_counter()
+        self._lookup: Lookup | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._request_id = ""
+
+    def begin(self, data: bytes, context: Context) -> None:
+        """Read the request and ask the store."""
+        door = self._lookups.door
+        traffic = door.traffic
+        traffic.begin()
+        try:
+            self._request_id = request_ids.begin(metadatum(context, request_ids.REQUEST_ID))
+            if traffic.refusing:
+                raise ServerUnavailable(GOING_AWAY)
+            traffic.admission.__enter__()
+            self._admitted = True
+            self._lookup = lookup = door.begin_lookup(data, context)
+            if not door.service.read_soon(lookup, self):
+                self._task = self._lookups.loop.create_task(self._read(lookup))
+        except FeatureStoreError as error:
+            self._fail(error)
+        except BaseException:
+            self._break()
+            raise
+
+    async def _read(self, lookup: Lookup) -> None:
+        try:
+            rows = await self._lookups.door.service.read(lookup)
+        except FeatureStoreError as error:
+            self._fail(error)
+        except BaseException:
+            self._break()
+            raise
+        else:
+            self._lookups.ready(self, rows)
+
+    # --- the store's answer -----------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether the caller has its answer, or does not wait for one."""
+        return self._over
+
+    def set_result(self, result: Rows) -> None:
+        """The rows are here."""
+        self._lookups.ready(self, result)
+
+    def set_exception(self, exception: StoreError) -> None:
+        """They will not come."""
+        self._lookups.loop.call_soon(self._lost, exception)
+
+    def _lost(self, error: StoreError) -> None:
+        if isinstance(error, StoreUnavailable):
+            self._lookups.door.service.store_is_gone()
+        self._fail(error)
+
+    def finish(self, rows: Rows) -> None:
+        """Answer with these rows."""
+        if self._over or self._lookup is None:
+            return
+        lookups = self._lookups
+        try:
+            data = lookups.door.finish_lookup(self._lookup, rows)
+        except FeatureStoreError as error:
+            self._fail(error)
+        except BaseException:
+            self._break()
+            raise
+        else:
+            trailers = ((request_ids.REQUEST_ID, self._request_id),)
+            lookups.answers.respond(self._id, data, trailers)
+            self._end("OK")
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """The caller has gone, or its deadline has passed."""
+        if self._task is not None:
+            self._task.cancel()
+        self._break()
+
+    def _fail(self, error: FeatureStoreError) -> None:
+        if self._over:
+            return
+        request_ids.current.set(self._request_id)
+        status, text, trailers = self._lookups.door.refusal(error)
+        named = (*trailers, (request_ids.REQUEST_ID, self._request_id))
+        self._lookups.answers.fail(self._id, status, text, named)
+        self._end(status.name)
+
+    def _break(self) -> None:
+        if not self._over:
+            self._lookups.answers.broke(self._id)
+            self._end("UNKNOWN")
+
+    def _end(self, code: str) -> None:
+        self._over = True
+        door = self._lookups.door
+        if self._admitted:
+            door.traffic.admission.__exit__()
+        door.traffic.end()
+        seconds = time.perf_counter() - self._started
+        door.metrics.request("grpc", code, seconds)
+        if seconds >= SLOW_REQUEST_S:
+            request_ids.current.set(self._request_id)
+            log_slow("grpc", code, seconds)
