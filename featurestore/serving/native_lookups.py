@@ -11,7 +11,12 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from featurestore.errors import FeatureStoreError, ServerUnavailable, StoreUnavailable
+from featurestore.errors import (
+    FeatureStoreError,
+    ServerUnavailable,
+    StoreTimeout,
+    StoreUnavailable,
+)
 from featurestore.serving import request_ids
 from featurestore.serving.grpc_server import GOING_AWAY, Context, GrpcDoor, Metadata, metadatum
 from featurestore.serving.logs import SLOW_REQUEST_S, log_slow
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 
     from featurestore.errors import StoreError
     from featurestore.serving.service import Lookup
-    from featurestore.stores.online.base import Rows
+    from featurestore.stores.online.base import KeyFields, Rows
 
 
 class Answers(Protocol):
@@ -46,7 +51,27 @@ class Lookups:
         self.door = door
         self.answers = answers
         self.loop = loop
+        self._asked: list[LookupCall] = []
         self._ready: list[tuple[LookupCall, Rows]] = []
+
+    def ask(self, call: LookupCall, lookup: Lookup) -> None:
+        """Ask the store for `call`, with the others of this turn (`send`) where nothing sets it
+        apart."""
+        if lookup.prepared.reads and lookup.timeout_ms == self.door.service.longest_ms:
+            self._asked.append(call)
+        elif not self.door.service.read_soon(lookup.prepared.reads, call, lookup.timeout_ms):
+            call.read()
+
+    def send(self) -> None:
+        """Ask the store for all of this turn."""
+        if not self._asked:
+            return
+        calls, self._asked = self._asked, []
+        group = _Group(self, calls)
+        service = self.door.service
+        if not service.read_soon(group.reads, group, service.longest_ms):
+            for call in calls:
+                call.read()
 
     def ready(self, call: LookupCall, rows: Rows) -> None:
         """Answer `call` with the others whose rows come now."""
@@ -66,6 +91,43 @@ class Lookups:
                 raise
 
 
+class _Group:
+    """The calls of one turn, as one read of the store; the `Waiter` for its rows."""
+
+    __slots__ = ("_calls", "_lookups", "_over", "reads")
+
+    def __init__(self, lookups: Lookups, calls: list[LookupCall]) -> None:
+        self._lookups = lookups
+        self._calls = calls
+        self._over = False
+        self.reads: list[KeyFields] = []
+        for call in calls:
+            self.reads += call.reads
+
+    def done(self) -> bool:
+        """Whether it has its rows, or will not get them."""
+        return self._over
+
+    def set_result(self, result: Rows) -> None:
+        """The rows are here."""
+        self._over, first = True, 0
+        for call in self._calls:
+            last = first + len(call.reads)
+            self._lookups.ready(call, result[first:last])
+            first = last
+
+    def set_exception(self, exception: StoreError) -> None:
+        """They will not come. What the server refused may concern one call only, so each asks
+        again for itself."""
+        self._over = True
+        alone = not isinstance(exception, StoreUnavailable | StoreTimeout)
+        for call in self._calls:
+            if alone:
+                call.read()
+            else:
+                call.set_exception(exception)
+
+
 class LookupCall:
     """One call, from its arrival to its answer; the `Waiter` for its rows."""
 
@@ -78,6 +140,7 @@ class LookupCall:
         "_request_id",
         "_started",
         "_task",
+        "reads",
     )
 
     def __init__(self, call_id: int, lookups: Lookups) -> None:
@@ -88,6 +151,7 @@ class LookupCall:
         self._lookup: Lookup | None = None
         self._task: asyncio.Task[None] | None = None
         self._request_id = ""
+        self.reads: list[KeyFields] = []
 
     def begin(self, data: bytes, context: Context) -> None:
         """Read the request and ask the store."""
@@ -101,13 +165,18 @@ class LookupCall:
             traffic.admission.__enter__()
             self._admitted = True
             self._lookup = lookup = door.begin_lookup(data, context)
-            if not door.service.read_soon(lookup, self):
-                self._task = self._lookups.loop.create_task(self._read(lookup))
+            self.reads = lookup.prepared.reads
+            self._lookups.ask(self, lookup)
         except FeatureStoreError as error:
             self._fail(error)
         except BaseException:
             self._break()
             raise
+
+    def read(self) -> None:
+        """Ask the store in a task of its own."""
+        if self._lookup is not None and not self._over:
+            self._task = self._lookups.loop.create_task(self._read(self._lookup))
 
     async def _read(self, lookup: Lookup) -> None:
         try:

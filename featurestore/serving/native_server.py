@@ -170,6 +170,7 @@ class NativeServer:
                 # A bug of ours ends its own call only.
                 self._loop.call_soon(self._begin, events[index + 1 :])
                 raise
+        self._lookups.send()
 
     def _begin_one(self, event: DetailedEvent) -> None:
         _, call_id, method, payload, _, details = event

@@ -13,6 +13,8 @@ from featurestore.tracing import now_ns
 from featurestore.wire import serving_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from featurestore.config import Settings
     from featurestore.serving.assemble import CompiledPlan, Prepared
     from featurestore.serving.gate import Caller, Gate
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from featurestore.serving.reload import PlanBook, What
     from featurestore.serving.tls import ServerTls
     from featurestore.serving.traffic import Traffic
-    from featurestore.stores.online.base import OnlineStore, Rows, Waiter
+    from featurestore.stores.online.base import KeyFields, OnlineStore, Rows, Waiter
     from featurestore.timeline import Clock
     from featurestore.tracing import Tracing
     from featurestore.wire.plans import ServingPlan
@@ -71,7 +73,7 @@ class OnlineService:
         self._tracing = parts.tracing
         self._limits = Limits.of(parts.settings.serving)
         serving, online = parts.settings.serving, parts.settings.online
-        self._longest_ms = min(serving.request_timeout_ms, online.timeout_ms)
+        self.longest_ms = min(serving.request_timeout_ms, online.timeout_ms)
 
     async def answer(
         self,
@@ -113,18 +115,17 @@ class OnlineService:
             self.gate.check_read(caller, what, now_us=now_us, count=request.count)
         plan = self._book.compiled(what, full_feature_names=full_feature_names)
         prepared = prepare(plan, request, self._limits)
-        timeout_ms = self._longest_ms
+        timeout_ms = self.longest_ms
         if remaining_s is not None:
             timeout_ms = min(timeout_ms, int(remaining_s * 1_000))
             if timeout_ms <= 0:
                 raise ServerTimeout("The deadline had passed when the request was read.")
         return Lookup(plan, request, prepared, now_us, timeout_ms, time.perf_counter())
 
-    def read_soon(self, lookup: Lookup, waiter: Waiter[Rows]) -> bool:
-        """Have the rows of a lookup brought to `waiter`, without a task. False where that cannot
-        be done now; `read` always can."""
-        reads = lookup.prepared.reads
-        return bool(reads) and self._store.read_soon(reads, waiter, timeout_ms=lookup.timeout_ms)
+    def read_soon(self, reads: Sequence[KeyFields], waiter: Waiter[Rows], timeout_ms: int) -> bool:
+        """Have rows brought to `waiter`, without a task. False where that cannot be done now;
+        `read` always can."""
+        return bool(reads) and self._store.read_soon(reads, waiter, timeout_ms=timeout_ms)
 
     async def read(self, lookup: Lookup) -> Rows:
         """The rows of a lookup. Raises what `answer` raises of the store."""

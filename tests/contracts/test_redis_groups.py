@@ -13,7 +13,7 @@ from redis_servers import RedisServer, valkey_binary
 from featurestore.errors import StoreError, StoreTimeout, StoreUnavailable
 from featurestore.stores.online.base import KeyFields, RowBatch
 from featurestore.stores.online.redis import RedisStore
-from featurestore.testing.online_store import FIELD, PREFIX, numbered, rows
+from featurestore.testing.online_rows import FIELD, PREFIX, numbered, rows
 
 KEYS = numbered(100)
 VALUES = rows([(i, i, f"text {i}") for i in range(len(KEYS))])

@@ -21,6 +21,7 @@ from featurestore.serving.reload import PlanBook
 from featurestore.serving.service import Collaborators, Lookup, OnlineService
 from featurestore.serving.traffic import Traffic
 from featurestore.stores.online.base import KeyFields, Rows
+from featurestore.stores.online.redis import RedisStore
 from featurestore.testing.served import ServedView, publish_plans, served_settings, serving_plan
 from featurestore.timeline import SystemClock
 from featurestore.wire import serving_pb2 as pb
@@ -68,13 +69,18 @@ class Served:
         self.ends = ends
         self.lookups = Lookups(door, ends, asyncio.get_running_loop())
 
-    def call(self, call_id: int, *, service: str = "m", remaining_s: float = 5.0) -> LookupCall:
+    def call(
+        self, call_id: int, *, service: str = "m", remaining_s: float = 5.0, last: bool = True
+    ) -> LookupCall:
+        """Begin one; the `last` of a turn sends all of it."""
         ids = pb.Int64Values(values=[call_id])
         request = pb.GetOnlineFeaturesRequest(
             feature_service=service, keys=[pb.KeyColumn(name="id", int64s=ids)]
         )
         call = LookupCall(call_id, self.lookups)
         call.begin(request.SerializeToString(), _Context(((), "peer", remaining_s)))
+        if last:
+            self.lookups.send()
         return call
 
     @property
@@ -123,7 +129,8 @@ async def served(valkey: RedisServer, tmp_path: Path) -> AsyncIterator[Served]:
 
 
 async def test_calls_are_answered(served: Served) -> None:
-    calls = [served.call(i) for i in range(ADMITTED_MAX)]
+    calls = [served.call(i, last=i % 5 == 4) for i in range(ADMITTED_MAX)]
+    served.lookups.send()
     assert not any(call.done() for call in calls)
     assert all(call._task is None for call in calls)
     await served.ends.until(ADMITTED_MAX)
@@ -144,7 +151,7 @@ async def test_what_is_refused_before_the_store_is_asked(served: Served) -> None
 
 
 async def test_callers_who_go_away(served: Served) -> None:
-    gone, _ = served.call(1), served.call(2)
+    gone, _ = served.call(1, last=False), served.call(2)
     gone.cancel()
     await served.ends.until(2)
     await asyncio.sleep(0.05)
@@ -156,19 +163,43 @@ async def test_a_store_that_hangs_and_dies(served: Served, valkey: RedisServer) 
     served.call(1, remaining_s=0.05)
     await served.ends.until(1)
     assert served.ends.of == {1: "DEADLINE_EXCEEDED"}
-    served.call(2)
+    served.call(20, last=False)
+    served.call(21)
     valkey.kill()
-    await served.ends.until(2)
-    assert served.ends.of[2] == "UNAVAILABLE"
+    await served.ends.until(3)
+    assert served.ends.of[20] == served.ends.of[21] == "UNAVAILABLE"
     # Without a connection a call costs a task, and ends like the others.
     call = served.call(3)
     assert call._task is not None
-    await served.ends.until(3)
+    await served.ends.until(4)
     assert served.ends.of[3] == "UNAVAILABLE"
     gone = served.call(4)
     gone.cancel()
-    await served.ends.until(4)
+    await served.ends.until(5)
     assert served.ends.of[4] == "broke"
+
+
+async def test_the_deadlines_of_one_turn(served: Served, valkey: RedisServer) -> None:
+    valkey.pause()
+    for i in range(4):
+        served.call(i, remaining_s=0.05 if i % 2 else 5.0, last=i == 3)
+    await served.ends.until(2)
+    assert served.ends.of == dict.fromkeys((1, 3), "DEADLINE_EXCEEDED")
+    valkey.resume()
+    await served.ends.until(4)
+    assert served.ends.of[0] == served.ends.of[2] == "statuses [1]"
+
+
+async def test_what_the_store_refuses_concerns_one_call(
+    served: Served, valkey: RedisServer
+) -> None:
+    (key,) = VIEW.store_keys([(2,)])
+    with RedisStore(valkey.url) as store:
+        store._each([(b"SET", key, b"text")])
+    for i in range(1, 4):
+        served.call(i, last=i == 3)
+    await served.ends.until(3)
+    assert served.ends.of == {1: "statuses [1]", 2: "INTERNAL", 3: "statuses [1]"}
 
 
 async def test_a_bug_of_ours_ends_one_call(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +216,7 @@ async def test_a_bug_of_ours_ends_one_call(served: Served, monkeypatch: pytest.M
 
     monkeypatch.setattr(served.door, "finish_lookup", planted)
     for i in range(1, 6):
-        served.call(i)
+        served.call(i, last=i == 5)
     await served.ends.until(5)
     assert served.ends.of == {i: "broke" if i == 2 else "statuses [1]" for i in range(1, 6)}
     assert reported == ["RuntimeError('planted')"]
