@@ -2,7 +2,8 @@
 
 What a call needs of Python is done in two steps, before the store is asked and when its rows come.
 The steps are those of `GrpcDoor.guarded` and mean the same; only a store that cannot be asked this
-way costs a task.
+way costs a task. Lookups that come together are one read of the store: one deadline, one place in
+the connection's queue.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from featurestore.stores.online.base import KeyFields, Rows
 
 
+READS_PER_GROUP = 32
+"""Keys that are read together, about: more would keep the first answers waiting for the last."""
+
+
 class Answers(Protocol):
     """Where a call ends: each is told one of these, once."""
 
@@ -52,24 +57,34 @@ class Lookups:
         self.answers = answers
         self.loop = loop
         self._asked: list[LookupCall] = []
+        self._reads = 0
         self._ready: list[tuple[LookupCall, Rows]] = []
 
     def ask(self, call: LookupCall, lookup: Lookup) -> None:
-        """Ask the store for `call`, with the others of this turn (`send`) where nothing sets it
-        apart."""
-        if lookup.prepared.reads and lookup.timeout_ms == self.door.service.longest_ms:
+        """Ask the store for `call`, with others of this turn unless its deadline is its own;
+        `send` ends the turn."""
+        if lookup.timeout_ms == self.door.service.longest_ms:
             self._asked.append(call)
-        elif not self.door.service.read_soon(lookup.prepared.reads, call, lookup.timeout_ms):
+            self._reads += len(call.reads)
+            if self._reads >= READS_PER_GROUP:
+                self.send()
+        elif not self.door.service.read_soon(call.reads, call, lookup.timeout_ms):
             call.read()
 
     def send(self) -> None:
-        """Ask the store for all of this turn."""
+        """Ask the store for what was not asked yet."""
         if not self._asked:
             return
-        calls, self._asked = self._asked, []
+        calls, self._asked, self._reads = self._asked, [], 0
         group = _Group(self, calls)
         service = self.door.service
-        if not service.read_soon(group.reads, group, service.longest_ms):
+        try:
+            taken = service.read_soon(group.reads, group, service.longest_ms)
+        except BaseException:
+            for call in calls:
+                call.cancel()
+            raise
+        if not taken:
             for call in calls:
                 call.read()
 
