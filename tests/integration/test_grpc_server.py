@@ -238,5 +238,7 @@ def test_reflection_describes_the_contract(channel: grpc.Channel) -> None:
     assert [method.name for method in service.method] == [
         "GetOnlineFeatures",
         "StreamOnlineFeatures",
+        "Push",
+        "StreamPush",
         "GetServingInfo",
     ]
