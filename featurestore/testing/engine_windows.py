@@ -242,6 +242,22 @@ class WindowsContract:
         rel = windows(right, over("sum", 100), event_id="flight", correction_horizon_us=10)
         assert [found for found, _ in ask(engine, rel, 5, 10, 99)] == [1, 2, 2]
 
+    def test_a_tombstone_replaces_a_row_of_equal_times(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        right = history(tmp_path, (0, 0, 1, 7, "D"), (0, 0, 9, 7), (0, 0, 5, 8), op="op")
+        rel = windows(right, over("sum", 100), event_id="flight")
+        assert ask(engine, rel, 5) == [(5, PRESENT)]
+
+    def test_the_oldest_row_that_counts(self, engine: Engine, tmp_path: Path) -> None:
+        right = history(tmp_path, (90, None, 1), (89, None, 2))
+        assert ask(engine, windows(right, over("sum", 10)), 100) == [(1, PRESENT)]
+        assert ask(engine, windows(right, over("sum", 10)), 101) == [(None, NOT_FOUND)]
+        rel = windows(right, over("sum", 10, delay_us=3, hop_us=2), over("count", 4))
+        assert ask(engine, rel, 104) == [(1, 0, PRESENT)]
+        assert ask(engine, rel, 105) == [(None, 0, PRESENT)]
+        assert ask(engine, rel, 106) == [(None, 0, NOT_FOUND)]
+
     def test_a_row_without_an_id_counts_for_nothing(self, engine: Engine, tmp_path: Path) -> None:
         right = history(tmp_path, (0, 0, 1, None), (0, 0, 2, 7))
         rel = windows(right, over("sum", 100), event_id="flight")
