@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from featurestore.aggregates import AGGREGATES
 from featurestore.definitions.functions import FUNCTIONS, Function
 from featurestore.errors import suggest
 from featurestore.statuses import Status
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "definitions.md"
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
+GUIDE = GUIDES / "definitions.md"
 
 
 def row(function: Function) -> str:
@@ -48,3 +50,11 @@ def test_the_guide_names_no_function_that_is_gone() -> None:
 def test_the_guide_names_every_status() -> None:
     text = GUIDE.read_text(encoding="utf-8")
     assert all(f"| `{status.name}` |" in text for status in Status)
+
+
+def test_the_guide_names_every_aggregate() -> None:
+    text = (GUIDES / "windows.md").read_text(encoding="utf-8")
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert {(line[0], line[2]) for line in lines} == {
+        (f"| `{row.name}`", f"{row.doc} |") for row in AGGREGATES.values()
+    }
