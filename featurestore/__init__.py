@@ -22,7 +22,11 @@ _HOMES = {
     "FeatureTest": "featurestore.definitions.feature_test",
     "FeatureView": "featurestore.definitions.view",
     "FileSource": "featurestore.definitions.source",
+    "OnDemandFeatureView": "featurestore.definitions.on_demand",
+    "RequestBatch": "featurestore.client",
+    "RequestSource": "featurestore.definitions.on_demand",
     "SqlSource": "featurestore.definitions.source",
+    "on_demand_feature_view": "featurestore.definitions.on_demand",
 }
 
 __all__ = [
@@ -37,14 +41,23 @@ __all__ = [
     "FeatureTest",
     "FeatureView",
     "FileSource",
+    "OnDemandFeatureView",
+    "RequestBatch",
+    "RequestSource",
     "SqlSource",
+    "on_demand_feature_view",
 ]
 
 if TYPE_CHECKING:
-    from featurestore.client import AsyncFeatureClient, FeatureClient
+    from featurestore.client import AsyncFeatureClient, FeatureClient, RequestBatch
     from featurestore.definitions.aggregation import Aggregation
     from featurestore.definitions.entity import Entity
     from featurestore.definitions.feature_test import FeatureTest
+    from featurestore.definitions.on_demand import (
+        OnDemandFeatureView,
+        RequestSource,
+        on_demand_feature_view,
+    )
     from featurestore.definitions.service import FeatureService
     from featurestore.definitions.source import FileSource, SqlSource
     from featurestore.definitions.view import Feature, FeatureView

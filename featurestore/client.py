@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import grpc
 
@@ -25,6 +25,8 @@ from featurestore.serving.edge import DETAILS_KEY, restore, restore_details
 from featurestore.serving.stream_client import Answer, Asked, Words, ask_all, ask_all_async
 from featurestore.wire import serving_pb2 as pb
 from featurestore.wire.entities import Entities, read_entities, to_message
+from featurestore.wire.inputs import Inputs, read_inputs
+from featurestore.wire.inputs import to_message as input_to_message
 from featurestore.wire.pushes import PushResult, from_message, push_request
 from featurestore.wire.response import OnlineResponse, ResponseSchema, read_response
 from featurestore.wire.serving_raw_pb2 import RawStreamRequest, RawStreamResponse
@@ -55,6 +57,14 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
+
+class RequestBatch(NamedTuple):
+    """One batch of a stream together with its request inputs, a row per entity."""
+
+    entity_rows: Any
+    request: Any
+
+
 Metadata = tuple[tuple[str, str], ...]
 What = str | tuple[str, ...]
 
@@ -74,7 +84,7 @@ class _Calls:
         return time.monotonic() + wanted_ms / 1_000
 
     def request(
-        self, what: What, entities: Entities, full: bool
+        self, what: What, entities: Entities, full: bool, inputs: Inputs | None = None
     ) -> tuple[bytes, dict[int, ResponseSchema]]:
         """The serialized request, which names the schema that the last answer to such a one had,
         and the schemas that were known when it was written."""
@@ -90,6 +100,8 @@ class _Calls:
             message.feature_service = what
         else:
             message.features.refs.extend(what)
+        if inputs:
+            message.request_inputs.extend(map(input_to_message, inputs.values()))
         return message.SerializeToString(), schemas
 
     def remember(self, found: OnlineResponse, what: What, full: bool) -> None:
@@ -107,8 +119,11 @@ class _Calls:
         asked_ms = self._timeout_ms if timeout_ms is None else _positive(timeout_ms)
 
         def encode(rows: Any) -> tuple[bytes, Asked]:
+            inputs = None
+            if isinstance(rows, RequestBatch):
+                rows, inputs = rows.entity_rows, read_inputs(rows.request)
             entities = read_entities(rows)
-            request, schemas = self.request(what, entities, full)
+            request, schemas = self.request(what, entities, full, inputs)
             message = RawStreamRequest(request=request, timeout_ms=asked_ms)
             return message.SerializeToString(), Asked(entities, schemas)
 
@@ -254,6 +269,7 @@ class FeatureClient:
         features: str | Sequence[str],
         entity_rows: Any,
         *,
+        request: Any = None,
         full_feature_names: bool = False,
         timeout_ms: int | None = None,
     ) -> OnlineResponse:
@@ -264,16 +280,20 @@ class FeatureClient:
                 `"view:feature"` and `"view"`.
             entity_rows: `[{"tailnum": "N14228"}, …]`, `{"tailnum": […]}`, or a pandas, polars or
                 Arrow table.
+            request: what on-demand views read of the request, a row per entity, in the same forms:
+                `[{"distance": 719.0}, …]`.
             full_feature_names: name features `view__feature`.
             timeout_ms: the deadline, retries included.
 
         Raises `UnknownService`, `UnknownView`, `UnknownFeature`, `NameClash`, `MissingJoinKey`,
-        `InvalidJoinKey`, `LimitExceeded`, `StoreUnavailable`, `StoreTimeout`, `CorruptRow`,
-        `ServerUnavailable`, `ServerTimeout`.
+        `InvalidJoinKey`, `MissingRequestInput`, `InvalidRequestInput`, `LimitExceeded`,
+        `StoreUnavailable`, `StoreTimeout`, `CorruptRow`, `ServerUnavailable`, `ServerTimeout`.
         """
         what, entities = _what(features), read_entities(entity_rows)
-        request, schemas = self._calls.request(what, entities, full_feature_names)
-        data = self._call(self._get, request, timeout_ms)
+        message, schemas = self._calls.request(
+            what, entities, full_feature_names, read_inputs(request)
+        )
+        data = self._call(self._get, message, timeout_ms)
         response = read_response(data, entities, schemas=schemas)
         self._calls.remember(response, what, full_feature_names)
         return response
@@ -292,7 +312,8 @@ class FeatureClient:
         Args:
             features: as in `get_online_features`.
             batches: an iterable, without end if you like, of what `get_online_features` takes as
-                `entity_rows`. Another thread takes from it, at most 64 batches ahead of you.
+                `entity_rows`, or of `RequestBatch(entity_rows, request)`. Another thread takes
+                from it, at most 64 batches ahead of you.
             full_feature_names: name features `view__feature`.
             timeout_ms: how long the server may take for each answer.
 
@@ -397,13 +418,16 @@ class AsyncFeatureClient:
         features: str | Sequence[str],
         entity_rows: Any,
         *,
+        request: Any = None,
         full_feature_names: bool = False,
         timeout_ms: int | None = None,
     ) -> OnlineResponse:
         """The newest features of each entity; see `FeatureClient.get_online_features`."""
         what, entities = _what(features), read_entities(entity_rows)
-        request, schemas = self._calls.request(what, entities, full_feature_names)
-        data = await self._call(self._get, request, timeout_ms)
+        message, schemas = self._calls.request(
+            what, entities, full_feature_names, read_inputs(request)
+        )
+        data = await self._call(self._get, message, timeout_ms)
         response = read_response(data, entities, schemas=schemas)
         self._calls.remember(response, what, full_feature_names)
         return response

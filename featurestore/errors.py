@@ -171,6 +171,12 @@ class InvalidExpression(DefinitionError):
         self.position = position
 
 
+class InvalidFunction(DefinitionError):
+    """A Python function of an on-demand view that does not stand by itself, or cannot be loaded."""
+
+    code = "invalid-function"
+
+
 class InvalidSettings(DefinitionError):
     """An unknown or ill-typed key in `featurestore.toml`, the environment or the arguments."""
 
@@ -297,6 +303,29 @@ class InvalidJoinKey(RequestError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(f"Join key {key!r}: {message}")
         self.key = key
+
+
+class MissingRequestInput(RequestError):
+    """A value that on-demand features need of every request was not sent."""
+
+    code = "missing-request-input"
+
+    def __init__(self, name: str, *, needed_by: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"Request input {name!r}, needed by {needed_by}, is missing.{suggest(name, known)}"
+        )
+        self.name = name
+        self.needed_by = needed_by
+
+
+class InvalidRequestInput(RequestError):
+    """A request input of the wrong type, or not one value for each entity."""
+
+    code = "invalid-request-input"
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"Request input {name!r}: {message}")
+        self.name = name
 
 
 class InvalidEntityFrame(RequestError):

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.compiler import hashing
+from featurestore.compiler.program import program_of
 from featurestore.compiler.selection import select
-from featurestore.compiler.typed import Metadata, TypedRepo, TypedService, ViewUse
+from featurestore.compiler.typed import Metadata, TypedRepo, TypedService, Use, ViewUse
 from featurestore.config import (
     OfflineSettings,
     OnlineSettings,
@@ -95,10 +96,15 @@ def _run(repo: TypedRepo, test: FeatureTest) -> tuple[int, list[Mismatch]]:
     return 2 * sum(len(row) for row in example.wanted), found
 
 
-def _uses(repo: TypedRepo, own: TypedRepo, features: Any) -> tuple[ViewUse, ...]:
+def _uses(repo: TypedRepo, own: TypedRepo, features: Any) -> tuple[Use, ...]:
     """What is asked for, as uses of the views of `own`, the project of the test."""
-    uses = select(repo, features)
-    return tuple(replace(use, view=own.views[use.view.name]) for use in uses)
+    found: list[Use] = []
+    for use in select(repo, features):
+        if isinstance(use, ViewUse):
+            found.append(replace(use, view=own.views[use.view.name]))
+        else:
+            found.append(replace(use, view=own.on_demand[use.view.name]))
+    return tuple(found)
 
 
 def _settings(root: Path) -> Settings:
@@ -114,7 +120,7 @@ def _settings(root: Path) -> Settings:
 class _Example:
     """A test's expectations read against the types of what it asks for."""
 
-    def __init__(self, repo: TypedRepo, uses: tuple[ViewUse, ...], test: FeatureTest) -> None:
+    def __init__(self, repo: TypedRepo, uses: tuple[Use, ...], test: FeatureTest) -> None:
         service = TypedService(
             name=_SERVICE,
             uses=uses,
@@ -123,21 +129,26 @@ class _Example:
         )
         self.repo = replace(repo, services={_SERVICE: service})
         self._uses = uses
+        program = program_of(uses)
+        self._views = sorted({use.view.name for use in program.joined})
+        self._inputs = {one.name: one.dtype for one in program.requests}
         self._keys = {
             column: key.dtype
-            for use in uses
+            for use in program.joined
             for column, key in zip(use.key_columns, use.view.keys, strict=True)
         }
         self._outputs = _output_dtypes(uses)
         self.times_us = [to_us(row[TEST_TIME]) for row in test.expect]
         self.entities = [self._entity(n, row) for n, row in enumerate(test.expect)]
+        self.inputs = [self._request(n, row) for n, row in enumerate(test.expect)]
         self.wanted = [dict(self._expected(n, row)) for n, row in enumerate(test.expect)]
 
     def offline(self, store: FeatureStore) -> list[dict[str, Any]]:
         """The historical answer to each expectation, by `view__feature` and `view__status`."""
         import pyarrow as pa
 
-        frame = literal_rows.table(self.entities, self._keys, what="expect")
+        rows = [e | r for e, r in zip(self.entities, self.inputs, strict=True)]
+        frame = literal_rows.table(rows, self._inputs | self._keys, what="expect")
         times = pa.array(self.times_us, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
         job = store.get_historical_features(
             frame.append_column(TEST_TIME, times),
@@ -151,14 +162,17 @@ class _Example:
     def online(self, store: FeatureStore, clock: ManualClock) -> list[dict[str, Any]]:
         """The online answer to each expectation when the clock stands at its time."""
         store.apply()
-        views = sorted({use.view.name for use in self._uses})
         found: list[dict[str, Any]] = [{} for _ in self.entities]
         for at_us in sorted(set(self.times_us)):
             clock.advance(at_us - clock.now_us())
-            store.materialize(views)
+            if self._views:
+                store.materialize(self._views)
             numbers = [n for n, other in enumerate(self.times_us) if other == at_us]
             answer = store.get_online_features(
-                _SERVICE, [self.entities[n] for n in numbers], full_feature_names=True
+                _SERVICE,
+                [self.entities[n] for n in numbers],
+                request=[self.inputs[n] for n in numbers],
+                full_feature_names=True,
             )
             rows = answer.to_arrow().to_pylist()
             for place, number in enumerate(numbers):
@@ -198,11 +212,23 @@ class _Example:
             raise InvalidRequest(f"expect[{number}] lacks the join keys {', '.join(missing)}")
         return {key: row[key] for key in self._keys}
 
+    def _request(self, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+        missing = [name for name in self._inputs if name not in row]
+        if missing:
+            raise InvalidRequest(f"expect[{number}] lacks the request inputs {', '.join(missing)}")
+        found = {}
+        for name, dtype in self._inputs.items():
+            try:
+                found[name] = literal_rows.column([row[name]], dtype)[0].as_py()
+            except ValueError as error:
+                raise InvalidRequest(f"expect[{number}], {name!r}: {error}") from None
+        return found
+
     def _expected(self, number: int, row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Full column name and plain value of everything that a row expects."""
         short = _full_names(self._uses)
         for name, value in row.items():
-            if name in self._keys or name == TEST_TIME:
+            if name in self._keys or name in self._inputs or name == TEST_TIME:
                 continue
             full = short.get(name, [name])
             if len(full) > 1:
@@ -220,7 +246,7 @@ class _Example:
             yield full[0], getattr(plain, "name", plain)
 
 
-def _full_names(uses: Sequence[ViewUse]) -> dict[str, list[str]]:
+def _full_names(uses: Sequence[Use]) -> dict[str, list[str]]:
     """Short name of each feature → the full names that it may stand for."""
     names: dict[str, list[str]] = {}
     for use in uses:
@@ -229,7 +255,7 @@ def _full_names(uses: Sequence[ViewUse]) -> dict[str, list[str]]:
     return names
 
 
-def _output_dtypes(uses: Sequence[ViewUse]) -> dict[str, DType | None]:
+def _output_dtypes(uses: Sequence[Use]) -> dict[str, DType | None]:
     """Full name of each output → its type; None for statuses, which are names."""
     features = {f"{use.name}__{f.name}": f.dtype for use in uses for f in use.features}
     return features | {use.name + _STATUS: None for use in uses}

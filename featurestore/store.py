@@ -277,6 +277,7 @@ class FeatureStore:
         features: Any,
         entity_rows: Any,
         *,
+        request: Any = None,
         full_feature_names: bool = False,
     ) -> OnlineResponse:
         """The newest features of each entity now, as a server would answer.
@@ -285,13 +286,16 @@ class FeatureStore:
             features: a service (or its name) or a list of `"view:feature"`, as applied and
                 materialized in the environment.
             entity_rows: `[{"tailnum": "N14228"}, …]` or `{"tailnum": […]}`.
+            request: what on-demand views read of the request, one row per entity, in the same
+                forms: `[{"distance": 719.0}, …]`.
             full_feature_names: name features `view__feature`.
 
         Raises `UnknownService`, `UnknownView`, `UnknownFeature`, `MissingJoinKey`,
-        `InvalidJoinKey`, `LimitExceeded`, `StoreTimeout`, `StoreUnavailable`, `CorruptRow`.
+        `InvalidJoinKey`, `MissingRequestInput`, `InvalidRequestInput`, `LimitExceeded`,
+        `StoreTimeout`, `StoreUnavailable`, `CorruptRow`.
         """
         return self._local.get_online_features(
-            features, entity_rows, full_feature_names=full_feature_names
+            features, entity_rows, request=request, full_feature_names=full_feature_names
         )
 
     def verify(

@@ -27,22 +27,27 @@ class Objects(Enum):
 
     ENTITIES = "entities"
     SOURCES = "sources"
+    REQUESTS = "requests"
     VIEWS = "views"
+    ON_DEMAND = "on-demand"
     SERVICES = "services"
     ENTITY = "entity"
     SOURCE = "source"
+    REQUEST = "request"
     VIEW = "view"
     SERVICE = "service"
 
     @property
     def kind(self) -> Kind:
         """The plural."""
-        plural = {"entity": "entities", "source": "sources", "view": "views"}
-        named = plural.get(self.value, self.value)
-        return cast("Kind", "services" if named == "service" else named)
+        singular = self.value in ("source", "request", "view", "service")
+        named = f"{self.value}s" if singular else self.value
+        return cast("Kind", "entities" if named == "entity" else named.replace("-", "_"))
 
 
-Kinds = Annotated[Objects, typer.Argument(metavar="entities|sources|views|services")]
+Kinds = Annotated[
+    Objects, typer.Argument(metavar="entities|sources|requests|views|on-demand|services")
+]
 
 
 def plan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 
 from featurestore.cli.options import Json, Repo, ask, complete_service, open_store
 from featurestore.cli.output import note, say, show_json, show_table, working
-from featurestore.errors import InvalidJoinKey, InvalidRequest
+from featurestore.errors import InvalidJoinKey, InvalidRequest, InvalidRequestInput
 from featurestore.timeline import format_instant
 
 if TYPE_CHECKING:
@@ -77,6 +77,22 @@ def get_online(
             metavar="FILE", help='JSON: [{"key": value}, …] or {"key": [values]}; - is stdin.'
         ),
     ] = None,
+    request: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--request",
+            metavar="NAME=VALUE",
+            help="A request input of the entity (NAME:=JSON for anything but a number or a text). "
+            "Repeat; a name that comes again begins the next entity.",
+        ),
+    ] = None,
+    requests: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='JSON with request inputs: [{"name": value}, …] or {"name": [values]}.',
+        ),
+    ] = None,
     repo: Repo = Path(),
     as_json: Json = False,
     target: Annotated[
@@ -112,14 +128,21 @@ def get_online(
 
     Reads the online store as a server would, or with --target asks a server.
     """
-    rows = entity_rows(entity or [], entities)
+    inputs = request_rows(request or [], requests)
+    # Views without entities need none said; there is one for each row of request inputs.
+    nobody = inputs is not None and not entity and entities is None
+    rows = [{} for _ in inputs or ()] if nobody else entity_rows(entity or [], entities)
     try:
         door = (
             open_store(repo)
             if target is None
             else client_of(target, tls, tls_ca, (tls_cert, tls_key), token_file, insecure=insecure)
         )
-        response = _look_up(features, rows, door, full_feature_names)
+        response = _look_up(features, rows, inputs, door, full_feature_names)
+    except InvalidRequestInput as error:
+        if "must be string" in error.message:
+            note(f"hint: a text of digits is written --request '{error.name}:=\"719\"'")
+        raise
     except InvalidJoinKey as error:
         text = rows[0].get(error.key)
         if isinstance(text, str) and text.lstrip("-").isdigit():
@@ -176,12 +199,16 @@ def delete_entity(
 
 
 def _look_up(
-    features: str, rows: Rows, door: FeatureStore | FeatureClient, full_feature_names: bool
+    features: str,
+    rows: Rows,
+    inputs: Rows | None,
+    door: FeatureStore | FeatureClient,
+    full_feature_names: bool,
 ) -> OnlineResponse:
     with door:
         return ask(
             lambda wanted: door.get_online_features(
-                wanted, rows, full_feature_names=full_feature_names
+                wanted, rows, request=inputs, full_feature_names=full_feature_names
             ),
             features,
         )
@@ -234,15 +261,41 @@ def entity_rows(pairs: Sequence[str], file: str | None) -> Rows:
         )
     if file is not None:
         return _rows_of_file(file)
+    return _rows_of_pairs("--entity", pairs, str)
+
+
+def request_rows(pairs: Sequence[str], file: str | None) -> Rows | None:
+    """Request inputs, a dict for each entity; None where there are none.
+
+    `pairs` are `name=value`, a number where it reads as one and else a text, or `name:=json`; a
+    name that comes again begins the next entity. `file` names JSON. Raises `InvalidRequest`.
+    """
+    if file is not None and pairs:
+        raise InvalidRequest("say request inputs by --request or by --requests, not both")
+    if file is not None:
+        return _rows_of_file(file)
+    return _rows_of_pairs("--request", pairs, _number_or_text) if pairs else None
+
+
+def _number_or_text(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text) if text.isascii() and "_" not in text else text
+        except ValueError:
+            continue
+    return text
+
+
+def _rows_of_pairs(option: str, pairs: Sequence[str], read: Callable[[str], Any]) -> Rows:
     rows: Rows = [{}]
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.rstrip(":"):
-            raise InvalidRequest(f"--entity {pair}: write key=value, or key:=1001 for a number")
+            raise InvalidRequest(f"{option} {pair}: write key=value, or key:=1001 for a number")
         key = name.removesuffix(":")
         if key in rows[-1]:
             rows.append({})
-        rows[-1][key] = _json(text, f"--entity {pair}") if name.endswith(":") else text
+        rows[-1][key] = _json(text, f"{option} {pair}") if name.endswith(":") else read(text)
     return rows
 
 

@@ -38,6 +38,8 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
     ),
     "view": ("source", "entities", "join_keys", "ttl_us", "grace_us", "correction_horizon_us"),
     "feature": ("expression", "dtype", "delay_us", "hop_us"),
+    "request_source": (),
+    "on_demand_view": ("inputs", "function"),
     "service": (),
 }
 _DESCRIBING: Mapping[str, tuple[str, ...]] = {
@@ -89,6 +91,11 @@ def _summary(key: Key, new: Objects) -> str:
     if kind == "view":
         count = len(_features(name, new))
         return f"{count} feature{'' if count == 1 else 's'} from {body['source']}"
+    if kind == "request_source":
+        return ", ".join(f"{column} {dtype}" for column, dtype in body["columns"].items())
+    if kind == "on_demand_view":
+        count = len(_features(name, new))
+        return f"{count} feature{'' if count == 1 else 's'} from {_listed(body['inputs'])}"
     if kind == "feature":
         return f"{_value(body['expression'])} ({body['dtype']})"
     return _listed([use["name"] for use in body["uses"]])
@@ -97,8 +104,13 @@ def _summary(key: Key, new: Objects) -> str:
 def _members(key: Key, old: Objects, new: Objects) -> tuple[list[str], list[str]]:
     """What was added to an object, and why else its version moved."""
     kind, name = key
-    if kind == "view":
+    if kind in ("view", "on_demand_view"):
         return _view_members(name, old, new)
+    if kind == "request_source":
+        left, right = old[key].body["columns"], new[key].body["columns"]
+        entries = list(_entries("column", left, right))
+        added = [f"column {n} added: {_value(right[n])}" for n in sorted(right) if n not in left]
+        return added, [entry for entry in entries if entry not in added]
     if kind == "service":
         return _service_members(old[key], new[key], old, new)
     if kind == "feature":
@@ -157,7 +169,12 @@ def _feature_causes(
     before: Mapping[str, Any], after: Mapping[str, Any], old: Objects, new: Objects
 ) -> Iterator[str]:
     """Why a feature's version moved apart from its own expression: its view's source, keys, ages,
-    and the types of the columns that it reads."""
+    and the types of the columns that it reads; of an on-demand feature, what it reads."""
+    if ("on_demand_view", after["view"]) in new:
+        yield from _on_demand_causes(before, after, old, new)
+        return
+    if ("view", before["view"]) not in old:
+        return
     left, right = old["view", before["view"]].body, new["view", after["view"]].body
     yield from _fields(_SETTINGS["view"], left, right)
     yield from _moved_of("source", [right["source"]], old, new)
@@ -167,6 +184,25 @@ def _feature_causes(
         for view, objects in ((left, old), (right, new))
     ]
     yield from _entries("column", *types)
+
+
+def _on_demand_causes(
+    before: Mapping[str, Any], after: Mapping[str, Any], old: Objects, new: Objects
+) -> Iterator[str]:
+    key = ("on_demand_view", after["view"])
+    if key not in old:
+        return
+    left, right = old[key].body, new[key].body
+    if left.get("blob") != right.get("blob"):
+        yield "the function's text changed"
+    names = [name for name in after["columns"] if name in before["columns"]]
+    for name in names:
+        was, reads = left["reads"].get(name), right["reads"].get(name)
+        if was is None or reads is None:
+            continue
+        yield from _entries(name, was, reads)
+        if "view" in reads and _moved(("feature", f"{reads['view']}.{reads['feature']}"), old, new):
+            yield f"feature {reads['view']}.{reads['feature']} changed"
 
 
 def _dtype(source: str, column: str, objects: Objects) -> str | None:
@@ -184,7 +220,8 @@ def _moved(key: Key, old: Objects, new: Objects) -> bool:
 
 def _features(view: str, objects: Objects) -> dict[str, Record]:
     """A view's features by name, in its order."""
-    heads = [e.parent.rpartition("@")[0] for e in objects["view", view].parents]
+    kind = "view" if ("view", view) in objects else "on_demand_view"
+    heads = [e.parent.rpartition("@")[0] for e in objects[kind, view].parents]
     keys = [("feature", head.removeprefix("feature:")) for head in heads]
     return {key[1].partition(".")[2]: objects[key] for key in keys if key in objects}
 

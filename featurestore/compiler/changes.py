@@ -7,7 +7,7 @@ reviewed, and applied later, as long as neither the environment nor the reposito
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -35,7 +35,15 @@ PLAN_FORMAT = 1
 FEATURES_SHOWN_MAX = 20
 """Of one view, in the text for people."""
 
-_KINDS = ("entity", "source", "view", "feature", "service")
+_KINDS = (
+    "entity",
+    "source",
+    "request_source",
+    "view",
+    "on_demand_view",
+    "feature",
+    "service",
+)
 
 Objects = Mapping[tuple[str, str], Record]
 
@@ -194,7 +202,8 @@ def _lines(changes: Iterable[Change]) -> Iterator[str]:
 
 def _line(change: Change) -> str:
     indent = "      " if change.kind == "feature" else "  "
-    head = f"{indent}{_SIGNS[change.category]} {change.category:<8} {change.kind} {change.name}"
+    kind = change.kind.replace("_", " ").replace("on demand", "on-demand")
+    head = f"{indent}{_SIGNS[change.category]} {change.category:<8} {kind} {change.name}"
     details = f": {'; '.join(change.details)}" if change.details else ""
     hit = ""
     if change.services and change.category in (Category.BREAKING, Category.REMOVAL):
@@ -219,14 +228,17 @@ def _objects(records: Iterable[Record]) -> Objects:
 def _changes(old: Objects, new: Objects) -> tuple[Change, ...]:
     found = {key: describe_change(key, old, new) for key in old.keys() | new.keys()}
     downstream = _services_below(old), _services_below(new)
-    services: dict[tuple[str, str], set[str]] = defaultdict(set)
+    services = {key: {name for below in downstream for name in below.get(key, ())} for key in found}
     for key, change in found.items():
-        services[key] |= {name for below in downstream for name in below.get(key, ())}
         if key[0] == "feature" and change is not None and change[0] != "METADATA":
             # A service that uses some features of a view is below those, not below the view.
-            services["view", key[1].partition(".")[0]] |= services[key]
+            view = key[1].partition(".")[0]
+            for kind in ("view", "on_demand_view"):
+                if (kind, view) in services:
+                    services[kind, view] |= services[key]
     changes = []
-    for key in sorted(found, key=_place):
+    computed = {name for kind, name in found if kind == "on_demand_view"}
+    for key in sorted(found, key=lambda key: _place(key, computed)):
         change = found[key]
         if change is None:
             continue
@@ -243,11 +255,14 @@ def _changes(old: Objects, new: Objects) -> tuple[Change, ...]:
     return tuple(changes)
 
 
-def _place(key: tuple[str, str]) -> tuple[int, str, int, str]:
-    """Entities, sources, views with their features below them, services; each in name order."""
+def _place(key: tuple[str, str], computed: Collection[str]) -> tuple[int, str, int, str]:
+    """Entities, sources, views with their features below them, on-demand views (`computed`)
+    likewise, services; each in name order."""
     kind, name = key
     view = name.partition(".")[0] if kind == "feature" else name
-    group = "view" if kind == "feature" else kind
+    group = kind
+    if kind == "feature":
+        group = "on_demand_view" if view in computed else "view"
     return _KINDS.index(group), view, _KINDS.index(kind), name
 
 

@@ -9,24 +9,31 @@ has those: a walk never reaches features that are not used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, assert_never
 
 from featurestore.compiler.hashing import source_version
 from featurestore.compiler.typed import (
+    Argument,
     Column,
     Metadata,
+    OnDemandUse,
     TypedAggregation,
     TypedEntity,
     TypedFeature,
+    TypedOnDemandView,
     TypedRepo,
+    TypedRequestSource,
     TypedService,
     TypedSource,
     TypedView,
+    Use,
     ViewUse,
 )
 from featurestore.definitions.expression import canonical, columns_of, show
+from featurestore.definitions.python_function import PythonFunction
 from featurestore.definitions.source import FileSource
-from featurestore.fingerprint import canonical_json, fingerprint
+from featurestore.fingerprint import canonical_json, fingerprint, fingerprint_bytes
 from featurestore.records import Edge, Record
 from featurestore.timeline import format_duration
 from featurestore.windows import LIFETIME
@@ -56,12 +63,16 @@ def definition_records(repo: TypedRepo) -> tuple[Record, ...]:
             f.name: feature_record(view, f, source_of, shared) for f in view.features
         }
         views[view.name] = view_record(view, features[view.name], source_of, shared)
+    requests = {r.name: request_record(r) for r in repo.requests.values()}
+    computed = on_demand_records(repo, requests, features, views)
     services = [service_record(s, views, features) for s in repo.services.values()]
     every = (
         *entities.values(),
         *sources.values(),
+        *requests.values(),
         *(record for named in features.values() for record in named.values()),
-        *views.values(),
+        *(view for name, view in views.items() if name not in computed),
+        *(views[name] for name in computed),
         *services,
     )
     parents = tuple(Edge(parent=record.id, role=record.kind) for record in every)
@@ -221,6 +232,145 @@ def view_record(
     return Record(kind="view", name=view.name, body=body, parents=parents)
 
 
+def request_record(source: TypedRequestSource) -> Record:
+    """`request_source:booking@…`."""
+    body = {
+        "version": source.version,
+        "data_hash": source.version,
+        "columns": {column.name: str(column.dtype) for column in source.columns},
+        **_metadata(source.metadata),
+    }
+    return Record(kind="request_source", name=source.name, body=body)
+
+
+def on_demand_records(
+    repo: TypedRepo,
+    requests: Mapping[str, Record],
+    features: dict[str, dict[str, Record]],
+    views: dict[str, Record],
+) -> list[str]:
+    """Add the on-demand views' records to `features` and `views`, inputs first; their names."""
+    done: list[str] = []
+
+    def add(view: TypedOnDemandView) -> None:
+        if view.name in done:
+            return
+        for argument in view.arguments:
+            if isinstance(argument.origin, OnDemandUse):
+                add(argument.origin.view)
+        features[view.name] = {
+            f.name: on_demand_feature_record(view, f, requests, features) for f in view.features
+        }
+        views[view.name] = on_demand_record(view, features[view.name])
+        done.append(view.name)
+
+    for view in repo.on_demand.values():
+        add(view)
+    return done
+
+
+def on_demand_feature_record(
+    view: TypedOnDemandView,
+    feature: TypedFeature,
+    requests: Mapping[str, Record],
+    features: Mapping[str, Mapping[str, Record]],
+) -> Record:
+    """`feature:trip.delay_per_mile@…`: what it reads enters by value, features as themselves and
+    request inputs by their source; `columns` are both, as the expression calls them."""
+    function = view.function
+    tree: list[Any] = canonical(feature.expression)
+    if function is not None:
+        tree = ["function", function_blob(function).hash]
+        columns = [argument.name for argument in view.arguments]
+    else:
+        columns = list(columns_of(feature.expression))
+    shown = show(feature.expression) if function is None else f"{function.name}()"
+    body = {
+        "version": feature.version,
+        "data_hash": fingerprint([tree, str(feature.dtype)]),
+        "view": view.name,
+        "dtype": str(feature.dtype),
+        "expression": shown,
+        "tree": tree,
+        "columns": columns,
+        **_metadata(Metadata(description=feature.description)),
+    }
+    used = [argument for argument in view.arguments if argument.name in columns]
+    parents = dict.fromkeys(_parent(argument, requests, features) for argument in used)
+    return Record(
+        kind="feature", name=f"{view.name}.{feature.name}", body=body, parents=tuple(parents)
+    )
+
+
+def _parent(
+    argument: Argument,
+    requests: Mapping[str, Record],
+    features: Mapping[str, Mapping[str, Record]],
+) -> Edge:
+    if isinstance(argument.origin, TypedRequestSource):
+        record = requests[argument.origin.name]
+    else:
+        record = features[argument.origin.view.name][argument.feature]
+    return Edge(parent=record.id, role=record.kind)
+
+
+def on_demand_record(view: TypedOnDemandView, features: Mapping[str, Record]) -> Record:
+    """`on_demand_view:trip@…`; the text of its function is a blob."""
+    reads = {
+        argument.name: {
+            "input": argument.origin.name,
+            "feature": argument.feature,
+            "dtype": str(argument.dtype),
+            **_of_view(argument.origin),
+        }
+        for argument in view.arguments
+    }
+    function = view.function
+    blob = None if function is None else function_blob(function).hash
+    body = {
+        "version": view.version,
+        "data_hash": fingerprint([list(view.inputs), reads, list(features), blob]),
+        "inputs": list(view.inputs),
+        "reads": reads,
+        **({} if function is None else {"function": function.name, "blob": blob}),
+        **_metadata(view.metadata),
+    }
+    parents = tuple(Edge(parent=record.id, role="feature") for record in features.values())
+    return Record(kind="on_demand_view", name=view.name, body=body, parents=parents)
+
+
+def _of_view(origin: ViewUse | OnDemandUse | TypedRequestSource) -> dict[str, Any]:
+    match origin:
+        case ViewUse():
+            return {"view": origin.view.name, "join_key_map": dict(origin.join_key_map)}
+        case OnDemandUse():
+            return {"view": origin.view.name}
+        case TypedRequestSource():
+            return {}
+        case _:
+            assert_never(origin)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionBlob:
+    """The text of a function as the registry keeps it."""
+
+    hash: str
+    data: bytes
+
+
+def function_blob(function: PythonFunction) -> FunctionBlob:
+    """The text of a function and its hash, which is the blob's name."""
+    data = function.source.encode()
+    return FunctionBlob(fingerprint_bytes(data), data)
+
+
+def function_blobs(repo: TypedRepo) -> list[bytes]:
+    """The texts of all functions of a repository."""
+    functions = (view.function for view in repo.on_demand.values())
+    return [function_blob(function).data for function in functions if function is not None]
+
+
 def service_record(
     service: TypedService,
     views: Mapping[str, Record],
@@ -232,7 +382,7 @@ def service_record(
             "name": use.name,
             "view": use.view.name,
             "features": [feature.name for feature in use.features],
-            "join_key_map": dict(use.join_key_map),
+            "join_key_map": dict(use.join_key_map) if isinstance(use, ViewUse) else {},
         }
         for use in service.uses
     ]
@@ -251,7 +401,7 @@ def service_record(
 
 
 def _used(
-    use: ViewUse, views: Mapping[str, Record], features: Mapping[str, Mapping[str, Record]]
+    use: Use, views: Mapping[str, Record], features: Mapping[str, Mapping[str, Record]]
 ) -> list[Record]:
     if {f.name for f in use.features} == {f.name for f in use.view.features}:
         return [views[use.view.name]]

@@ -14,19 +14,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from featurestore.compiler.queries import canonical_query
+from featurestore.compiler.typed import (
+    Argument,
+    Column,
+    TypedAggregation,
+    TypedEntity,
+    TypedFeature,
+    TypedRequestSource,
+    TypedSource,
+    Use,
+    ViewUse,
+)
 from featurestore.definitions.expression import Expression, canonical, columns_of
 from featurestore.definitions.source import FileSource, SqlSource
 from featurestore.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from featurestore.compiler.typed import (
-        Column,
-        TypedAggregation,
-        TypedEntity,
-        TypedFeature,
-        TypedSource,
-        ViewUse,
-    )
     from featurestore.dtypes import DType
 
 
@@ -122,7 +125,31 @@ def storage_hash(
     return fingerprint(["storage", name, source.version, list(entities), _columns(keys), stored])
 
 
-def service_version(name: str, uses: Sequence[ViewUse]) -> str:
+def request_version(name: str, columns: Sequence[Column]) -> str:
+    """Of a request source: its name, and its columns with their types, in order."""
+    return fingerprint(["request_source", name, _columns(columns)])
+
+
+def on_demand_version(
+    expression: Expression, dtype: DType, arguments: Sequence[Argument], code: str
+) -> str:
+    """Of a feature of an on-demand view: its canonical expression (or the function's text), its
+    type, and what it reads: of a view the feature's version and the columns that its join keys are
+    read from, of a request its type."""
+    reads = {argument.name: _read(argument) for argument in arguments}
+    return fingerprint(["on_demand", canonical(expression), str(dtype), reads, code])
+
+
+def _read(argument: Argument) -> list[object]:
+    own, origin = [argument.feature, str(argument.dtype)], argument.origin
+    if isinstance(origin, TypedRequestSource):
+        return [*own]
+    version = origin.view.feature(argument.feature).version
+    keys = origin.join_key_map if isinstance(origin, ViewUse) else {}
+    return [*own, version, dict(keys)]
+
+
+def service_version(name: str, uses: Sequence[Use]) -> str:
     """Of a service: its name, and of each use its name, view, features and join key map."""
     return fingerprint(
         [
@@ -133,7 +160,7 @@ def service_version(name: str, uses: Sequence[ViewUse]) -> str:
                     use.name,
                     use.view.name,
                     [[f.name, f.version] for f in use.features],
-                    dict(use.join_key_map),
+                    dict(use.join_key_map) if isinstance(use, ViewUse) else {},
                 ]
                 for use in uses
             ],

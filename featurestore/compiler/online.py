@@ -11,13 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from featurestore.compiler.derived import step_code
+from featurestore.compiler.program import OfRequest, OfStep, OfView, program_of
 from featurestore.compiler.window_rows import window_layout
+from featurestore.definitions.expression import columns_of
 from featurestore.dtypes import INT32, INT64, DType
 from featurestore.errors import TypeMismatch
 from featurestore.fingerprint import fingerprint
 from featurestore.wire.plans import (
     ALL_VIEWS,
     Lookup,
+    OnDemand,
+    Origin,
+    RequestInput,
     RequestKey,
     ServingPlan,
     StoredFeature,
@@ -26,7 +32,8 @@ from featurestore.wire.plans import (
 from featurestore.wire.window_layout import WindowLayout
 
 if TYPE_CHECKING:
-    from featurestore.compiler.typed import TypedView, ViewUse
+    from featurestore.compiler.program import Program, Source, Step
+    from featurestore.compiler.typed import TypedFeature, Use, ViewUse
 
 __all__ = [
     "ALL_VIEWS",
@@ -50,7 +57,7 @@ def events_field(field: bytes) -> bytes:
     return hashlib.sha256(b"events of " + field).digest()[:_FIELD_BYTES]
 
 
-def all_views_version(uses: Sequence[ViewUse]) -> str:
+def all_views_version(uses: Sequence[Use]) -> str:
     """The service version of the plan of all views: it moves when one of them does."""
     return fingerprint(sorted([use.name, use.view.version] for use in uses))
 
@@ -58,12 +65,13 @@ def all_views_version(uses: Sequence[ViewUse]) -> str:
 def compile_serving_plan(
     service: str,
     service_version: str,
-    uses: Sequence[ViewUse],
+    uses: Sequence[Use],
     *,
     project: str,
     tables: Mapping[str, tuple[int, bytes]],
 ) -> ServingPlan:
-    """Resolve a service's views down to fields of the online store.
+    """Resolve a service's views down to fields of the online store, and its on-demand views to
+    functions.
 
     Args:
         service: its name, or `ALL_VIEWS` for the plan that feature lists are cut from.
@@ -76,20 +84,90 @@ def compile_serving_plan(
     `ALL_VIEWS` never meet in one request unless it names both.
     """
     keys: dict[RequestKey, int] = {}
-    lookups = tuple(_lookup(use, keys, tables) for use in uses)
+    program = program_of(uses)
+    sent = len(program.views)
+    lookups = tuple(
+        _lookup(use, keys, tables, program.views[index].features if index < sent else ())
+        for index, use in enumerate(program.joined)
+    )
     if service != ALL_VIEWS:
         _check_key_types(service, keys)
+    inputs = {RequestInput(r.name, r.dtype): i for i, r in enumerate(program.requests)}
+    steps = [_step(step, lookups, inputs, program) for step in program.steps]
+    outputs = _outputs(program, steps, len(lookups))
     return ServingPlan(
         project=project,
         service=service,
         service_version=service_version,
         request_keys=tuple(keys),
         lookups=lookups,
+        request_inputs=tuple(inputs),
+        on_demand=tuple(steps),
+        outputs=outputs,
+    )
+
+
+def _outputs(program: Program, steps: list[OnDemand], lookups: int) -> tuple[int, ...]:
+    """What is sent, in order; the steps among it get their names and selections. A view that is
+    sent twice under two names is computed twice."""
+    from featurestore.compiler.typed import OnDemandUse
+
+    order = []
+    for use, index in program.outputs:
+        if not isinstance(use, OnDemandUse):
+            order.append(index)
+            continue
+        names = [feature.name for feature in steps[index].computed]
+        selected = tuple(names.index(feature.name) for feature in use.features)
+        at = index
+        if steps[index].selected:
+            steps.append(steps[index])
+            at = len(steps) - 1
+        steps[at] = replace(steps[at], name=use.name, selected=selected)
+        order.append(lookups + at)
+    return tuple(order) if steps else ()
+
+
+def _step(
+    step: Step, lookups: Sequence[Lookup], inputs: Mapping[RequestInput, int], program: Program
+) -> OnDemand:
+    view = step.view
+
+    def origin(source: Source) -> Origin:
+        match source:
+            case OfView(index, feature):
+                stored = [f.name for f in lookups[index].stored]
+                return Origin("lookup", index, stored.index(feature))
+            case OfStep(index, feature):
+                computed = [f.name for f in program.steps[index].features]
+                return Origin("on_demand", index, computed.index(feature))
+            case OfRequest(name, dtype):
+                return Origin("request", inputs[RequestInput(name, dtype)])
+
+    order = [argument.name for argument in step.arguments]
+    every = tuple(range(len(order)))
+    return OnDemand(
+        name=view.name,
+        view=view.name,
+        view_version=view.version,
+        code=step_code(step),
+        origins=tuple(origin(step.sources[argument.name]) for argument in step.arguments),
+        reads=tuple(
+            every
+            if view.function is not None
+            else tuple(order.index(column) for column in columns_of(feature.expression))
+            for feature in step.features
+        ),
+        computed=_stored(step.features),
+        selected=(),
     )
 
 
 def _lookup(
-    use: ViewUse, keys: dict[RequestKey, int], tables: Mapping[str, tuple[int, bytes]]
+    use: ViewUse,
+    keys: dict[RequestKey, int],
+    tables: Mapping[str, tuple[int, bytes]],
+    sent: Sequence[TypedFeature],
 ) -> Lookup:
     view = use.view
     wanted = [
@@ -110,8 +188,8 @@ def _lookup(
         generation=generation,
         ttl_us=view.ttl_us,
         grace_us=view.grace_us,
-        stored=_stored(view),
-        selected=tuple(index_of[feature.name] for feature in use.features),
+        stored=_stored(view.features),
+        selected=tuple(index_of[feature.name] for feature in sent),
         windows=_windows(use),
     )
 
@@ -124,8 +202,8 @@ def _windows(use: ViewUse) -> WindowLayout | None:
     return replace(layout, view=use.name, id_dtype=None, correction_horizon_us=0)
 
 
-def _stored(view: TypedView) -> tuple[StoredFeature, ...]:
-    return tuple(StoredFeature(f.name, f.dtype, f.version) for f in view.features)
+def _stored(features: Sequence[TypedFeature]) -> tuple[StoredFeature, ...]:
+    return tuple(StoredFeature(f.name, f.dtype, f.version) for f in features)
 
 
 def _key_type(dtype: DType) -> DType:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from featurestore.definitions.names import Definition
 from featurestore.definitions.repo import Definitions
-from featurestore.dtypes import DType
+from featurestore.dtypes import FLOAT64, INT32, DType, Kind, widens
 from featurestore.errors import (
     DefinitionError,
     DuplicateName,
@@ -78,3 +78,14 @@ def placed(error: DefinitionError, definition: Definition, about: str = "") -> D
 def sound(found: Iterable[_AnyDefinition]) -> list[_AnyDefinition]:
     """The definitions free of errors, in name order."""
     return sorted((d for d in found if d.valid), key=lambda d: d.name)
+
+
+def reads_as(narrow: DType, wide: DType) -> bool:
+    """Whether a feature of type `narrow` may be declared as `wide`: every value stays the same."""
+    if narrow.kind is Kind.LIST:
+        return False
+    if narrow.kind is Kind.DECIMAL and wide.kind is Kind.DECIMAL:
+        scale, wide_scale = narrow.scale or 0, wide.scale or 0
+        whole = (narrow.precision or 0) - scale
+        return wide_scale >= scale and (wide.precision or 0) - wide_scale >= whole
+    return widens(narrow, wide) or (narrow, wide) == (INT32, FLOAT64)

@@ -11,9 +11,10 @@ from typing import Any
 
 from featurestore.compiler import hashing
 from featurestore.compiler.aggregations import aggregated, feature_of
-from featurestore.compiler.problems import Schemas, Work, placed, sound
+from featurestore.compiler.on_demand import typed_on_demand, typed_requests
+from featurestore.compiler.problems import Schemas, Work, placed, reads_as, sound
+from featurestore.compiler.program import input_problems, program_of
 from featurestore.compiler.selection import (
-    key_problems,
     output_names,
     select,
     selection_problems,
@@ -25,11 +26,12 @@ from featurestore.compiler.typed import (
     Metadata,
     TypedEntity,
     TypedFeature,
+    TypedOnDemandView,
     TypedRepo,
     TypedService,
     TypedSource,
     TypedView,
-    ViewUse,
+    Use,
 )
 from featurestore.definitions import expression as expressions
 from featurestore.definitions.entity import Entity
@@ -39,7 +41,7 @@ from featurestore.definitions.repo import Definitions
 from featurestore.definitions.service import FeatureService
 from featurestore.definitions.source import Source
 from featurestore.definitions.view import Feature, FeatureView
-from featurestore.dtypes import FLOAT64, INT32, DType, Kind, widens
+from featurestore.dtypes import DType, widens
 from featurestore.errors import (
     DefinitionError,
     DuplicateName,
@@ -73,20 +75,28 @@ def resolve(definitions: Definitions, schemas: Schemas, *, project: str) -> Type
     for view in sound(definitions.views):
         if typed := _view(work, view, sources, entities):
             views[view.name] = typed
+    requests = typed_requests(work)
+    on_demand = typed_on_demand(work, views, requests)
+    every: dict[str, TypedView | TypedOnDemandView] = {**views, **on_demand}
     services: dict[str, TypedService] = {}
     for service in sound(definitions.services):
-        if found := _service(work, service, views):
+        if found := _service(work, service, every):
             services[service.name] = found
     if work.errors:
         raise InvalidRepository(work.errors)
     kinds: dict[str, Mapping[str, Any]]
     kinds = {"entity": entities, "source": sources, "view": views, "service": services}
+    # Named only where there are some, so that a repository without them keeps its version.
+    kinds |= {"request_source": requests} if requests else {}
+    kinds |= {"on_demand_view": on_demand} if on_demand else {}
     return TypedRepo(
         project=project,
         entities=entities,
         sources=sources,
         views=views,
         services=services,
+        requests=requests,
+        on_demand=on_demand,
         version=hashing.repo_version(
             {kind: {n: o.version for n, o in named.items()} for kind, named in kinds.items()}
         ),
@@ -274,7 +284,7 @@ def _expression(
         return None
     if found == wanted:
         return tree, wanted
-    if found is not None and not _reads_as(found, wanted):
+    if found is not None and not reads_as(found, wanted):
         message = f"{about} is {found}, which does not fit {wanted} without loss"
         text = feature.name if feature.expression is None else feature.expression
         hint = f"if that is meant, write CAST({text} AS {wanted.duckdb})"
@@ -283,27 +293,17 @@ def _expression(
     return Cast(tree, wanted), wanted
 
 
-def _reads_as(narrow: DType, wide: DType) -> bool:
-    """Whether a declared type may differ from the inferred one: every value stays the same."""
-    if narrow.kind is Kind.LIST:
-        return False
-    if narrow.kind is Kind.DECIMAL and wide.kind is Kind.DECIMAL:
-        scale, wide_scale = narrow.scale or 0, wide.scale or 0
-        whole = (narrow.precision or 0) - scale
-        return wide_scale >= scale and (wide.precision or 0) - wide_scale >= whole
-    return widens(narrow, wide) or (narrow, wide) == (INT32, FLOAT64)
-
-
 # --- services -------------------------------------------------------------------------------------
 
 
 def _service(
-    work: Work, service: FeatureService, views: Mapping[str, TypedView]
+    work: Work, service: FeatureService, views: Mapping[str, TypedView | TypedOnDemandView]
 ) -> TypedService | None:
     errors_before = len(work.errors)
-    uses: list[ViewUse] = []
+    uses: list[Use] = []
+    known = (*work.definitions.views, *work.definitions.on_demand)
     for selection in service.uses:
-        if not work.in_repo(service, selection.view, work.definitions.views):
+        if not work.in_repo(service, selection.view, known):
             continue
         view = views.get(selection.view.name)
         if view is None or not selection.valid:
@@ -314,7 +314,7 @@ def _service(
             work.add(selection, message, UnknownReference)
         if not problems:
             uses.append(use_of(view, selection))
-    for clash in key_problems(uses):
+    for clash in input_problems(program_of(uses)):
         work.add(service, f"feature service {service.name!r}: {clash.message}", TypeMismatch)
     if len(work.errors) > errors_before or len(uses) < len(service.uses):
         return None

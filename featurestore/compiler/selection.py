@@ -6,10 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from featurestore.compiler.typed import TypedRepo, TypedView, ViewUse
+from featurestore.compiler.program import input_problems, program_of
+from featurestore.compiler.typed import (
+    OnDemandUse,
+    TypedFeature,
+    TypedOnDemandView,
+    TypedRepo,
+    TypedView,
+    Use,
+    ViewUse,
+)
+from featurestore.definitions.on_demand import OnDemandFeatureView
 from featurestore.definitions.service import FeatureService
 from featurestore.definitions.view import FeatureSelection, FeatureView
-from featurestore.dtypes import DType
 from featurestore.errors import (
     InvalidJoinKey,
     InvalidRequest,
@@ -21,11 +30,12 @@ from featurestore.errors import (
     suggest,
 )
 
-FeatureRef = str | FeatureView | FeatureSelection
+FeatureRef = str | FeatureView | OnDemandFeatureView | FeatureSelection
+AnyView = TypedView | TypedOnDemandView
 Features = FeatureRef | FeatureService | Sequence[FeatureRef]
 
 
-def select(repo: TypedRepo, features: Features) -> tuple[ViewUse, ...]:
+def select(repo: TypedRepo, features: Features) -> tuple[Use, ...]:
     """The uses of views that `features` names: a service (by name or as object), a view, a
     selection, or a list of `"view:feature"`, `"view"`, views and selections.
 
@@ -44,17 +54,17 @@ def select(repo: TypedRepo, features: Features) -> tuple[ViewUse, ...]:
         refs = (features,)
     if not refs:
         raise InvalidRequest("no features are asked for; name a service or a list of features")
-    uses: dict[str, ViewUse] = {}
+    uses: dict[str, Use] = {}
     for ref in refs:
         use = _use(repo, ref)
         uses[use.name] = _merge(uses[use.name], use) if use.name in uses else use
-    for problem in key_problems(tuple(uses.values())):
+    for problem in input_problems(program_of(tuple(uses.values()))):
         raise problem
     return tuple(uses.values())
 
 
 def output_names(
-    uses: Iterable[ViewUse], *, full_feature_names: bool, taken: Iterable[str] = ()
+    uses: Iterable[Use], *, full_feature_names: bool, taken: Iterable[str] = ()
 ) -> dict[tuple[str, str], str]:
     """(use, feature) → output column, in output order: `feature`, or `use__feature` in full.
 
@@ -84,11 +94,13 @@ def output_names(
     return names
 
 
-def use_of(view: TypedView, selection: FeatureSelection) -> ViewUse:
+def use_of(view: AnyView, selection: FeatureSelection) -> Use:
     """The use that `selection` means. It must be free of `selection_problems`."""
     features = view.features
     if selection.features is not None:
         features = tuple(view.feature(name) for name in selection.features)
+    if isinstance(view, TypedOnDemandView):
+        return OnDemandUse(name=selection.name, view=view, features=features)
     return ViewUse(
         name=selection.name,
         view=view,
@@ -97,69 +109,71 @@ def use_of(view: TypedView, selection: FeatureSelection) -> ViewUse:
     )
 
 
-def selection_problems(view: TypedView, selection: FeatureSelection) -> Iterator[RequestError]:
+def selection_problems(view: AnyView, selection: FeatureSelection) -> Iterator[RequestError]:
     """All features and join keys in `selection` that `view` does not have."""
     known = [feature.name for feature in view.features]
     for name in selection.features or ():
         if name not in known:
             yield UnknownFeature(name, view=view.name, known=known)
-    keys = [key.name for key in view.keys]
+    keys = [key.name for key in view.keys] if isinstance(view, TypedView) else []
     for key in selection.join_key_map:
         if key not in keys:
             message = f"{view.name} has no such join key.{suggest(key, keys)}"
             yield InvalidJoinKey(key, message)
 
 
-def key_problems(uses: Iterable[ViewUse]) -> Iterator[RequestError]:
-    """The columns of the caller that two uses read as keys of different types."""
-    seen: dict[str, tuple[str, DType]] = {}
-    for use in uses:
-        for column, key in zip(use.key_columns, use.view.keys, strict=True):
-            other, dtype = seen.setdefault(column, (use.name, key.dtype))
-            if dtype != key.dtype:
-                yield InvalidJoinKey(
-                    column, f"{other} reads it as {dtype} and {use.name} as {key.dtype}"
-                )
-
-
-def _service(repo: TypedRepo, name: str) -> tuple[ViewUse, ...]:
+def _service(repo: TypedRepo, name: str) -> tuple[Use, ...]:
     if name not in repo.services:
-        hint = f'For the whole view {name!r} ask for ["{name}"].' if name in repo.views else ""
+        hint = (
+            f'For the whole view {name!r} ask for ["{name}"].' if name in _all_views(repo) else ""
+        )
         raise UnknownService(name, known=repo.services, hint=hint)
     return repo.services[name].uses
 
 
-def _use(repo: TypedRepo, ref: object) -> ViewUse:
+def _all_views(repo: TypedRepo) -> dict[str, AnyView]:
+    return {**repo.views, **repo.on_demand}
+
+
+def _use(repo: TypedRepo, ref: object) -> Use:
+    views = _all_views(repo)
     if isinstance(ref, str):
         name, colon, feature = ref.partition(":")
-        view = _view(repo.views, name)
+        view = _view(views, name)
         if not colon:
-            return ViewUse(name=name, view=view, features=view.features)
+            return named(view, view.features)
         known = {f.name: f for f in view.features}
         if feature not in known:
             raise UnknownFeature(feature, view=name, known=known)
-        return ViewUse(name=name, view=view, features=(known[feature],))
-    if isinstance(ref, FeatureView):
+        return named(view, (known[feature],))
+    if isinstance(ref, FeatureView | OnDemandFeatureView):
         ref = FeatureSelection(ref)
     if not isinstance(ref, FeatureSelection):
         raise InvalidRequest(
             f"{ref!r} names no features; write a service's name, "
             '["view:feature", …], or views and view[[…]]'
         )
-    view = _view(repo.views, ref.view.name)
+    view = _view(views, ref.view.name)
     for problem in selection_problems(view, ref):
         raise problem
     return use_of(view, ref)
 
 
-def _view(views: Mapping[str, TypedView], name: str) -> TypedView:
+def named(view: AnyView, features: tuple[TypedFeature, ...]) -> Use:
+    """The use of `features` of a view under its own name."""
+    if isinstance(view, TypedOnDemandView):
+        return OnDemandUse(name=view.name, view=view, features=features)
+    return ViewUse(name=view.name, view=view, features=features)
+
+
+def _view(views: Mapping[str, AnyView], name: str) -> AnyView:
     if name not in views:
         raise UnknownView(name, known=views)
     return views[name]
 
 
-def _merge(first: ViewUse, second: ViewUse) -> ViewUse:
-    if first.view.name != second.view.name or first.join_key_map != second.join_key_map:
+def _merge(first: Use, second: Use) -> Use:
+    if replace(first, features=()) != replace(second, features=()):
         raise NameClash([first.name], hint='Give one use another name with view.with_name("…").')
     merged = dict.fromkeys((*first.features, *second.features))
     return replace(first, features=tuple(merged))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from featurestore import windows
 from featurestore.definitions.expression import Expression
+from featurestore.definitions.python_function import PythonFunction
 from featurestore.definitions.source import FileSource, SqlSource
 from featurestore.dtypes import DType
 
@@ -165,9 +166,66 @@ class ViewUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TypedRequestSource:
+    """Values that come with a request, in the order declared."""
+
+    name: str
+    columns: tuple[Column, ...]
+    version: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Argument:
+    """Something that an on-demand view reads: `feature` of `origin`, a view as the on-demand view
+    uses it, or a column of a request source. `name` (`origin__feature`) is what the view's
+    expressions call it."""
+
+    name: str
+    dtype: DType
+    origin: ViewUse | OnDemandUse | TypedRequestSource
+    feature: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypedOnDemandView:
+    """An on-demand view. `arguments` are what it reads, each once.
+
+    With a `function` the features are what it returns, each by a bare column of its own name, and
+    `parameters` are the names of the arguments that it is given, in order (None: the request's
+    time). `version` covers all that changes a value, the versions of what it reads among it.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+    features: tuple[TypedFeature, ...]
+    function: PythonFunction | None
+    parameters: tuple[str | None, ...]
+    version: str
+    metadata: Metadata
+
+    def feature(self, name: str) -> TypedFeature:
+        """Raises `KeyError` where the view has no feature of that name."""
+        return {f.name: f for f in self.features}[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnDemandUse:
+    """An on-demand view as a service, a request or another view uses it."""
+
+    name: str
+    view: TypedOnDemandView
+    features: tuple[TypedFeature, ...]
+
+
+Use = ViewUse | OnDemandUse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TypedService:
     name: str
-    uses: tuple[ViewUse, ...]
+    uses: tuple[Use, ...]
     version: str
     metadata: Metadata
 
@@ -183,3 +241,5 @@ class TypedRepo:
     views: Mapping[str, TypedView]
     services: Mapping[str, TypedService]
     version: str
+    requests: Mapping[str, TypedRequestSource] = field(default_factory=dict)
+    on_demand: Mapping[str, TypedOnDemandView] = field(default_factory=dict)

@@ -12,7 +12,7 @@ import importlib
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import decode_source, spec_from_loader
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from featurestore.definitions.entity import Entity
 from featurestore.definitions.feature_test import FeatureTest
 from featurestore.definitions.names import Definition, gather
+from featurestore.definitions.on_demand import OnDemandFeatureView, RequestSource
 from featurestore.definitions.service import FeatureService
 from featurestore.definitions.source import FileSource, Source, SqlSource
 from featurestore.definitions.view import FeatureView
@@ -32,7 +33,15 @@ DATA_FOLDER = "data"
 """The folder at the top of a repository that holds data, and is not searched for definitions."""
 
 _serial = itertools.count(1)
-_Named = TypeVar("_Named", Entity, FileSource | SqlSource, FeatureView, FeatureService, FeatureTest)
+_Named = TypeVar(
+    "_Named",
+    Entity,
+    FileSource | SqlSource,
+    RequestSource,
+    FeatureView | OnDemandFeatureView,
+    FeatureService,
+    FeatureTest,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +52,9 @@ class Definitions:
 
     entities: tuple[Entity, ...] = ()
     sources: tuple[Source, ...] = ()
+    requests: tuple[RequestSource, ...] = ()
     views: tuple[FeatureView, ...] = ()
+    on_demand: tuple[OnDemandFeatureView, ...] = ()
     services: tuple[FeatureService, ...] = ()
     tests: tuple[FeatureTest, ...] = ()
     errors: tuple[DefinitionError, ...] = field(default=(), compare=False)
@@ -68,14 +79,7 @@ def load(root: Path) -> Definitions:
     found += importer.unfinished
     definitions = collect(found)
     every = (*importer.errors, *errors, *definitions.errors)
-    return Definitions(
-        entities=definitions.entities,
-        sources=definitions.sources,
-        views=definitions.views,
-        services=definitions.services,
-        tests=definitions.tests,
-        errors=every,
-    )
+    return replace(definitions, errors=every)
 
 
 def collect(objects: Iterable[object]) -> Definitions:
@@ -83,10 +87,15 @@ def collect(objects: Iterable[object]) -> Definitions:
     name are a `DuplicateName` (in `errors`) that names both places."""
     distinct = list({id(value): value for value in objects}.values())
     errors: list[DefinitionError] = []
+    # One name, whichever kind of view: "view:feature" must say which is meant.
+    views = [v for v in distinct if isinstance(v, FeatureView | OnDemandFeatureView)]
+    named = _distinct(views, errors)
     return Definitions(
         entities=_distinct([v for v in distinct if isinstance(v, Entity)], errors),
         sources=_distinct([v for v in distinct if isinstance(v, FileSource | SqlSource)], errors),
-        views=_distinct([v for v in distinct if isinstance(v, FeatureView)], errors),
+        requests=_distinct([v for v in distinct if isinstance(v, RequestSource)], errors),
+        views=tuple(view for view in named if isinstance(view, FeatureView)),
+        on_demand=tuple(view for view in named if isinstance(view, OnDemandFeatureView)),
         services=_distinct([v for v in distinct if isinstance(v, FeatureService)], errors),
         tests=_distinct([v for v in distinct if isinstance(v, FeatureTest)], errors),
         errors=tuple(errors),

@@ -15,8 +15,11 @@ from featurestore.definitions.names import (
     report,
     set_field,
 )
+from featurestore.definitions.on_demand import OnDemandFeatureView
 from featurestore.definitions.view import FeatureSelection, FeatureView
 from featurestore.errors import DuplicateName, TypeMismatch
+
+AnyUse = FeatureView | OnDemandFeatureView | FeatureSelection
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class FeatureService(Definition):
     kind: ClassVar[str] = "feature service"
 
     name: str
-    features: FeatureView | FeatureSelection | Sequence[FeatureView | FeatureSelection] = ()
+    features: AnyUse | Sequence[AnyUse] = ()
     _: KW_ONLY
     description: str = ""
     owner: str = ""
@@ -57,7 +60,7 @@ def _selections(service: FeatureService) -> tuple[FeatureSelection, ...]:
     listed = isinstance(given, Sequence) and not isinstance(given, str)
     uses: list[FeatureSelection] = []
     for use in given if listed else (given,):
-        if isinstance(use, FeatureView):
+        if isinstance(use, FeatureView | OnDemandFeatureView):
             uses.append(_whole(service, use))
         elif isinstance(use, FeatureSelection):
             uses.append(use)
@@ -72,7 +75,7 @@ def _selections(service: FeatureService) -> tuple[FeatureSelection, ...]:
     return tuple(uses)
 
 
-def _whole(service: FeatureService, view: FeatureView) -> FeatureSelection:
+def _whole(service: FeatureService, view: FeatureView | OnDemandFeatureView) -> FeatureSelection:
     selection = FeatureSelection(view)
     set_field(selection, "file", service.file)
     set_field(selection, "line", service.line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from featurestore import dtypes
 from featurestore.definitions.aggregation import Aggregation
@@ -26,6 +26,9 @@ from featurestore.definitions.source import FileSource, Source, SqlSource
 from featurestore.dtypes import DType
 from featurestore.errors import DuplicateName, InvalidName, TypeMismatch, UnknownReference, suggest
 from featurestore.timeline import parse_duration
+
+if TYPE_CHECKING:
+    from featurestore.definitions.on_demand import OnDemandFeatureView
 
 FeatureNames = str | Sequence[str]
 CORRECTION_HORIZON_DEFAULT = "1d"
@@ -159,11 +162,14 @@ class FeatureView(Definition):
 
 @dataclass(frozen=True, slots=True)
 class FeatureSelection(Definition):
-    """A view as it is used: `features` of it (None: all), under `name`, with `join_key_map`."""
+    """A view as it is used: `features` of it (None: all), under `name`, with `join_key_map`.
+
+    An on-demand view has no join keys of its own: those of its inputs are mapped where they are
+    named as inputs."""
 
     kind: ClassVar[str] = "selection of feature view"
 
-    view: FeatureView
+    view: FeatureView | OnDemandFeatureView
     features: tuple[str, ...] | None = None
     alias: str | None = None
     join_key_map: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -173,6 +179,9 @@ class FeatureSelection(Definition):
         if self.alias is not None and (problem := name_problem(self.alias)):
             report(self, problem, InvalidName)
         check_mapping(self, "join_key_map")
+        if self.join_key_map and not isinstance(self.view, FeatureView):
+            hint = "map the keys of its inputs, where it names them"
+            report(self, f"{self.view.kind} {self.view.name!r} has no join keys; {hint}")
         targets = list(self.join_key_map.values())
         for column in sorted({c for c in targets if targets.count(c) > 1}):
             report(self, f"join_key_map reads two keys from column {column!r}", DuplicateName)
@@ -242,6 +251,11 @@ def _check_features(view: FeatureView) -> None:
     set_field(view, "features", tuple(f for f in listed if isinstance(f, Feature | Aggregation)))
     names = [str(feature.name) for feature in view.columns]
     names += [w.name for a in view.aggregations if a.valid for w in a.features]
+    check_feature_names(view, names, hint="; give one a name=…" if view.aggregations else "")
+
+
+def check_feature_names(view: Definition, names: Sequence[str], *, hint: str = "") -> None:
+    """Report names of features that are there twice, or differ in case only."""
     seen: dict[str, str] = {}
     for name in dict.fromkeys(names):
         first = seen.setdefault(name.casefold(), name)
@@ -249,7 +263,6 @@ def _check_features(view: FeatureView) -> None:
             message = f"features {first!r} and {name!r} differ in case only, which SQL ignores"
             report(view, message, DuplicateName)
         if names.count(name) > 1:
-            hint = "; give one a name=…" if view.aggregations else ""
             report(view, f"feature {name!r} is defined twice{hint}", DuplicateName)
 
 

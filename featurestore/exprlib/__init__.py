@@ -66,6 +66,11 @@ class Losses:
         with self._lock:
             self._counts[position] += times
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to take."""
+        return not any(self._counts)
+
     def take(self) -> dict[str, int]:
         """The counts by output name since the last `take`; zeros are left out."""
         with self._lock:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featurestore.compiler.changes import ChangePlan, online_alias, plan_changes
-from featurestore.compiler.definition_records import definition_records
+from featurestore.compiler.definition_records import definition_records, function_blobs
 from featurestore.compiler.online import compile_serving_plan
 from featurestore.errors import CommitConflict, StalePlan
 from featurestore.jobs.environments import (
@@ -138,6 +138,7 @@ def apply_changes(
         registry.commit(
             requires=[AliasIs(alias, plan.base)],
             records=() if plan.is_empty else records,
+            blobs=() if plan.is_empty else function_blobs(repo),
             aliases={} if plan.is_empty else {alias: plan.target},
             reason="apply",
         )

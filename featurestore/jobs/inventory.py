@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from featurestore.compiler.definition_records import show_aggregation
 from featurestore.compiler.materialization import table_state
 from featurestore.compiler.online import field_id
+from featurestore.compiler.program import program_of
+from featurestore.compiler.selection import named
 from featurestore.definitions.expression import show
 from featurestore.definitions.source import FileSource, file_format
 from featurestore.errors import FeatureStoreError, InvalidRequest, UnknownReference, suggest
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from featurestore.compiler.typed import (
         Metadata,
         TypedEntity,
+        TypedOnDemandView,
         TypedRepo,
+        TypedRequestSource,
         TypedService,
         TypedSource,
         TypedView,
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from featurestore.config import Settings
     from featurestore.jobs.materialize import Context
 
-Kind = Literal["entities", "sources", "views", "services"]
+Kind = Literal["entities", "sources", "requests", "views", "on_demand", "services"]
 LIBRARIES = (
     "duckdb",
     "pyarrow",
@@ -59,7 +63,9 @@ def list_objects(repo: TypedRepo, kind: Kind, *, root: Path) -> list[dict[str, A
     rows: dict[Kind, Callable[[Any], dict[str, Any]]] = {
         "entities": _entity,
         "sources": lambda source: _source(source, root),
+        "requests": _request,
         "views": _view,
+        "on_demand": _on_demand,
         "services": _service,
     }
     return [rows[kind](item) for _, item in sorted(getattr(repo, kind).items())]
@@ -75,7 +81,9 @@ def describe(context: Context, kind: Kind, name: str) -> dict[str, Any]:
     details: dict[Kind, Callable[[Any], dict[str, Any]]] = {
         "entities": lambda entity: _entity(entity) | {"used_by": _views_of(context, entity)},
         "sources": lambda source: _source_details(source, context.root),
+        "requests": _request,
         "views": lambda view: _view_details(view) | {"online": online_state(context, view)},
+        "on_demand": _on_demand_details,
         "services": _service_details,
     }
     return details[kind](item) | _metadata(item.metadata)
@@ -129,7 +137,7 @@ def info(settings: Settings, context: Callable[[], Context]) -> dict[str, Any]:
         opened = context()
     except FeatureStoreError as error:
         return report | {"problem": str(error)}
-    kinds: tuple[Kind, ...] = ("entities", "sources", "views", "services")
+    kinds: tuple[Kind, ...] = get_args(Kind)
     report["objects"] = {kind: len(getattr(opened.repo, kind)) for kind in kinds}
     report["state"] = {
         "registry": _answers(lambda: opened.registry.aliases("env/")),
@@ -204,6 +212,42 @@ def _view(view: TypedView) -> dict[str, Any]:
     }
 
 
+def _request(source: TypedRequestSource) -> dict[str, Any]:
+    columns = {column.name: str(column.dtype) for column in source.columns}
+    return {"name": source.name, "columns": columns, "version": short(source.version)}
+
+
+def _on_demand(view: TypedOnDemandView) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "inputs": list(view.inputs),
+        "features": len(view.features),
+        "computed_by": "expressions" if view.function is None else f"{view.function.name}()",
+        "owner": view.metadata.owner,
+        "version": short(view.version),
+    }
+
+
+def _on_demand_details(view: TypedOnDemandView) -> dict[str, Any]:
+    program = program_of([named(view, view.features)])
+    return _on_demand(view) | {
+        "join_keys": sorted({key for use in program.joined for key in use.key_columns}),
+        "request_inputs": {one.name: str(one.dtype) for one in program.requests},
+        "reads": {argument.name: str(argument.dtype) for argument in view.arguments},
+        "features": [
+            {
+                "name": feature.name,
+                "dtype": str(feature.dtype),
+                "expression": None if view.function else show(feature.expression),
+                "version": short(feature.version),
+                "description": feature.description,
+            }
+            for feature in view.features
+        ],
+        "function": None if view.function is None else view.function.source,
+    }
+
+
 def _service(service: TypedService) -> dict[str, Any]:
     return {
         "name": service.name,
@@ -249,7 +293,9 @@ def _view_details(view: TypedView) -> dict[str, Any]:
 
 
 def _service_details(service: TypedService) -> dict[str, Any]:
+    program = program_of(service.uses)
     return _service(service) | {
-        "join_keys": sorted({key for use in service.uses for key in use.key_columns}),
+        "join_keys": sorted({key for use in program.joined for key in use.key_columns}),
+        "request_inputs": {one.name: str(one.dtype) for one in program.requests},
         "features": {use.name: [feature.name for feature in use.features] for use in service.uses},
     }

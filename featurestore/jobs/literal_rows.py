@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featurestore.compiler.program import over_views
 from featurestore.definitions.source import FileSource
 from featurestore.dtypes import DType, Kind, to_arrow
 from featurestore.errors import InvalidRequest, suggest
@@ -124,7 +125,8 @@ def with_literal_rows(
     views = {
         name: replace(view, source=swapped[view.source.name]) for name, view in repo.views.items()
     }
-    return replace(repo, sources=swapped, views=views, services={})
+    computed = {name: over_views(view, views) for name, view in repo.on_demand.items()}
+    return replace(repo, sources=swapped, views=views, on_demand=computed, services={})
 
 
 def _reading(definition: FileSource, path: Path) -> FileSource:

@@ -7,7 +7,7 @@ which lists of features are cut, has each view in its newest version whose rows 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING
 from featurestore.compiler.changes import online_alias
 from featurestore.compiler.materialization import table_state
 from featurestore.compiler.online import compile_serving_plan
-from featurestore.compiler.typed import TypedRepo, TypedView, ViewUse
+from featurestore.compiler.program import program_of
+from featurestore.compiler.selection import named
+from featurestore.compiler.typed import TypedRepo, TypedView, Use
 from featurestore.errors import CommitConflict, CorruptPlan
 from featurestore.fingerprint import fingerprint
 from featurestore.jobs.environments import Applied, applied_in
 from featurestore.jobs.online_tables import OnlineTable, ensure_online_tables
 from featurestore.jobs.store_identity import ledgers_of
 from featurestore.records import Alias, AliasIs, Edge, Record
-from featurestore.wire.plans import ALL_VIEWS, Lookup, ServingPlan
+from featurestore.wire.plan_parts import cut, merged
+from featurestore.wire.plans import ALL_VIEWS, ServingPlan
 
 if TYPE_CHECKING:
     from featurestore.stores.registry.base import Registry
@@ -46,26 +49,6 @@ def publish(
         with suppress(CommitConflict):
             return _publish_once(repo, registry, environment, serve_now)
     return _publish_once(repo, registry, environment, serve_now)
-
-
-def with_older_lookups(
-    plan: ServingPlan, older: ServingPlan, names: Collection[str]
-) -> ServingPlan:
-    """`plan` (of all views) with the lookups `names` of `older` beside its own, in name order."""
-    keys = {key: index for index, key in enumerate(plan.request_keys)}
-    lookups = list(plan.lookups)
-    for lookup in older.lookups:
-        if lookup.name in names:
-            wanted = [older.request_keys[index] for index in lookup.keys]
-            indices = tuple(keys.setdefault(key, len(keys)) for key in wanted)
-            lookups.append(replace(lookup, keys=indices))
-    lookups.sort(key=lambda lookup: lookup.name)
-    return replace(
-        plan,
-        service_version=_version(lookups),
-        request_keys=tuple(keys),
-        lookups=tuple(lookups),
-    )
 
 
 def _publish_once(
@@ -107,7 +90,7 @@ class _Publication:
         served = self.registry.aliases(self._alias(""))
         plans = self._services(complete, tables)
         everything = self._all_views(complete, tables, served.get(self._alias(ALL_VIEWS)))
-        if everything.lookups:
+        if everything.sent:
             plans[ALL_VIEWS] = everything
         self._commit(plans, served, {name: tables[v.storage_hash] for name, v in complete.items()})
         return self._state(plans, served)
@@ -119,7 +102,7 @@ class _Publication:
             service.name: self._compile(service.name, service.version, service.uses, tables)
             for service in self.repo.services.values()
             if self.applied.version("service", service.name) == service.version
-            and all(use.view.name in complete for use in service.uses)
+            and all(use.view.name in complete for use in program_of(service.uses).joined)
         }
 
     def _all_views(
@@ -128,24 +111,34 @@ class _Publication:
         tables: Mapping[str, OnlineTable],
         served: Alias | None,
     ) -> ServingPlan:
-        uses = tuple(
-            ViewUse(name=view.name, view=view, features=view.features) for view in complete.values()
-        )
-        plan = self._compile(ALL_VIEWS, "", uses, tables)
-        older = replace(plan, request_keys=(), lookups=())
+        uses = [named(view, view.features) for view in complete.values()]
+        computed = [
+            named(view, view.features)
+            for view in self.repo.on_demand.values()
+            if self.applied.version("on_demand_view", view.name) == view.version
+        ]
+        uses += [
+            u for u in computed if all(j.view.name in complete for j in program_of([u]).joined)
+        ]
+        plan = self._compile(ALL_VIEWS, "", tuple(uses), tables)
+        older = cut(plan, [])
         if served is not None:
             blob = str(self.registry.record(served.target).record.body["blob"])
             # What can't be read can't be kept; the servers report it, and a new plan helps.
             with suppress(CorruptPlan):
                 older = ServingPlan.from_bytes(self.registry.blob(blob))
-        waiting = self.applied.objects.get("view", {}).keys() - complete.keys()
-        return with_older_lookups(plan, older, waiting)
+        there = {use.name for use in uses}
+        kinds = (self.applied.objects.get(kind, {}) for kind in ("view", "on_demand_view"))
+        waiting = {name for named in kinds for name in named if name not in there}
+        kept = sorted(waiting & {use.name for use in older.sent})
+        whole = merged(plan, cut(older, kept)) if kept else merged(plan, plan)
+        return replace(whole, service_version=_version(whole))
 
     def _compile(
         self,
         name: str,
         version: str,
-        uses: tuple[ViewUse, ...],
+        uses: tuple[Use, ...],
         tables: Mapping[str, OnlineTable],
     ) -> ServingPlan:
         return compile_serving_plan(
@@ -224,6 +217,6 @@ class _Publication:
         return f"serving/{self.environment}/{service}"
 
 
-def _version(lookups: list[Lookup]) -> str:
+def _version(plan: ServingPlan) -> str:
     """Of the plan of all views: it moves when one of them does."""
-    return fingerprint(sorted([lookup.name, lookup.view_version] for lookup in lookups))
+    return fingerprint(sorted([use.name, use.view_version] for use in plan.sent))

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.buckets import S3Options, bucket_path, translated
 from featurestore.compiler.rel import Scan, walk
-from featurestore.compiler.training import FRAME, TIME, TrainingSet
+from featurestore.compiler.training import FRAME, INSTANT, TrainingSet
 from featurestore.dtypes import to_arrow
 from featurestore.engines.base import BATCH_ROWS, Engine
 from featurestore.errors import FileNotWritten, InternalError
 from featurestore.jobs.copies import narrowed
 from featurestore.jobs.entity_frame import EntityFrame, Rows
 from featurestore.jobs.entity_values import key_values, null_times, plain_values, times_us
+from featurestore.jobs.later_steps import LaterSteps
+from featurestore.jobs.request_inputs import input_values
 from featurestore.statuses import Status
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class Run:
         return pa.schema([*frame.schema, *features, *statuses])
 
     def batches(
-        self, frame: EntityFrame, rows: Rows, *, batch_rows: int
+        self, frame: EntityFrame, rows: Rows, *, batch_rows: int, later: LaterSteps | None = None
     ) -> Iterator[pa.RecordBatch]:
         """The result in the frame's order, in batches of at most `batch_rows`.
 
@@ -64,7 +66,7 @@ class Run:
         import pyarrow as pa
 
         schema = self.schema(frame)
-        found = _Rechunked(self.features(rows))
+        found = _Rechunked(self.features(rows, later))
         for whole in rows.batches():
             for start in range(0, whole.num_rows, batch_rows):
                 own = whole.slice(start, batch_rows)
@@ -75,28 +77,33 @@ class Run:
         if (extra := found.rest()) > 0:
             raise InternalError(f"{rows.rows} rows went in and {rows.rows + extra} came out")
 
-    def features(self, rows: Rows) -> pa.RecordBatchReader:
-        """The engine's answer: features and statuses (int32), in the frame's order."""
+    def features(self, rows: Rows, later: LaterSteps | None = None) -> pa.RecordBatchReader:
+        """The answer: features and statuses (int32), in the frame's order. `later` computes what
+        the engine does not (one of its own by default)."""
         import pyarrow as pa
 
-        keys = {key.name: to_arrow(key.dtype) for key in self.compiled.keys}
-        schema = pa.schema([*keys.items(), (TIME, pa.int64())])
+        keys = [key.name for key in self.compiled.keys]
+        schema = pa.schema([(name, to_arrow(d)) for name, d in self.compiled.dtypes.items()])
         reader = pa.RecordBatchReader.from_batches(schema, self._narrow(schema, rows))
         frame: pa.Table | pa.RecordBatchReader = reader
+        if later is None and self.compiled.later:
+            later = LaterSteps(self.compiled)
         rel, inputs = self.compiled.rel, {}
         if rows.rows <= FEW_ROWS and self._has_copies():
             frame = reader.read_all()
             values = {key: set(frame[key].unique().to_pylist()) for key in keys}
             found = narrowed(rel, values, self.offline)
             rel, inputs = found.rel, dict(found.inputs)
-        return self.engine.stream(rel, inputs=inputs | {FRAME: frame}, batch_rows=BATCH_ROWS)
+        found = self.engine.stream(rel, inputs=inputs | {FRAME: frame}, batch_rows=BATCH_ROWS)
+        return found if later is None else later.reader(found)
 
     def _has_copies(self) -> bool:
         scans = (node for node in walk(self.compiled.rel) if isinstance(node, Scan))
         return any(scan.files.copy is not None for scan in scans)
 
     def _narrow(self, schema: pa.Schema, rows: Rows) -> Iterator[pa.RecordBatch]:
-        """Keys and times. Where a time is NULL, the whole frame is looked at, to say how many."""
+        """Keys, times and request inputs. Where a time is NULL, the whole frame is looked at, to
+        say how many."""
         import pyarrow as pa
 
         offset = 0
@@ -108,7 +115,14 @@ class Run:
                 key_values(key.column, batch.column(key.column), key.dtype, offset=offset)
                 for key in self.compiled.keys
             ]
-            columns.append(times_us(self.time_column, times, offset=offset))
+            instants = times_us(self.time_column, times, offset=offset)
+            columns.append(instants)
+            columns += [
+                input_values(one.column, batch.column(one.column), one.dtype, offset=offset)
+                for one in self.compiled.inputs
+            ]
+            if INSTANT in self.compiled.dtypes:
+                columns.append(instants.cast(pa.timestamp("us", tz="UTC")))
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
             offset += batch.num_rows
 

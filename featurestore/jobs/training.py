@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from featurestore.buckets import S3Options, is_s3
 from featurestore.compiler.deletions import deleting, deletions_name
+from featurestore.compiler.program import Program, program_of
 from featurestore.compiler.rel import DataFiles
 from featurestore.compiler.selection import Features, select
 from featurestore.compiler.spans import Span, compile_changes
@@ -31,7 +32,9 @@ from featurestore.jobs.entity_frame import (
 )
 from featurestore.jobs.entity_values import check_key_type, check_time_type
 from featurestore.jobs.known_time import KnownTimeCheck, KnownTimeWarning
+from featurestore.jobs.later_steps import FunctionWarning, LaterSteps
 from featurestore.jobs.project import current_files, with_copies
+from featurestore.jobs.request_inputs import check_input_type
 from featurestore.jobs.snapshot import Snapshot
 from featurestore.jobs.source_report import SourceReport, report_sources
 from featurestore.tracing import now_ns
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from featurestore.tracing import Tracing
 
 __all__ = [
+    "FunctionWarning",
     "KnownTimeWarning",
     "RetrievalJob",
     "SourceReport",
@@ -75,7 +79,7 @@ def retrieve(
 ) -> RetrievalJob:
     """`get_historical_features` on the files that the sources have now."""
     uses = select(repo, features)
-    sources = [use.view.source for use in uses]
+    sources = [use.view.source for use in program_of(uses).joined]
     if is_query(entity_df):
         sources += [repo.sources[name] for name in query_sources(str(entity_df), repo)]
     files = current_files(repo, sources, root, offline)
@@ -118,6 +122,8 @@ def get_historical_features(
     job runs, which raises `InvalidEntityFrame` for NULL times and `InvalidJoinKey` for odd keys.
     """
     uses, s3 = select(repo, features), offline.s3 if offline is not None else S3Options()
+    program = program_of(uses)
+    joined = program.joined
     if not isinstance(event_timestamp, str):
         raise InvalidRequest(f"event_timestamp is the name of a column, not {event_timestamp!r}")
     _check_one_of(entity_df, span)
@@ -126,8 +132,9 @@ def get_historical_features(
             entity_df, time_column=event_timestamp, repo=repo, files=files, engine=engine
         )
     else:
+        _check_span(program)
         changes = compile_changes(
-            uses, span, repo=repo, files=files, as_of=as_of, known_until_us=known_until_us
+            joined, span, repo=repo, files=files, as_of=as_of, known_until_us=known_until_us
         )
         frame = frame_of_changes(changes, time_column=event_timestamp, engine=engine)
     compiled = compile_training(
@@ -145,21 +152,21 @@ def get_historical_features(
         engine=engine, compiled=compiled, time_column=event_timestamp, offline=offline
     )
     check = None
-    if as_of == "known" and any(use.view.source.created_time is not None for use in uses):
+    if as_of == "known" and any(u.view.source.created_time is not None for u in joined):
         by_event = compile_training(
             uses, frame.schema.names, repo=repo, files=files, as_of="event",
             known_until_us=known_until_us, full_feature_names=full_feature_names,
             include_status=include_status,
         )  # fmt: skip
-        check = KnownTimeCheck(known=run, event=replace(run, compiled=by_event), uses=uses)
+        check = KnownTimeCheck(known=run, event=replace(run, compiled=by_event), uses=joined)
     return RetrievalJob(
         frame=frame,
         run=run,
         check=check,
-        pins=_pins(uses, repo, files),
+        pins=_pins(joined, repo, files),
         _snapshot=Snapshot.of(files, s3),
         _s3=s3,
-        report=lambda: report_sources(uses, repo=repo, files=files, engine=engine),
+        report=lambda: report_sources(joined, repo=repo, files=files, engine=engine),
     )
 
 
@@ -175,6 +182,17 @@ def _check_one_of(entity_df: object, span: Span | None) -> None:
         )
 
 
+def _check_span(program: Program) -> None:
+    if program.requests:
+        names = ", ".join(one.name for one in program.requests)
+        raise InvalidRequest(
+            f"start and end find keys and instants, but what a request brings ({names}) they can't "
+            "know; give an entity_df with those columns"
+        )
+    if not program.joined:
+        raise InvalidRequest("start and end need a feature view whose values change")
+
+
 def _check_columns(frame: EntityFrame, compiled: TrainingSet, time_column: str) -> None:
     names = frame.schema.names
     if time_column not in names:
@@ -185,12 +203,21 @@ def _check_columns(frame: EntityFrame, compiled: TrainingSet, time_column: str) 
     for key in compiled.keys:
         if key.column not in names:
             raise MissingJoinKey(key.column, needed_by=key.needed_by, known=names)
+    for one in compiled.inputs:
+        if one.column not in names:
+            raise InvalidEntityFrame(
+                f"The entity frame has no column {one.column!r}, a request input that "
+                f"{one.needed_by} reads.{suggest(one.column, names)}"
+            )
     if frame.rows == 0:
         return  # pandas gives the columns of an empty frame any type
     check_time_type(time_column, frame.schema.field(time_column).type)
     for key in compiled.keys:
         arrow = frame.schema.field(key.column).type
         check_key_type(key.column, arrow, key.dtype, needed_by=key.needed_by)
+    for one in compiled.inputs:
+        arrow = frame.schema.field(one.column).type
+        check_input_type(one.column, arrow, one.dtype, needed_by=one.needed_by)
 
 
 def _pins(
@@ -222,7 +249,8 @@ class RetrievalJob:
     Running raises `InvalidEntityFrame` (NULL times), `InvalidJoinKey` (odd keys), `SourceMissing`
     and `SourceSchemaChanged` (files that changed meanwhile), `SnapshotMissing` (files that were
     rewritten, which shows at the end), `InvalidValue`, `MemoryExceeded`; it
-    warns with `KnownTimeWarning` where features are NULL because rows became known too late.
+    warns with `KnownTimeWarning` where features are NULL because rows became known too late, and
+    with `FunctionWarning` where they are because a Python function of theirs failed.
     """
 
     frame: EntityFrame
@@ -251,12 +279,15 @@ class RetrievalJob:
         began_ns, count = now_ns(), 0
         with self.frame.opened() as rows:
             nulls = retrieval.NullCount(self.features)
-            for batch in self.run.batches(self.frame, rows, batch_rows=batch_rows):
+            later = LaterSteps(self.run.compiled) if self.run.compiled.later else None
+            for batch in self.run.batches(self.frame, rows, batch_rows=batch_rows, later=later):
                 nulls.add(batch)
                 count += batch.num_rows
                 yield batch
             self._snapshot.check()
             self._warn(rows, nulls)
+            if later is not None:
+                later.warn()
         if self._tracing is not None:
             facts = {"featurestore.rows": count, "featurestore.features": len(self.features)}
             self._tracing.step("training set", began_ns, now_ns(), facts)

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from featurestore.compiler.materialization import table_state
+from featurestore.compiler.program import program_of
 from featurestore.compiler.rel import CREATED_US, EVENT_US, Project, Sql
 from featurestore.compiler.resolve import select
 from featurestore.compiler.scans import view_rel
+from featurestore.compiler.typed import OnDemandUse
 from featurestore.dtypes import to_arrow
 from featurestore.engines.sql import quote
 from featurestore.errors import CorruptRow, InvalidRequest, UnknownFeature, UnknownView
@@ -28,6 +30,7 @@ from featurestore.jobs.project import current_files
 from featurestore.jobs.row_writer import newest_rows
 from featurestore.jobs.store_identity import ledger_of
 from featurestore.jobs.training import retrieve
+from featurestore.jobs.verify_on_demand import Compared, compare
 from featurestore.jobs.window_runs import newest_events
 from featurestore.statuses import Status
 from featurestore.stores.online.base import KeyFields
@@ -141,14 +144,16 @@ def verify(
     default). Raises `UnknownService`, and what the back ends raise."""
     if samples < 1:
         raise InvalidRequest(f"samples must be positive, not {samples}")
-    names = sorted(context.repo.views)
+    names, computed = sorted(context.repo.views), sorted(context.repo.on_demand)
     if service is not None:
-        names = sorted({use.view.name for use in select(context.repo, service)})
+        uses = select(context.repo, service)
+        names = sorted({use.view.name for use in program_of(uses).joined})
+        computed = sorted({use.view.name for use in uses if isinstance(use, OnDemandUse)})
     views = [context.repo.views[name] for name in names]
     sources = [view.source for view in views]
     files = current_files(context.repo, sources, context.root, context.offline)
     tables = online_tables(context.registry, views)
-    compared = []
+    compared, checks = [], dict[str, _Check]()
     for view in views:
         table = tables.get(view.storage_hash)
         ledger = (
@@ -163,6 +168,18 @@ def verify(
             field=None if table is None else table.field,
         )
         compared.append(check.run(read_online, samples=samples, seed=seed))
+        checks[view.name] = check
+    for name in computed:
+        found = compare(
+            context,
+            context.repo.on_demand[name],
+            read_online=read_online,
+            sample=lambda view: checks[view.name].sample(samples, seed),
+            watermarks={view: check.watermark_us for view, check in checks.items()},
+            same=_is_same,
+            now_us=now_us,
+        )
+        compared.append(_on_demand_report(name, found, now_us))
     return VerifyReport(
         at=format_instant(now_us),
         views=tuple(report for report, _ in compared),
@@ -190,16 +207,16 @@ class _Check:
         self._refs = [f"{view.name}:{name}" for name in self._features]
         self._keys = [key.name for key in view.keys]
         self._files = files
-        self._watermark_us = watermark_us
+        self.watermark_us = watermark_us
         self._now_us = now_us
 
     def run(
         self, read_online: ReadOnline, *, samples: int, seed: int
     ) -> tuple[ViewReport, list[Difference]]:
-        if self._watermark_us is None:
+        if self.watermark_us is None:
             return self._report(0, 0, note="not materialized"), []
-        keys = self._sample(samples, seed)
-        offline = self._offline(keys, self._watermark_us)
+        keys = self.sample(samples, seed)
+        offline = self._offline(keys, self.watermark_us)
         try:
             response = self._online(read_online, keys)
         except (CorruptRow, UnknownView, UnknownFeature) as error:
@@ -224,7 +241,7 @@ class _Check:
         return f"{self._view.name}__{feature}"
 
     def _report(self, entities: int, values: int, equal: int = 0, note: str = "") -> ViewReport:
-        known = self._watermark_us
+        known = self.watermark_us
         return ViewReport(
             view=self._view.name,
             entities=entities,
@@ -235,7 +252,7 @@ class _Check:
             note=note,
         )
 
-    def _sample(self, samples: int, seed: int) -> pa.Table:
+    def sample(self, samples: int, seed: int) -> pa.Table:
         """Distinct keys of the source, chosen by a seeded hash, so that the choice is the same for
         any order of rows and number of threads."""
         rows = view_rel(self._view, self._context.repo, self._files, features=())
@@ -328,7 +345,7 @@ class _Check:
             self._view,
             self._files,
             wanted,
-            known_until_us=self._watermark_us or self._now_us,
+            known_until_us=self.watermark_us or self._now_us,
         )
         times = {
             tuple(row[name] for name in self._keys): (row[EVENT_US], row[CREATED_US])
@@ -356,6 +373,36 @@ def _is_same(offline: Any, online: Any) -> bool:
     if isinstance(offline, float) and isinstance(online, float):
         return math.isclose(offline, online, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
     return bool(offline == online)
+
+
+def _on_demand_report(
+    view: str, found: Compared, now_us: int
+) -> tuple[ViewReport, list[Difference]]:
+    known = found.watermark_us
+    keys = [] if found.keys is None else found.keys.to_pylist()
+    report = ViewReport(
+        view=view,
+        entities=len(keys),
+        values=found.values,
+        equal=0 if found.note else found.values - len(found.unequal),
+        watermark=None if known is None else format_instant(known),
+        lag_us=None if known is None else now_us - known,
+        note=found.note,
+    )
+    return report, [
+        Difference(
+            view=view,
+            feature=feature,
+            key=keys[row],
+            offline=there[0],
+            online=here[0],
+            offline_status=there[1],
+            online_status=here[1],
+            cause="what it is computed from differs, or it is computed from something else: a "
+            "clock, a random number, another version of a package",
+        )
+        for row, feature, there, here in found.unequal[:DIFFERENCES_MAX]
+    ]
 
 
 def _cause(offline: tuple[int, int] | None, online_us: int | None) -> str:

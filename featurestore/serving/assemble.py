@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from featurestore.dtypes import DType
 from featurestore.errors import InvalidJoinKey, InvalidRequest, LimitExceeded, MissingJoinKey
 from featurestore.serving.columns import pack_columns
+from featurestore.serving.derive import Derivation, Judged, derivation_of
 from featurestore.serving.judge import HEAD, AllPresent, Judge, all_present_of, judge_of
 from featurestore.serving.windows import Evaluate, window_evaluator
 from featurestore.statuses import Status
 from featurestore.stores.online.base import KeyFields
 from featurestore.wire import serving_pb2 as pb
 from featurestore.wire.entities import KeyColumn
+from featurestore.wire.inputs import Inputs
 from featurestore.wire.layout import RowLayout
-from featurestore.wire.plans import Lookup, ServingPlan, output_columns
+from featurestore.wire.plans import Lookup, OnDemand, Output, ServingPlan, output_columns
 from featurestore.wire.response import ResponseSchema
 from featurestore.wire.rows import key_encoder, key_prefix, subset_encoder
 from featurestore.wire.serving_raw_pb2 import RawOnlineFeaturesResponse
@@ -61,7 +63,8 @@ class Limits:
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """A request, free of the door that it came through. `count` entities, key `columns` by name.
+    """A request, free of the door that it came through. `count` entities, key `columns` and
+    request `inputs` by name.
 
     (Nobody changes one; frozen, it would cost each request 1 µs.)
     """
@@ -71,6 +74,7 @@ class Request:
     event_times: bool = False
     as_columns: bool = False
     schema_id: int = 0
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,8 @@ class Use:
 @dataclass(frozen=True, kw_only=True)
 class CompiledPlan:
     """A plan ready to answer. `keys` are (name, type, the views that need it); `windows` are group,
-    position and evaluation of what is stored as states of windows."""
+    position and evaluation of what is stored as states of windows. `uses` are all views that are
+    read; where there is a `derivation`, it says which of them are sent."""
 
     plan: ServingPlan
     plan_version: str
@@ -114,6 +119,12 @@ class CompiledPlan:
     schema: pb.Schema
     schema_id: int
     feature_count: int
+    derivation: Derivation | None = None
+
+    @cached_property
+    def layouts(self) -> tuple[RowLayout, ...]:
+        """How the rows lie that are sent, view by view."""
+        return self.response_schema.layouts
 
     @cached_property
     def response_schema(self) -> ResponseSchema:
@@ -127,16 +138,18 @@ class CompiledPlan:
 
     @cached_property
     def use_names(self) -> tuple[str, ...]:
-        """The views' names, in order."""
-        return tuple(use.name for use in self.uses)
+        """The names of the views that are sent, in order."""
+        return tuple(use.name for use in self.plan.sent)
 
 
 class Prepared(NamedTuple):
     """What to read: `reads` for the store, and for each group the index of each entity's read
-    (-1 where a key is NULL, so that there is nothing to read)."""
+    (-1 where a key is NULL, so that there is nothing to read). `inputs` are the request inputs that
+    on-demand views read, in the plan's order."""
 
     reads: list[KeyFields]
     slots: list[Sequence[int]]
+    inputs: Sequence[Sequence[Any]] = ()
 
 
 Looked = tuple[bytes, Sequence[bytes], Sequence[int]]
@@ -164,8 +177,10 @@ def compile_plan(
         places.append((list(groups).index(key), position))
     uses = []
     windows: list[tuple[int, int, Evaluate]] = []
-    for use, place in zip(plan.lookups, places, strict=True):
-        alone = places.count(place) == 1
+    origins = (origin for step in plan.on_demand for origin in step.origins)
+    read = {origin.index for origin in origins if origin.kind == "lookup"}
+    for index, (use, place) in enumerate(zip(plan.lookups, places, strict=True)):
+        alone = places.count(place) == 1 and index not in read
         uses.append(_use(use, *place, evaluated=use.windows is not None and alone))
         if use.windows is not None and place not in [known[:2] for known in windows]:
             windows.append((*place, _evaluate(use, use.windows, alone=alone)))
@@ -186,6 +201,7 @@ def compile_plan(
         schema=schema,
         schema_id=schema_id_of(schema),
         feature_count=sum(map(len, names)),
+        derivation=derivation_of(plan, [use.cut for use in uses]),
     )
 
 
@@ -198,8 +214,9 @@ def schema_id_of(schema: pb.Schema) -> int:
 def prepare(plan: CompiledPlan, request: Request, limits: Limits) -> Prepared:
     """What the store must be asked.
 
-    Raises `LimitExceeded`, `MissingJoinKey`, `InvalidJoinKey`, and `InvalidRequest` for columns of
-    another length than the request's count.
+    Raises `LimitExceeded`, `MissingJoinKey`, `InvalidJoinKey`, `MissingRequestInput`,
+    `InvalidRequestInput`, and `InvalidRequest` for columns of another length than the request's
+    count.
     """
     if request.count > limits.keys_per_request_max:
         raise LimitExceeded(
@@ -218,6 +235,9 @@ def prepare(plan: CompiledPlan, request: Request, limits: Limits) -> Prepared:
         return Prepared([], [()] * len(plan.groups))
     columns = [_column(request, *key) for key in plan.keys]
     prepared = Prepared([], [])
+    if plan.derivation is not None:
+        inputs = plan.derivation.columns(request.inputs, request.count)
+        prepared = Prepared([], [], inputs)
     for group in plan.groups:
         _add_reads(prepared, group, columns, request)
     return prepared
@@ -245,8 +265,7 @@ def finish(
         event_times_us=event_times if request.event_times else None,
     )
     if request.as_columns:
-        layouts = [use.selected for use in plan.uses]
-        response.columns.extend(pack_columns(layouts, statuses, list(rows)))
+        response.columns.extend(pack_columns(plan.layouts, statuses, list(rows)))
     else:
         response.rows.extend(rows)
     return response.SerializeToString(), statuses
@@ -262,6 +281,8 @@ def look_at(
     """What `finish` puts into a message. Raises `CorruptRow`."""
     if plan.windows:
         found = _windows_at(plan, prepared, found, now_us)
+    if plan.derivation is not None:
+        return _derived(plan, request, prepared, found, now_us)
     look = _view_by_view if request.count >= _MANY else _entity_by_entity
     return look(plan, request, prepared, found, now_us)
 
@@ -300,6 +321,32 @@ def _entity_by_entity(
             event_times.append(event_us)
             if row is not None and status == _PRESENT:
                 rows.append(row if cut is None else cut(row))
+    return bytes(statuses), rows, event_times
+
+
+def _derived(
+    plan: CompiledPlan,
+    request: Request,
+    prepared: Prepared,
+    found: Sequence[Sequence[bytes | None]],
+    now_us: int,
+) -> Looked:
+    """As `_entity_by_entity`, with what on-demand views make of the rows."""
+    statuses, rows, event_times = bytearray(), list[bytes](), list[int]()
+    slots, inputs, derivation = prepared.slots, prepared.inputs, plan.derivation
+    assert derivation is not None  # noqa: S101 - the caller has seen it
+    for entity in range(request.count):
+        judged: list[Judged] = []
+        for group, position, judge, _ in plan.steps:
+            read = slots[group][entity]
+            row = None if read == _NO_READ else found[read][position]
+            judged.append((_NOT_FOUND, 0, None) if row is None else (*judge(row, now_us), row))
+        values = [column[entity] for column in inputs]
+        for status, event_us, sent in derivation.rows(judged, values, now_us):
+            statuses.append(status)
+            event_times.append(event_us)
+            if sent is not None:
+                rows.append(sent)
     return bytes(statuses), rows, event_times
 
 
@@ -442,14 +489,14 @@ def _schema(plan: ServingPlan, names: Sequence[Sequence[str]]) -> pb.Schema:
                     for name, feature, empty in zip(columns, use.features, _empty(use), strict=True)
                 ],
             )
-            for use, columns in zip(plan.lookups, names, strict=True)
+            for use, columns in zip(plan.sent, names, strict=True)
         ]
     )
 
 
-def _empty(use: Lookup) -> list[int | None]:
+def _empty(use: Output) -> list[int | None]:
     """What the selected features hold where their key is not found."""
-    if use.windows is None:
+    if isinstance(use, OnDemand) or use.windows is None:
         return [None] * len(use.selected)
     return [empty_value(use.windows.outputs[index].function) for index in use.selected]
 

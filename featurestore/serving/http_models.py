@@ -29,6 +29,13 @@ class OnlineFeaturesRequest(BaseModel):
         list[dict[str, Any]] | dict[str, list[Any]],
         Field(description="one object per entity, or one list per join key"),
     ]
+    request: Annotated[
+        list[dict[str, Any]] | dict[str, list[Any]] | None,
+        Field(
+            description="what on-demand views read of the request: one object per entity, or one "
+            "list per input"
+        ),
+    ] = None
     full_feature_names: bool = False
 
 
@@ -101,12 +108,13 @@ class ReadinessAnswer(BaseModel):
 
 
 class ServiceDescription(BaseModel):
-    """A feature service that is served; `keys` are name → type."""
+    """A feature service that is served; `keys` and `request_inputs` are name → type."""
 
     name: str
     version: str
     plan_version: str
     keys: dict[str, str]
+    request_inputs: dict[str, str]
     features: list[str]
 
 

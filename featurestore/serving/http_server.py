@@ -30,11 +30,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import featurestore
-from featurestore.dtypes import Kind
+from featurestore.dtypes import BYTES, STRING, Kind
 from featurestore.errors import (
     FeatureStoreError,
     InvalidJoinKey,
     InvalidRequest,
+    InvalidRequestInput,
     LimitExceeded,
     RequestTimeout,
     ServerOverloaded,
@@ -61,6 +62,7 @@ from featurestore.serving.service import Collaborators, OnlineService
 from featurestore.timeline import format_instant
 from featurestore.tracing import CARRIED, REQUEST_KEY
 from featurestore.wire.entities import Entities, KeyColumn, read_entities
+from featurestore.wire.inputs import InputColumn, Inputs, read_inputs
 from featurestore.wire.response import OnlineResponse, read_response
 
 if TYPE_CHECKING:
@@ -245,7 +247,12 @@ class _HttpDoor:
         entities = _decode_bytes(read_entities(asked.entities), plan)
         data = await self._service.answer(
             what,
-            Request(count=entities.count, columns=entities.columns, event_times=True),
+            Request(
+                count=entities.count,
+                columns=entities.columns,
+                event_times=True,
+                inputs=_decode_inputs(read_inputs(asked.request), plan),
+            ),
             caller=caller,
             full_feature_names=asked.full_feature_names,
             remaining_s=None,
@@ -283,6 +290,7 @@ class _HttpDoor:
                     "version": service.version,
                     "plan_version": service.plan_version,
                     "keys": {key.name: key.dtype for key in service.keys},
+                    "request_inputs": {one.name: one.dtype for one in service.request_inputs},
                     "features": list(service.features),
                 }
                 for service in info.services
@@ -407,6 +415,26 @@ def _decode_bytes(entities: Entities, plan: CompiledPlan) -> Entities:
                 raise InvalidJoinKey(name, f"must be base64: {error}") from error
             columns[name] = column._replace(kind="bytes", values=values)
     return Entities(entities.count, columns, entities.given)
+
+
+def _decode_inputs(inputs: Inputs | None, plan: CompiledPlan) -> Inputs | None:
+    """Request inputs of type bytes, which JSON holds as base64."""
+    wanted = {one.name for one in plan.plan.request_inputs if one.dtype.kind is Kind.BYTES}
+    if inputs is None or not wanted & inputs.keys():
+        return inputs
+    found = dict(inputs)
+    for name in wanted & inputs.keys():
+        column = found[name]
+        if column.dtype == STRING:
+            try:
+                values = [
+                    None if text is None else base64.b64decode(text, validate=True)
+                    for text in column.values
+                ]
+            except binascii.Error as error:
+                raise InvalidRequestInput(name, f"must be base64: {error}") from error
+            found[name] = InputColumn(name, BYTES, values)
+    return found
 
 
 def _response(found: OnlineResponse) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from featurestore.definitions.on_demand import OnDemandFeatureView
 from featurestore.definitions.service import FeatureService
 from featurestore.definitions.view import FeatureSelection, FeatureView
 from featurestore.errors import InvalidRequest, UnknownService, UnknownView
@@ -13,6 +14,7 @@ from featurestore.serving.assemble import Limits, Request, look_at, prepare
 from featurestore.serving.gate import LocalGate
 from featurestore.serving.reload import PlanBook, What
 from featurestore.wire.entities import read_entities
+from featurestore.wire.inputs import Inputs, read_inputs
 from featurestore.wire.response import Answer, OnlineResponse
 
 if TYPE_CHECKING:
@@ -46,19 +48,32 @@ class LocalServer:
         self._fresh_until = float("-inf")
 
     def get_online_features(
-        self, features: Any, entity_rows: Any, *, full_feature_names: bool = False
+        self,
+        features: Any,
+        entity_rows: Any,
+        *,
+        request: Any = None,
+        full_feature_names: bool = False,
     ) -> OnlineResponse:
         """The newest features of each entity now; see `FeatureStore.get_online_features`."""
         return self._answer(
-            what_of(features), entity_rows, self._clock.now_us(), full=full_feature_names
+            what_of(features),
+            entity_rows,
+            self._clock.now_us(),
+            full=full_feature_names,
+            inputs=read_inputs(request),
         )
 
     def get_online_features_at(
-        self, refs: Sequence[str], rows: Sequence[Mapping[str, Any]], at_us: int
+        self,
+        refs: Sequence[str],
+        rows: Sequence[Mapping[str, Any]],
+        at_us: int,
+        request: Any = None,
     ) -> OnlineResponse:
         """The answer that a request at `at_us` (µs) gets from what the store holds now, features
         named `view__feature`."""
-        return self._answer(tuple(refs), rows, at_us, full=True)
+        return self._answer(tuple(refs), rows, at_us, full=True, inputs=read_inputs(request))
 
     def refresh(self) -> None:
         """Look at the serving aliases now."""
@@ -69,7 +84,9 @@ class LocalServer:
     def close(self) -> None:
         """Nothing of its own to release."""
 
-    def _answer(self, what: What, rows: Any, at_us: int, *, full: bool) -> OnlineResponse:
+    def _answer(
+        self, what: What, rows: Any, at_us: int, *, full: bool, inputs: Inputs | None
+    ) -> OnlineResponse:
         entities = read_entities(rows)
         if time.monotonic() >= self._fresh_until:
             self.refresh()
@@ -84,6 +101,7 @@ class LocalServer:
             columns=entities.columns,
             event_times=True,
             schema_id=plan.schema_id,
+            inputs=inputs,
         )
         prepared = prepare(plan, request, self._limits)
         found = self._store.read(prepared.reads) if prepared.reads else []
@@ -102,7 +120,7 @@ def what_of(features: Any) -> What:
         return (features,) if ":" in features else features
     if isinstance(features, FeatureService):
         return features.name
-    if isinstance(features, (FeatureView, FeatureSelection)):
+    if isinstance(features, (FeatureView, OnDemandFeatureView, FeatureSelection)):
         return tuple(_refs(features))
     if isinstance(features, Iterable):
         return tuple(ref for item in features for ref in _refs(item))
@@ -115,7 +133,7 @@ def what_of(features: Any) -> What:
 def _refs(item: Any) -> Iterable[str]:
     if isinstance(item, str):
         return (item,)
-    if isinstance(item, FeatureView):
+    if isinstance(item, (FeatureView, OnDemandFeatureView)):
         return (item.name,)
     if isinstance(item, FeatureSelection):
         if item.alias is not None or item.join_key_map:

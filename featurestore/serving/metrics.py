@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -75,6 +76,13 @@ class Metrics:
             ["view", "status"],
             registry=registry,
         )
+        self._lost = Counter(
+            "featurestore_on_demand_nulls",
+            "Values of on-demand views that are NULL for want of a result (undefined: ÷ 0, "
+            "overflow) or because a Python function failed (failed), by view",
+            ["view", "reason"],
+            registry=registry,
+        )
         self._reloads = Counter(
             "featurestore_plan_reloads",
             "Serving plans loaded after an alias moved, and attempts that failed",
@@ -126,6 +134,12 @@ class Metrics:
         patterns[views, statuses] = patterns.get((views, statuses), 0) + 1
         if len(patterns) >= _PATTERNS_MAX:
             self._flush_patterns()
+
+    def lost(self, lost: Mapping[str, tuple[int, int]]) -> None:
+        """By view, values that are NULL for want of a result, and because a function failed."""
+        for view, (undefined, failed) in lost.items():
+            self._lost.labels(view, "undefined").inc(undefined)
+            self._lost.labels(view, "failed").inc(failed)
 
     def flush(self) -> None:
         """Add to the metrics what was counted since the last time."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from featurestore.errors import (
     CorruptPlan,
     FeatureStoreError,
+    InvalidFunction,
     InvalidRequest,
     LimitExceeded,
     RecordNotFound,
@@ -25,7 +26,8 @@ from featurestore.errors import (
 )
 from featurestore.serving.assemble import CompiledPlan, compile_plan
 from featurestore.serving.logs import logger
-from featurestore.wire.plans import ALL_VIEWS, ServingPlan, cut
+from featurestore.wire.plan_parts import cut
+from featurestore.wire.plans import ALL_VIEWS, ServingPlan
 
 if TYPE_CHECKING:
     from featurestore.serving.metrics import Metrics
@@ -161,7 +163,7 @@ class PlanBook:
                 continue
             try:
                 plan = self._load(record)
-            except (CorruptPlan, RecordNotFound) as error:
+            except (CorruptPlan, RecordNotFound, InvalidFunction) as error:
                 failed.append((service, error))
                 if at_hand is not None:
                     services[service] = at_hand

@@ -10,6 +10,7 @@ from featurestore.errors import InvalidRequest
 from featurestore.serving.assemble import Request
 from featurestore.wire import serving_pb2 as pb
 from featurestore.wire.entities import KeyColumn, from_message
+from featurestore.wire.inputs import from_message as inputs_from_message
 
 if TYPE_CHECKING:
     from featurestore.serving.reload import What
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 def read_request(data: bytes) -> tuple[What, bool, Request]:
     """The features asked for, whether by their full names, and the rest.
 
-    Raises `InvalidRequest` for bytes that are no request, and for one that asks for nothing.
+    Raises `InvalidRequest` for bytes that are no request, and for one that asks for nothing;
+    `InvalidRequestInput`.
     """
     try:
         message = pb.GetOnlineFeaturesRequest.FromString(data)
@@ -35,6 +37,12 @@ def read_request(data: bytes) -> tuple[What, bool, Request]:
         columns[column.name] = column
         if column.kind != "other":
             longest = max(longest, len(column.values))
+    inputs = None
+    if message.request_inputs:
+        found = map(inputs_from_message, message.request_inputs)
+        inputs = {column.name: column for column in found}
+        if longest < 0:
+            longest = max(len(column.values) for column in inputs.values())
     if message.HasField("entity_count"):
         count = message.entity_count
     else:
@@ -46,5 +54,6 @@ def read_request(data: bytes) -> tuple[What, bool, Request]:
         event_times=options.event_times,
         as_columns=options.columns,
         schema_id=message.schema_id,
+        inputs=inputs,
     )
     return what, options.full_feature_names, request

@@ -150,6 +150,8 @@ class OnlineService:
         if self._tracing is not None:
             self._trace(self._tracing, store_s, time.perf_counter() - started - store_s, request)
         self._metrics.lookup(plan.use_names, statuses, request.count, store_s)
+        if plan.derivation is not None and (lost := plan.derivation.take_lost()):
+            self._metrics.lost(lost)
         return data
 
     def _trace(self, tracing: Tracing, store_s: float, assemble_s: float, request: Request) -> None:
@@ -185,5 +187,8 @@ def _service_info(plan: ServingPlan) -> pb.ServiceInfo:
         version=plan.service_version,
         plan_version=plan.hash,
         keys=[pb.RequestKeyInfo(name=key.name, dtype=str(key.dtype)) for key in plan.request_keys],
-        features=[f"{use.name}:{f.name}" for use in plan.lookups for f in use.features],
+        features=[f"{use.name}:{f.name}" for use in plan.sent for f in use.features],
+        request_inputs=[
+            pb.RequestKeyInfo(name=one.name, dtype=str(one.dtype)) for one in plan.request_inputs
+        ],
     )

@@ -65,7 +65,7 @@ def read_entities(rows: Any) -> Entities:
     """
     if rows.__class__ is list and len(rows) == 1 and rows[0].__class__ is dict:
         return _one(rows[0])
-    given = _columns(rows)
+    given = columns_of(rows)
     lengths = {name: len(values) for name, values in given.items()}
     if len(set(lengths.values())) > 1:
         raise InvalidRequest(f"the entity columns have different lengths: {lengths}")
@@ -162,7 +162,8 @@ _KIND_OF: dict[str, KeyKind] = {
 _PLAIN = {str, int, bytes, type(None)}
 
 
-def _columns(rows: Any) -> dict[str, Sequence[Any]]:
+def columns_of(rows: Any) -> dict[str, Sequence[Any]]:
+    """The columns of what a caller may hold, by name. Raises as `read_entities` does."""
     if isinstance(rows, Mapping):
         return {_name(name): _values(values) for name, values in rows.items()}
     if hasattr(rows, "to_pydict"):

@@ -84,7 +84,7 @@ def _source(layout: RowLayout) -> tuple[str, dict[str, Any]]:
 
 def _blob_of(dtype: DType) -> Callable[[Any], bytes]:
     """A function from a value to its field of `Row.blobs`."""
-    data = _data_of(dtype)
+    data = blob_data(dtype)
 
     def blob(value: Any) -> bytes:
         raw = data(value)
@@ -93,7 +93,8 @@ def _blob_of(dtype: DType) -> Callable[[Any], bytes]:
     return blob
 
 
-def _data_of(dtype: DType) -> Callable[[Any], bytes]:
+def blob_data(dtype: DType) -> Callable[[Any], bytes]:
+    """A function from a value to its bytes in `Row.blobs`."""
     match dtype.kind:
         case Kind.STRING:
             return str.encode
@@ -121,7 +122,7 @@ def _is_nan(value: Any) -> bool:
 
 def _list_of(item: DType) -> Callable[[Any], bytes]:
     slot = item.slot
-    data = _data_of(item) if slot == "blobs" else None
+    data = blob_data(item) if slot == "blobs" else None
     zero: Any = {"doubles": 0.0, "integers": 0, "blobs": b""}[slot]
 
     def encode(values: Sequence[Any]) -> bytes:

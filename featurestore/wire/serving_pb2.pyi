@@ -74,6 +74,7 @@ class GetOnlineFeaturesRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     SCHEMA_ID_FIELD_NUMBER: _builtins.int
     ENTITY_COUNT_FIELD_NUMBER: _builtins.int
+    REQUEST_INPUTS_FIELD_NUMBER: _builtins.int
     feature_service: _builtins.str
     """"name" or "name@version" (8 or more hex digits)"""
     schema_id: _builtins.int
@@ -90,6 +91,10 @@ class GetOnlineFeaturesRequest(_message.Message):
 
     @_builtins.property
     def options(self) -> Global___Options: ...
+    @_builtins.property
+    def request_inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputColumn]:
+        """What on-demand views need of the request: one column per input, a value per entity."""
+
     def __init__(
         self,
         *,
@@ -99,10 +104,11 @@ class GetOnlineFeaturesRequest(_message.Message):
         options: Global___Options | None = ...,
         schema_id: _builtins.int = ...,
         entity_count: _builtins.int | None = ...,
+        request_inputs: _abc.Iterable[Global___InputColumn] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_entity_count", b"_entity_count", "entity_count", b"entity_count", "feature_service", b"feature_service", "features", b"features", "options", b"options", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entity_count", b"_entity_count", "entity_count", b"entity_count", "feature_service", b"feature_service", "features", b"features", "keys", b"keys", "options", b"options", "schema_id", b"schema_id", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entity_count", b"_entity_count", "entity_count", b"entity_count", "feature_service", b"feature_service", "features", b"features", "keys", b"keys", "options", b"options", "request_inputs", b"request_inputs", "schema_id", b"schema_id", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__entity_count: _TypeAlias = _typing.Literal["entity_count"]  # noqa: Y015
     _WhichOneofArgType__entity_count: _TypeAlias = _typing.Literal["_entity_count", b"_entity_count"]  # noqa: Y015
@@ -114,6 +120,66 @@ class GetOnlineFeaturesRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
 Global___GetOnlineFeaturesRequest: _TypeAlias = GetOnlineFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class InputColumn(_message.Message):
+    """A column of request inputs, in the form that rows give values of its type. A column that no view
+    of the request needs is ignored.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    DOUBLES_FIELD_NUMBER: _builtins.int
+    INTEGERS_FIELD_NUMBER: _builtins.int
+    STRINGS_FIELD_NUMBER: _builtins.int
+    BLOBS_FIELD_NUMBER: _builtins.int
+    NULLS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    dtype: _builtins.str
+    """The type of the values that are sent: `float64`, `timestamp`, … The server reads them as the
+    type that is declared, where that loses nothing: int32 and int64 as each other, ints as floats,
+    strings (in ISO 8601, or digits) as timestamps, dates and decimals.
+    """
+    @_builtins.property
+    def doubles(self) -> Global___Doubles:
+        """float32, float64"""
+
+    @_builtins.property
+    def integers(self) -> Global___Integers:
+        """int32, int64, bool, timestamp (µs), date (days)"""
+
+    @_builtins.property
+    def strings(self) -> Global___Strings: ...
+    @_builtins.property
+    def blobs(self) -> Global___Blobs:
+        """bytes, decimal (DecimalValue), list (ListValue)"""
+
+    @_builtins.property
+    def nulls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indices of NULLs (their value in the column is ignored)."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dtype: _builtins.str = ...,
+        doubles: Global___Doubles | None = ...,
+        integers: Global___Integers | None = ...,
+        strings: Global___Strings | None = ...,
+        blobs: Global___Blobs | None = ...,
+        nulls: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "doubles", b"doubles", "integers", b"integers", "strings", b"strings", "values", b"values"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "doubles", b"doubles", "dtype", b"dtype", "integers", b"integers", "name", b"name", "nulls", b"nulls", "strings", b"strings", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_values: _TypeAlias = _typing.Literal["doubles", "integers", "strings", "blobs"]  # noqa: Y015
+    _WhichOneofArgType_values: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_values) -> _WhichOneofReturnType_values | None: ...
+
+Global___InputColumn: _TypeAlias = InputColumn  # noqa: Y015
 
 @_typing.final
 class KeyColumn(_message.Message):
@@ -762,6 +828,7 @@ class ServiceInfo(_message.Message):
     PLAN_VERSION_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    REQUEST_INPUTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     plan_version: _builtins.str
@@ -769,6 +836,8 @@ class ServiceInfo(_message.Message):
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestKeyInfo]: ...
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def request_inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestKeyInfo]: ...
     def __init__(
         self,
         *,
@@ -777,10 +846,11 @@ class ServiceInfo(_message.Message):
         plan_version: _builtins.str = ...,
         keys: _abc.Iterable[Global___RequestKeyInfo] | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
+        request_inputs: _abc.Iterable[Global___RequestKeyInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "keys", b"keys", "name", b"name", "plan_version", b"plan_version", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "keys", b"keys", "name", b"name", "plan_version", b"plan_version", "request_inputs", b"request_inputs", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

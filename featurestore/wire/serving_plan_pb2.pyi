@@ -31,6 +31,9 @@ class ServingPlan(_message.Message):
     SERVICE_VERSION_FIELD_NUMBER: _builtins.int
     REQUEST_KEYS_FIELD_NUMBER: _builtins.int
     LOOKUPS_FIELD_NUMBER: _builtins.int
+    REQUEST_INPUTS_FIELD_NUMBER: _builtins.int
+    ON_DEMAND_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     service: _builtins.str
     """"*" for the plan of all views, from which feature lists are cut"""
@@ -40,6 +43,20 @@ class ServingPlan(_message.Message):
     def request_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestKey]: ...
     @_builtins.property
     def lookups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lookup]: ...
+    @_builtins.property
+    def request_inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestInput]:
+        """Columns that the caller sends beside the keys, for on-demand views."""
+
+    @_builtins.property
+    def on_demand(self) -> _containers.RepeatedCompositeFieldContainer[Global___OnDemand]:
+        """On-demand views, each behind those that it reads."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What is sent, in order: lookups by their index, on-demand views by the number of lookups plus
+        theirs. Empty where all lookups are sent in their order, and nothing else.
+        """
+
     def __init__(
         self,
         *,
@@ -48,14 +65,201 @@ class ServingPlan(_message.Message):
         service_version: _builtins.str = ...,
         request_keys: _abc.Iterable[Global___RequestKey] | None = ...,
         lookups: _abc.Iterable[Global___Lookup] | None = ...,
+        request_inputs: _abc.Iterable[Global___RequestInput] | None = ...,
+        on_demand: _abc.Iterable[Global___OnDemand] | None = ...,
+        outputs: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lookups", b"lookups", "project", b"project", "request_keys", b"request_keys", "service", b"service", "service_version", b"service_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lookups", b"lookups", "on_demand", b"on_demand", "outputs", b"outputs", "project", b"project", "request_inputs", b"request_inputs", "request_keys", b"request_keys", "service", b"service", "service_version", b"service_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServingPlan: _TypeAlias = ServingPlan  # noqa: Y015
+
+@_typing.final
+class RequestInput(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    dtype: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dtype: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestInput: _TypeAlias = RequestInput  # noqa: Y015
+
+@_typing.final
+class OnDemand(_message.Message):
+    """One on-demand view, and how its features are computed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    VIEW_VERSION_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    COMPUTED_FIELD_NUMBER: _builtins.int
+    SELECTED_FIELD_NUMBER: _builtins.int
+    FUNCTION_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    IS_FUNCTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """the view's name or alias"""
+    view: _builtins.str
+    view_version: _builtins.str
+    """64 hex digits; the first 4 bytes are the rows' tag"""
+    function: _builtins.str
+    """the name of the function that `source` defines"""
+    source: _builtins.str
+    """Python: the text of the function that computes the features"""
+    is_function: _builtins.bool
+    """A function of its user, who gets plain values; else it was generated from expressions and
+    takes (request_time_us, *arguments).
+    """
+    @_builtins.property
+    def arguments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Argument]: ...
+    @_builtins.property
+    def computed(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredFeature]:
+        """all that the function yields, in its order"""
+
+    @_builtins.property
+    def selected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """indices into computed, in output order"""
+
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What a user's function is given, in order: an index into arguments plus one, or 0 for the time
+        of the request.
+        """
+
+    @_builtins.property
+    def reads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reads]:
+        """For each of `computed`, what it hangs on."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        view: _builtins.str = ...,
+        view_version: _builtins.str = ...,
+        arguments: _abc.Iterable[Global___Argument] | None = ...,
+        computed: _abc.Iterable[Global___StoredFeature] | None = ...,
+        selected: _abc.Iterable[_builtins.int] | None = ...,
+        function: _builtins.str = ...,
+        source: _builtins.str = ...,
+        is_function: _builtins.bool = ...,
+        parameters: _abc.Iterable[_builtins.int] | None = ...,
+        reads: _abc.Iterable[Global___Reads] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "computed", b"computed", "function", b"function", "is_function", b"is_function", "name", b"name", "parameters", b"parameters", "reads", b"reads", "selected", b"selected", "source", b"source", "view", b"view", "view_version", b"view_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OnDemand: _TypeAlias = OnDemand  # noqa: Y015
+
+@_typing.final
+class Reads(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """indices into OnDemand.arguments"""
+
+    def __init__(
+        self,
+        *,
+        arguments: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reads: _TypeAlias = Reads  # noqa: Y015
+
+@_typing.final
+class Argument(_message.Message):
+    """A value that an on-demand view reads. One without an origin is NULL: nothing that is sent hangs
+    on it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    LOOKUP_FIELD_NUMBER: _builtins.int
+    REQUEST_INPUT_FIELD_NUMBER: _builtins.int
+    ON_DEMAND_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    dtype: _builtins.str
+    request_input: _builtins.int
+    """index into request_inputs"""
+    @_builtins.property
+    def lookup(self) -> Global___FeatureOf:
+        """of a view, by its index in lookups"""
+
+    @_builtins.property
+    def on_demand(self) -> Global___FeatureOf:
+        """of an on-demand view before, by its index in on_demand"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dtype: _builtins.str = ...,
+        lookup: Global___FeatureOf | None = ...,
+        request_input: _builtins.int = ...,
+        on_demand: Global___FeatureOf | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lookup", b"lookup", "on_demand", b"on_demand", "origin", b"origin", "request_input", b"request_input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "lookup", b"lookup", "name", b"name", "on_demand", b"on_demand", "origin", b"origin", "request_input", b"request_input"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_origin: _TypeAlias = _typing.Literal["lookup", "request_input", "on_demand"]  # noqa: Y015
+    _WhichOneofArgType_origin: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_origin) -> _WhichOneofReturnType_origin | None: ...
+
+Global___Argument: _TypeAlias = Argument  # noqa: Y015
+
+@_typing.final
+class FeatureOf(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    view: _builtins.int
+    feature: _builtins.int
+    """index into Lookup.stored, or into OnDemand.computed"""
+    def __init__(
+        self,
+        *,
+        view: _builtins.int = ...,
+        feature: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureOf: _TypeAlias = FeatureOf  # noqa: Y015
 
 @_typing.final
 class RequestKey(_message.Message):

@@ -29,7 +29,7 @@ from featurestore.serving.assemble import (
 )
 from featurestore.testing.served import ServedView, narrowed, serving_plan
 from featurestore.wire.entities import read_entities
-from featurestore.wire.plans import cut
+from featurestore.wire.plan_parts import cut
 from featurestore.wire.response import OnlineResponse, ResponseSchema, read_response
 from featurestore.wire.row_pb2 import Row
 from featurestore.wire.serving_pb2 import GetOnlineFeaturesResponse

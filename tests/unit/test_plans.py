@@ -8,13 +8,13 @@ import pytest
 
 from featurestore.dtypes import BYTES, FLOAT64, INT64, STRING, DType, Kind
 from featurestore.errors import CorruptPlan, NameClash, UnknownFeature, UnknownView
+from featurestore.wire.plan_parts import cut
 from featurestore.wire.plans import (
     ALL_VIEWS,
     Lookup,
     RequestKey,
     ServingPlan,
     StoredFeature,
-    cut,
     output_columns,
     row_tag,
 )

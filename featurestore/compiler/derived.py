@@ -1,0 +1,114 @@
+"""On-demand views in a training set: by the engine as far as they are expressions, in the very
+statement that joins; by Python for functions, and for what reads what a function returned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from featurestore.compiler.on_demand import renamed
+from featurestore.compiler.program import OfRequest, OfStep, OfView, Program, Source, Step
+from featurestore.compiler.pysource import python_function
+from featurestore.compiler.rel import Derive, Rel
+from featurestore.definitions.expression import Column, with_request_time
+from featurestore.user_functions import StepCode
+
+GENERATED_NAME = "features"
+"""What generated functions are called."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaterStep:
+    """An on-demand view that Python computes: `arguments` are the columns that `code` is given, in
+    order, `columns` those that it adds."""
+
+    view: str
+    code: StepCode
+    arguments: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derived:
+    """`rel` with what the engine computes, and what is left to do `later`."""
+
+    rel: Rel
+    later: tuple[LaterStep, ...]
+
+
+def step_column(step: int, feature: str) -> str:
+    """The column that holds a feature of an on-demand view."""
+    return f"step:{step}:{feature}"
+
+
+def derived(
+    rel: Rel,
+    program: Program,
+    cells: Mapping[tuple[int, str], str],
+    requests: Mapping[str, str],
+    instant: str,
+) -> Derived:
+    """All steps of `program` over `rel`, whose columns hold the features of joined views (`cells`,
+    by view and feature), the request inputs (`requests`, by name) and the request's time as a
+    timestamp (`instant`)."""
+
+    def column_of(source: Source) -> str:
+        match source:
+            case OfView(view, feature):
+                return cells[view, feature]
+            case OfRequest(name, _):
+                return requests[name]
+            case OfStep(step, feature):
+                return step_column(step, feature)
+
+    later: list[LaterStep] = []
+    waiting: set[int] = set()
+    for index, step in enumerate(program.steps):
+        columns = {name: column_of(source) for name, source in step.sources.items()}
+        added = {feature.name: step_column(index, feature.name) for feature in step.features}
+        reads = {source.step for source in step.sources.values() if isinstance(source, OfStep)}
+        if step.view.function is not None or reads & waiting:
+            waiting.add(index)
+            later.append(
+                LaterStep(
+                    view=step.view.name,
+                    code=step_code(step),
+                    arguments=tuple(columns[argument.name] for argument in step.arguments),
+                    columns=tuple(added.values()),
+                )
+            )
+            continue
+        trees = {
+            f.name: with_request_time(renamed(f.expression, columns), Column(instant))
+            for f in step.features
+        }
+        rel = Derive(
+            input=rel, columns={added[f.name]: (trees[f.name], f.dtype) for f in step.features}
+        )
+    return Derived(rel=rel, later=tuple(later))
+
+
+def step_code(step: Step) -> StepCode:
+    """How Python computes a step: its user's function, or one generated from its expressions."""
+    arguments = {argument.name: argument.dtype for argument in step.arguments}
+    outputs = tuple((feature.name, feature.dtype) for feature in step.features)
+    function = step.view.function
+    if function is not None:
+        order = list(arguments)
+        return StepCode(
+            name=function.name,
+            source=function.source,
+            is_function=True,
+            arguments=tuple(arguments.items()),
+            parameters=tuple(None if n is None else order.index(n) for n in step.view.parameters),
+            outputs=outputs,
+        )
+    trees = [(f.name, f.expression, f.dtype) for f in step.features]
+    return StepCode(
+        name=GENERATED_NAME,
+        source=python_function(GENERATED_NAME, arguments, trees),
+        is_function=False,
+        arguments=tuple(arguments.items()),
+        parameters=(),
+        outputs=outputs,
+    )
