@@ -27,6 +27,10 @@ class Capabilities:
     streams: bool
 
 
+class SumOverflowWarning(UserWarning):
+    """Sums in windows that are NULL because they do not fit their type."""
+
+
 class Engine(ABC):
     """Runs relations. Use as a context manager, or call `close`.
 

@@ -38,6 +38,11 @@ def translated(rel: Rel) -> Iterator[None]:
 
     try:
         yield
+    except MemoryError as error:
+        raise MemoryExceeded(
+            f"The machine has too little memory for this query: {error}. Ask for "
+            "fewer rows or keys at a time"
+        ) from error
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise _translate(rel, str(error)) from error
 

@@ -50,6 +50,7 @@ from featurestore.engines.duckdb_scans import (
     place_width,
     scan_sql,
 )
+from featurestore.engines.duckdb_shared import shared_sources
 from featurestore.engines.sql import expression_sql, literal, quote, sql_type
 from featurestore.timeline import DAY_US
 
@@ -114,6 +115,8 @@ def to_sql(rel: Rel, describe: Describe, ask: Ask, bench: Workbench | None = Non
     that stands leftmost below joins. Windows are computed on `bench` while the text is written.
     Raises `SourceSchemaChanged`.
     """
+    if bench is not None:
+        bench.shared = shared_sources(rel)
     query = Query(describe, functools.cache(ask), bench)
     if isinstance(rel, Sql):
         table = _sql(query, rel, materialized=False)

@@ -9,8 +9,10 @@ the hottest key) and not by the source.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from featurestore.compiler.rel import (
@@ -22,8 +24,10 @@ from featurestore.compiler.rel import (
     Rel,
     WindowJoin,
 )
+from featurestore.engines.base import SumOverflowWarning
 from featurestore.engines.duckdb_scans import Within
-from featurestore.engines.duckdb_sql import ROW, Query, Table, identifiers
+from featurestore.engines.duckdb_shared import Shared, of_shared
+from featurestore.engines.duckdb_sql import ROW, Query, Table, identifiers, input_table
 from featurestore.engines.duckdb_values import order_key
 from featurestore.engines.sql import quote, sql_type
 from featurestore.errors import InternalError
@@ -47,6 +51,16 @@ class Workbench:
         self._cursor = cursor
         self._tables = 0
         self.texts: list[str] = []
+        self.shared: dict[str, Shared] = {}
+        self._kept: set[str] = set()
+
+    def keep(self, table: str, write: Callable[[], str]) -> None:
+        """Make a table of a quoted name from the query that `write` writes, if it is not there."""
+        if table not in self._kept:
+            self._kept.add(table)
+            text = write()
+            self._cursor.execute(f"CREATE TEMP TABLE {table} AS\n{text}")
+            self.note(table, text)
 
     def note(self, label: str, select: str) -> None:
         """Keep the text of a query that need not run."""
@@ -158,8 +172,12 @@ class _Search:
         columns = self._columns()
         if without < asked:
             events = self._events(keys, columns, times)
+            overflows = 0
             for part, found in self._parts(requests, events, asked, columns):
-                self.bench.insert(answers, _answer(rel, part, found, columns))
+                rows, more = _answer(rel, part, found, columns)
+                self.bench.insert(answers, rows)
+                overflows += more
+            _warn(overflows)
             self.bench.drop(events)
         elif not asked:
             self.bench.note("events", self._events_text(keys, columns, (0, 0)))
@@ -211,14 +229,17 @@ class _Search:
 
     def _events_text(self, keys: str, columns: Mapping[str, str], times: Sequence[int]) -> str:
         rel = self.rel
-        inner = Query(self.query.describe, self.query.ask, self.bench)
+        inner = self._query()
         used = frozenset(rel.right.schema)
+        right, shared = of_shared(rel.right, self.bench.shared)
+        if shared is not None:
+            self.bench.keep(input_table(shared.input.name), partial(self._shared_text, shared))
         low, high = self._event_bounds(times)
         if low is None and high is None:
-            rows = inner.table(rel.right, used)
+            rows = inner.table(right, used)
         else:
             within = Within(EVENT_US, INSTANT_US_MIN if low is None else low, times[1])
-            rows = inner.table(rel.right, used, within)
+            rows = inner.table(right, used, within)
         event, created = rows.of("s", EVENT_US), rows.of("s", CREATED_US)
         known = f"greatest({event}, {created})"
         limits = [f"{event} >= {low}"] if low is not None else []
@@ -242,6 +263,17 @@ class _Search:
             f"{inner.ctes()}SELECT {', '.join(items)}\nFROM {rows.name} AS s\n"
             f"JOIN {keys} AS q ON {on}{where}"
         )
+
+    def _query(self) -> Query:
+        return Query(self.query.describe, self.query.ask, self.bench)
+
+    def _shared_text(self, shared: Shared) -> str:
+        inner = self._query()
+        rows = inner.table(shared.rel, frozenset(shared.rel.schema))
+        names = identifiers(shared.input.dtypes)
+        items = [f"{rows.of('s', name)} AS {names[name]}" for name in shared.input.dtypes]
+        listed = ", ".join([*items, f"row_number() OVER () - 1 AS {quote(ROW)}"])
+        return f"{inner.ctes()}SELECT {listed}\nFROM {rows.name} AS s"
 
     def _event_bounds(self, times: Sequence[int]) -> tuple[int | None, int | None]:
         """The event times that can matter. Where rows replace each other, so can one that matters
@@ -312,14 +344,14 @@ class _Search:
 
 def _answer(
     rel: WindowJoin, requests: pa.Table, events: pa.Table, columns: Mapping[str, str]
-) -> pa.Table:
-    """The answers to `requests`, as rows of the table of answers."""
+) -> tuple[pa.Table, int]:
+    """The answers to `requests`, as rows of the table of answers, and how many sums overflow."""
     import pyarrow as pa
 
     from featurestore.engines.window_answers import answer
 
     dtypes = {name: rel.right.schema[name] for name in columns}
-    found = answer(
+    found, overflows = answer(
         rel,
         requests,
         events,
@@ -327,7 +359,17 @@ def _answer(
         event_id=None if rel.event_id is None else ("id", rel.right.schema[rel.event_id]),
     )
     names = [f"o{n}" for n in range(len(found))]
-    return pa.table(dict(zip(names, found, strict=True)))
+    return pa.table(dict(zip(names, found, strict=True))), overflows
+
+
+def _warn(overflows: int) -> None:
+    if overflows:
+        warnings.warn(
+            f"{overflows:,} sums in windows do not fit int64 (or 38 digits) and are NULL; sum a "
+            "smaller unit, or CAST(… AS float64)",
+            SumOverflowWarning,
+            stacklevel=2,
+        )
 
 
 def _unanswered(rel: WindowJoin, rows: pa.Table) -> pa.Table:

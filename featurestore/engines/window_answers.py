@@ -31,9 +31,9 @@ def answer(
     *,
     columns: Mapping[str, tuple[str, DType]],
     event_id: tuple[str, DType] | None,
-) -> list[pa.Array]:
+) -> tuple[list[pa.Array], int]:
     """The left row (column `r` of `requests`), the value of each function and the status, for each
-    request.
+    request; and how many sums are NULL because they do not fit their type.
 
     `requests` has the int64 columns `r`, `g` (the number of the key) and `t`; `events` has `g`,
     `e` and `k` (event and known time), `u` (until when the row counts, NULL: for good), and the
@@ -45,7 +45,7 @@ def answer(
     rows = pa.array(asked.rows, pa.int64())
     if events.num_rows == 0:
         found = [empty(function, len(asked)) for function in rel.functions.values()]
-        return [rows, *found, _statuses(np.zeros(len(asked), dtype=bool))]
+        return [rows, *found, _statuses(np.zeros(len(asked), dtype=bool))], 0
     present = Span(None if rel.reach_us is None else rel.reach_us + 1, -1, 0)
     delays = {present.delay_us, *(f.delay_us for f in rel.functions.values())}
     known = _ints(events, "k")
@@ -68,7 +68,7 @@ def answer(
     with np.errstate(all="ignore"):
         found = [evaluate(function, read) for function in rel.functions.values()]
     there = read.selected_rows().count(present) > 0
-    return [rows, *found, _statuses(there)]
+    return [rows, *found, _statuses(there)], read.overflows
 
 
 def empty(function: WindowFunction, size: int) -> pa.Array:

@@ -71,6 +71,7 @@ class Columns:
         self._table = table
         self._dtypes = dtypes
         self._event_id = event_id
+        self.overflows = 0
         self._values: dict[str, Values] = {}
         self._masks: dict[tuple[str | None, str | None], Bools | None] = {}
         self._selected: dict[tuple[str | None, str | None], Selected] = {}
@@ -357,7 +358,8 @@ def _stabbing(
 
 
 def evaluate(function: WindowFunction, columns: Columns) -> pa.Array:
-    """The values of a function for each request, in their order."""
+    """The values of a function for each request, in their order. Sums of integers and decimals
+    that are NULL because they do not fit are counted in `columns`."""
     import pyarrow as pa
 
     selected, span = columns.selected(function), Span.of(function)
@@ -366,13 +368,16 @@ def evaluate(function: WindowFunction, columns: Columns) -> pa.Array:
         case "count":
             return pa.array(selected.count(span), pa.int64())
         case "sum" | "mean":
-            return _sum(selected, span, dtype, mean=name == "mean")
+            found = _sum(selected, span, dtype, mean=name == "mean")
+            if name == "sum" and not selected.values.dtype.is_float:
+                columns.overflows += found.null_count - int((selected.count(span) == 0).sum())
+            return found
         case "var" | "std":
             return _spread(selected, span, root=name == "std")
         case "min" | "max":
             missing = selected.count(span) == 0
-            found = selected.extreme(span, largest=name == "max")
-            return selected.values.unranked(np.where(missing, 0, found), missing)
+            extreme = selected.extreme(span, largest=name == "max")
+            return selected.values.unranked(np.where(missing, 0, extreme), missing)
         case "first" | "last":
             return selected.values.take(*selected.edge(span, newest=name == "last"))
         case "first_n" | "last_n":

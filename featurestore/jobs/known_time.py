@@ -3,10 +3,12 @@ its created time, so that nothing of it was known at the times asked about."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from featurestore.engines.base import SumOverflowWarning
 from featurestore.jobs.entity_frame import Rows
 
 if TYPE_CHECKING:
@@ -49,7 +51,10 @@ class KnownTimeCheck:
 
     def _nulls(self, run: Run, sample: Rows) -> int:
         names = list(run.compiled.features)
-        batches = run.features(sample)
+        with warnings.catch_warnings():
+            # What overflows has been said of the whole frame.
+            warnings.simplefilter("ignore", SumOverflowWarning)
+            batches = run.features(sample)
         return sum(batch.column(name).null_count for batch in batches for name in names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from featurestore.compiler.rel import (
     Stamped,
 )
 from featurestore.dtypes import INT64, DType, to_arrow
-from featurestore.engines.base import BATCH_ROWS, Engine
+from featurestore.engines.base import BATCH_ROWS, Engine, SumOverflowWarning
 from featurestore.testing.data import Case, to_array, to_rows, write_case
 from featurestore.testing.oracle import (
     Row,
@@ -50,7 +51,9 @@ def run(
     and `batch_rows` say."""
     import pyarrow as pa
 
-    reader = engine.stream(rel, inputs=inputs, batch_rows=batch_rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SumOverflowWarning)
+        reader = engine.stream(rel, inputs=inputs, batch_rows=batch_rows)
     batches = list(reader)
     wanted = {name: to_arrow(dtype) for name, dtype in rel.schema.items()}
     found = dict(zip(reader.schema.names, reader.schema.types, strict=True))

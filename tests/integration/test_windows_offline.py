@@ -12,11 +12,13 @@ import pyarrow as pa
 import pytest
 
 from featurestore import FeatureStore
+from featurestore.engines.base import SumOverflowWarning
 from featurestore.errors import InvalidRequest
 from tests.conftest import INSTANT, MakeRepo, utc, write_rows
 
 DEFINITIONS = """
-from featurestore import Aggregation, Entity, Feature, FeatureService, FeatureView, FileSource
+from featurestore import Aggregation, Entity, Feature, FeatureService, FeatureView
+from featurestore import FileSource, SqlSource
 
 plane = Entity("plane", join_keys={"tailnum": "string"})
 carrier = Entity("carrier", join_keys={"carrier": "string"})
@@ -34,6 +36,14 @@ carriers = FeatureView("carriers", carrier, landings, features=[
     Aggregation("tailnum", "count_distinct", "24h"),
     Aggregation("tailnum", "top_k", "24h", n=2),
 ])
+clean = SqlSource("clean", "SELECT *, arr_delay > 15 AS late FROM landings WHERE tailnum <> ''",
+    event_time="scheduled_at", created_time="landed_at", event_id="flight_id", op="op")
+by_plane = FeatureView("by_plane", plane, clean, correction_horizon="6h", features=[
+    Aggregation("*", "count", "24h", where="late", name="late_of_plane")])
+by_carrier = FeatureView("by_carrier", carrier, clean, features=[
+    Aggregation("arr_delay", "max", "24h", name="worst_of_carrier")])
+large = FeatureView("large", plane, landings, features=[
+    Aggregation("arr_delay * 0 + 4611686018427387904", "sum", "24h", name="large_sum")])
 newest = FeatureView("newest", plane, landings, features=[Feature("arr_delay")])
 model = FeatureService("model", features=[
     newest, history, carriers, history[["late_24h"]].with_name("again"),
@@ -152,6 +162,24 @@ class TestTrainingSets:
         job = store.get_historical_features(frame(("N1", 5)), ["history"])
         (report,) = job.source_report()
         assert (report.rows, report.null_keys, report.dead_letters) == (8, 1, 1)
+
+
+class TestOverflow:
+    def test_sums_that_do_not_fit_are_counted(self, store: FeatureStore) -> None:
+        job = store.get_historical_features(frame(("N1", 3), ("N1", 3.5), ("N1", 5)), ["large"])
+        with pytest.warns(SumOverflowWarning, match="2 sums .* do not fit"):
+            found = job.to_arrow().to_pylist()
+        assert [row["large_sum"] for row in found] == [2**62, None, None]
+
+
+class TestSharedScans:
+    def test_a_query_runs_once_for_several_views(self, store: FeatureStore) -> None:
+        features = ["by_plane", "by_carrier", "history:late_24h"]
+        rows = ask(store, features, ("N1", 5), ("N2", 4))
+        assert [row["late_of_plane"] for row in rows] == [row["late_24h"] for row in rows] == [2, 1]
+        assert [row["worst_of_carrier"] for row in rows] == [60, 60]
+        text = store.get_historical_features(frame(), features).explain()
+        assert text.count("tailnum <> ''") == 1
 
 
 class TestChanges:

@@ -1,18 +1,22 @@
-"""Windows part by part: the answer does not depend on how many events are in memory at a time."""
+"""Windows part by part, whose answers do not depend on how many events are in memory at a time, and
+what several windowed views share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from featurestore.compiler.rel import DataFiles, Derive, Project, Rel, Scan, WindowJoin
 from featurestore.config import OfflineSettings
 from featurestore.engines import duckdb_windows
 from featurestore.engines.base import Engine
 from featurestore.engines.duckdb import DuckDBEngine
+from featurestore.engines.duckdb_shared import shared_sources
 from featurestore.testing.data import seeded
-from featurestore.testing.window_data import compare_windows, make_window_case
+from featurestore.testing.window_data import compare_windows, make_window_case, window_rel
 
 
 @pytest.fixture
@@ -31,3 +35,35 @@ def test_in_parts(
         folder = tmp_path / str(seed)
         folder.mkdir()
         compare_windows(engine, make_window_case(seeded(seed), rows_max=40), folder)
+
+
+def joined(tmp_path: Path, *paths: str) -> Rel:
+    """Two windowed views of one source, which read other columns of it."""
+    case = make_window_case(seeded(1))
+    rel = window_rel(case, tmp_path)
+    scan = rel.right.input
+    assert isinstance(scan, Scan)
+    found: Rel = rel.left
+    for kept in (list(scan.columns)[:-1], list(scan.columns)[1:]):
+        files = DataFiles(format="parquet", paths=paths, schema=scan.files.schema)
+        columns = {name: scan.columns[name] for name in kept}
+        dtypes = {name: scan.dtypes[name] for name in kept}
+        narrow = replace(scan, files=files, columns=columns, dtypes=dtypes)
+        right = replace(rel.right, input=Derive(input=narrow, columns={}))
+        found = replace(rel, left=found, right=right)
+    return found
+
+
+def test_files_on_s3_are_read_once(tmp_path: Path) -> None:
+    rel = joined(tmp_path, "s3://bucket/rows.parquet")
+    assert isinstance(rel, WindowJoin)
+    (shared,) = shared_sources(Project(input=rel, columns={})).values()
+    scan = rel.right.input.input if isinstance(rel.right.input, Derive) else rel.right.input
+    assert isinstance(shared.rel, Scan)
+    assert isinstance(scan, Scan)
+    assert set(shared.rel.columns) > set(scan.columns)
+    assert shared.input.dtypes == shared.rel.dtypes
+
+
+def test_files_of_this_machine_are_read_by_each(tmp_path: Path) -> None:
+    assert not shared_sources(joined(tmp_path, "rows.parquet"))
