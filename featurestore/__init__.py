@@ -26,6 +26,7 @@ _HOMES = {
     "RequestBatch": "featurestore.client",
     "RequestSource": "featurestore.definitions.on_demand",
     "SqlSource": "featurestore.definitions.source",
+    "StreamSource": "featurestore.definitions.stream",
     "on_demand_feature_view": "featurestore.definitions.on_demand",
 }
 
@@ -45,6 +46,7 @@ __all__ = [
     "RequestBatch",
     "RequestSource",
     "SqlSource",
+    "StreamSource",
     "on_demand_feature_view",
 ]
 
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     )
     from featurestore.definitions.service import FeatureService
     from featurestore.definitions.source import FileSource, SqlSource
+    from featurestore.definitions.stream import StreamSource
     from featurestore.definitions.view import Feature, FeatureView
     from featurestore.errors import FeatureStoreError
     from featurestore.store import FeatureStore

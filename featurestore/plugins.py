@@ -22,6 +22,7 @@ Group = Literal[
     "featurestore.online_stores",
     "featurestore.engines",
     "featurestore.file_formats",
+    "featurestore.streams",
 ]
 
 

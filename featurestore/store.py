@@ -16,6 +16,7 @@ from featurestore.timeline import Clock, SystemClock, to_us
 from featurestore.tracing import Tracing, job_span, open_tracing
 
 if TYPE_CHECKING:
+    import threading
     from datetime import datetime
 
     from featurestore.compiler.changes import ChangePlan
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.access import Asker
     from featurestore.jobs.apply import ApplyResult
     from featurestore.jobs.deletions import Deletion
+    from featurestore.jobs.ingest import Ingested
     from featurestore.jobs.inventory import Kind
     from featurestore.jobs.materialize import Context, Progress
     from featurestore.jobs.optimize import Optimized
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.verify import VerifyReport
     from featurestore.permissions import Policy, TokenFacts
     from featurestore.records import LedgerRow
+    from featurestore.serving.ingest_metrics import IngestMetrics
     from featurestore.serving.local import LocalServer
     from featurestore.stores.online.base import OnlineStore
     from featurestore.stores.registry.base import Registry
@@ -224,6 +227,34 @@ class FeatureStore:
         """
         self._may_push(source)
         return self._pusher.push(source, rows, from_json=from_json)
+
+    def ingest(
+        self,
+        sources: Sequence[str] | None = None,
+        *,
+        until_empty: bool = False,
+        stop: threading.Event | None = None,
+        metrics: IngestMetrics | None = None,
+    ) -> tuple[Ingested, ...]:
+        """Take the messages of the streams that feed these sources (all, by default) until `stop`
+        is set, or `until_empty` until none is left; what each stream has brought.
+
+        Raises `UnknownSource`, `InvalidRequest` (no stream feeds it), `NotApplied`,
+        `StoreAccessDenied`, `PermissionDenied`; what is away is waited for.
+        """
+        from featurestore.serving import ingest
+
+        streams = ingest.streams_of(self.repo, sources)
+        for stream in streams:
+            self._may_push(stream.source)
+        return ingest.run(
+            streams,
+            self._context(),
+            self.settings,
+            stop=stop,
+            until_empty=until_empty,
+            metrics=metrics,
+        )
 
     def dead_letters(self, source: str) -> Rows:
         """What was pushed to a source and could not be taken, oldest first: `at`, `reason`,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,6 +85,42 @@ def push(
         say(f"{taken:,} rows pushed to {source}")
         if dead:
             note(f"{dead:,} could not be taken; see: featurestore dead-letters {source}")
+
+
+def ingest(
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Sources whose streams are read; all by default.")
+    ] = None,
+    *,
+    repo: Repo = Path(),
+    as_json: Json = False,
+    until_empty: Annotated[
+        bool, typer.Option("--until-empty", help="End when no message is left.")
+    ] = False,
+    metrics: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics here.")
+    ] = "",
+) -> None:
+    """Take the messages of streams into their sources, online and offline.
+
+    Runs until SIGTERM or SIGINT; several may run side by side.
+    """
+    from featurestore.serving.ingest_metrics import IngestMetrics
+    from featurestore.serving.logs import configure
+
+    stop = threading.Event()
+    with open_store(repo) as store:
+        configure(store.settings.serving.log_format)
+        counted = IngestMetrics()
+        if metrics:
+            counted.serve(metrics)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        found = store.ingest(sources or None, until_empty=until_empty, stop=stop, metrics=counted)
+    if as_json:
+        show_json([asdict(one) for one in found])
+    else:
+        show_rows([asdict(one) for one in found], title="ingested")
 
 
 def dead_letters(

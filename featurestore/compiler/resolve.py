@@ -30,6 +30,7 @@ from featurestore.compiler.typed import (
     TypedRepo,
     TypedService,
     TypedSource,
+    TypedStream,
     TypedView,
     Use,
 )
@@ -40,6 +41,7 @@ from featurestore.definitions.names import name_problem, set_field
 from featurestore.definitions.repo import Definitions
 from featurestore.definitions.service import FeatureService
 from featurestore.definitions.source import Source
+from featurestore.definitions.stream import StreamSource
 from featurestore.definitions.view import Feature, FeatureView
 from featurestore.dtypes import DType, widens
 from featurestore.errors import (
@@ -82,6 +84,7 @@ def resolve(definitions: Definitions, schemas: Schemas, *, project: str) -> Type
     for service in sound(definitions.services):
         if found := _service(work, service, every):
             services[service.name] = found
+    streams = {s.name: _stream(work, s) for s in sound(definitions.streams)}
     if work.errors:
         raise InvalidRepository(work.errors)
     kinds: dict[str, Mapping[str, Any]]
@@ -100,6 +103,19 @@ def resolve(definitions: Definitions, schemas: Schemas, *, project: str) -> Type
         version=hashing.repo_version(
             {kind: {n: o.version for n, o in named.items()} for kind, named in kinds.items()}
         ),
+        streams=streams,
+    )
+
+
+def _stream(work: Work, stream: StreamSource) -> TypedStream:
+    source = stream.source
+    if source is not None:
+        work.in_repo(stream, source, work.definitions.sources)
+    return TypedStream(
+        name=stream.name,
+        url=stream.url,
+        source="" if source is None else source.name,
+        metadata=_metadata(stream),
     )
 
 

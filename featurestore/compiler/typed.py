@@ -231,6 +231,16 @@ class TypedService:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TypedStream:
+    """A stream that feeds `source`. It changes no value, so it is a part of no version."""
+
+    name: str
+    url: str = field(repr=False)
+    source: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TypedRepo:
     """A repository without errors. All mappings are keyed by name, in name order; `sources` are
     ordered so that each stands after the ones it reads."""
@@ -243,3 +253,4 @@ class TypedRepo:
     version: str
     requests: Mapping[str, TypedRequestSource] = field(default_factory=dict)
     on_demand: Mapping[str, TypedOnDemandView] = field(default_factory=dict)
+    streams: Mapping[str, TypedStream] = field(default_factory=dict)

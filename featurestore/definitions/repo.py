@@ -26,6 +26,7 @@ from featurestore.definitions.names import Definition, gather
 from featurestore.definitions.on_demand import OnDemandFeatureView, RequestSource
 from featurestore.definitions.service import FeatureService
 from featurestore.definitions.source import FileSource, Source, SqlSource
+from featurestore.definitions.stream import StreamSource
 from featurestore.definitions.view import FeatureView
 from featurestore.errors import DefinitionError, DuplicateName
 
@@ -41,6 +42,7 @@ _Named = TypeVar(
     FeatureView | OnDemandFeatureView,
     FeatureService,
     FeatureTest,
+    StreamSource,
 )
 
 
@@ -57,6 +59,7 @@ class Definitions:
     on_demand: tuple[OnDemandFeatureView, ...] = ()
     services: tuple[FeatureService, ...] = ()
     tests: tuple[FeatureTest, ...] = ()
+    streams: tuple[StreamSource, ...] = ()
     errors: tuple[DefinitionError, ...] = field(default=(), compare=False)
 
 
@@ -90,14 +93,18 @@ def collect(objects: Iterable[object]) -> Definitions:
     # One name, whichever kind of view: "view:feature" must say which is meant.
     views = [v for v in distinct if isinstance(v, FeatureView | OnDemandFeatureView)]
     named = _distinct(views, errors)
+    streams = [v for v in distinct if isinstance(v, StreamSource)]
+    sources = [v for v in distinct if isinstance(v, FileSource | SqlSource)]
+    sources += [s.source for s in streams if s.source is not None and s.source.format == "stream"]
     return Definitions(
         entities=_distinct([v for v in distinct if isinstance(v, Entity)], errors),
-        sources=_distinct([v for v in distinct if isinstance(v, FileSource | SqlSource)], errors),
+        sources=_distinct([*{id(s): s for s in sources}.values()], errors),
         requests=_distinct([v for v in distinct if isinstance(v, RequestSource)], errors),
         views=tuple(view for view in named if isinstance(view, FeatureView)),
         on_demand=tuple(view for view in named if isinstance(view, OnDemandFeatureView)),
         services=_distinct([v for v in distinct if isinstance(v, FeatureService)], errors),
         tests=_distinct([v for v in distinct if isinstance(v, FeatureTest)], errors),
+        streams=_distinct(streams, errors),
         errors=tuple(errors),
     )
 

@@ -24,7 +24,8 @@ from featurestore.dtypes import DType
 from featurestore.errors import DuplicateName, TypeMismatch, UnknownReference, suggest
 from featurestore.timeline import parse_duration
 
-FileFormatName = Literal["parquet", "csv", "delta"]
+FileFormatName = Literal["parquet", "csv", "delta", "stream"]
+"""`stream` is that of a `StreamSource`'s own source, which has no files."""
 DayEdge = Literal["start", "end"]
 
 FILE_FORMATS: tuple[FileFormatName, ...] = ("parquet", "csv", "delta")

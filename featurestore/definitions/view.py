@@ -23,6 +23,7 @@ from featurestore.definitions.names import (
     set_field,
 )
 from featurestore.definitions.source import FileSource, Source, SqlSource
+from featurestore.definitions.stream import StreamSource
 from featurestore.dtypes import DType
 from featurestore.errors import DuplicateName, InvalidName, TypeMismatch, UnknownReference, suggest
 from featurestore.timeline import parse_duration
@@ -91,7 +92,7 @@ class FeatureView(Definition):
 
     name: str
     entities: Entity | Sequence[Entity] = ()
-    source: Source | None = None
+    source: Source | StreamSource | None = None
     features: Sequence[Feature | Aggregation] = ()
     _: KW_ONLY
     ttl: str | timedelta | None = None
@@ -216,9 +217,12 @@ class FeatureSelection(Definition):
 
 def _check_view_source(view: FeatureView) -> None:
     given: Any = view.source
+    if isinstance(given, StreamSource):
+        given = given.source
+        set_field(view, "source", given)
     if not isinstance(given, FileSource | SqlSource):
         what = "is missing" if given is None else f"cannot be {given!r}"
-        report(view, f"source {what}; pass a FileSource or SqlSource", TypeMismatch)
+        report(view, f"source {what}; pass a FileSource, SqlSource or StreamSource", TypeMismatch)
         set_field(view, "source", None)
 
 

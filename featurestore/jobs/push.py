@@ -31,6 +31,9 @@ from featurestore.stores.offline.wal import log_files, read_entries
 from featurestore.wire.pushes import Dead, PushResult
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from featurestore.compiler.typed import TypedSource
     from featurestore.jobs.materialize import Context
 
@@ -123,13 +126,13 @@ class Pusher:
         self,
         source: TypedSource,
         rows: pa.Table,
-        arrived_us: int,
+        arrived_us: int | npt.NDArray[np.int64],
         *,
         dead: pa.Table | None = None,
         origin: str = "push",
     ) -> PushResult:
-        """Take rows that `read_rows` has read, which arrived at that instant (µs), and `dead`
-        letters along with them."""
+        """Take rows that `read_rows` has read, which arrived at that instant (µs; or one each), and
+        `dead` letters along with them."""
         started = time.perf_counter()
         sinks = self._sinks(source)
         self._check_backlog()
@@ -152,6 +155,14 @@ class Pusher:
             dead=lost,
             dead_count=len(lost),
         )
+
+    def source(self, name: str) -> TypedSource:
+        """A source as it is defined now. Raises `UnknownSource`."""
+        return pushed_source(self._context.repo, name)
+
+    def count_dead(self, source: TypedSource, reason: str, rows: int) -> None:
+        """Letters that somebody else has written, and pushes along with rows."""
+        self._observer.dead(source.name, reason, rows)
 
     def look_again(self) -> None:
         """The next push sees what the registry says then, not what it said a moment ago."""

@@ -24,15 +24,18 @@ if TYPE_CHECKING:
 _INSTANT = to_arrow(TIMESTAMP)
 
 
-def with_arrival(source: TypedSource, rows: pa.Table, arrived_us: int) -> pa.Table:
-    """The rows with the instant of their arrival, which is also the created time of those that have
-    none."""
-    arrived = pa.scalar(arrived_us, pa.int64()).cast(_INSTANT)
+def with_arrival(
+    source: TypedSource, rows: pa.Table, arrived_us: int | npt.NDArray[np.int64]
+) -> pa.Table:
+    """The rows with the instant of their arrival (or one each), which is also the created time of
+    those that have none."""
+    instants = arrived_us if isinstance(arrived_us, np.ndarray) else [arrived_us] * rows.num_rows
+    arrived = pa.array(instants, pa.int64()).cast(_INSTANT)
     if source.created_time is not None:
         at = rows.column_names.index(source.created_time)
-        filled = pc.fill_null(rows.column(at), arrived)
+        filled = pc.coalesce(rows.column(at), arrived)
         rows = rows.set_column(at, source.created_time, filled)
-    return rows.append_column(ARRIVED, pa.repeat(arrived, rows.num_rows))
+    return rows.append_column(ARRIVED, arrived)
 
 
 def known_us(source: TypedSource, rows: pa.Table) -> npt.NDArray[np.int64]:

@@ -26,6 +26,7 @@ from featurestore.jobs.training import RetrievalJob
 from featurestore.plugins import Group
 from featurestore.serving import http_server
 from featurestore.serving.edge import codes_of
+from featurestore.serving.ingest_metrics import IngestMetrics
 from featurestore.serving.metrics import Metrics
 from featurestore.store import FeatureStore
 from featurestore.wire import serving_pb2
@@ -194,7 +195,7 @@ class TestPython:
         documented = {row[0].strip("`"): row[1] for row in rows(self.text["Definitions"])}
         assert set(documented) == {
             "Aggregation", "Entity", "FileSource", "SqlSource", "Feature", "FeatureView",
-            "FeatureService", "FeatureTest",
+            "FeatureService", "FeatureTest", "StreamSource",
             "RequestSource", "OnDemandFeatureView", "@on_demand_feature_view",
         }  # fmt: skip
         for name, arguments in documented.items():
@@ -279,13 +280,13 @@ def _as_written(parameters: Iterable[inspect.Parameter]) -> list[str]:
 
 class TestServers:
     def test_every_metric_with_its_type_and_labels(self) -> None:
-        metrics = Metrics()
         expected = {}
-        for family in metrics._registry.collect():
-            collector = metrics._registry._names_to_collectors[family.name]
-            suffix = "_total" if family.type == "counter" else ""
-            labels = ", ".join(f"`{label}`" for label in cast(Any, collector)._labelnames)
-            expected[f"`{family.name}{suffix}`"] = [family.type, labels]
+        for registry in (Metrics()._registry, IngestMetrics()._registry):
+            for family in registry.collect():
+                collector = registry._names_to_collectors[family.name]
+                suffix = "_total" if family.type == "counter" else ""
+                labels = ", ".join(f"`{label}`" for label in cast(Any, collector)._labelnames)
+                expected[f"`{family.name}{suffix}`"] = [family.type, labels]
         documented = {row[0]: row[1:3] for row in rows(read("metrics.md"))}
         assert documented == expected
 

@@ -1,0 +1,1 @@
+"""Streams of rows: one file per kind."""
