@@ -27,6 +27,7 @@ _HOMES = {
     "RequestSource": "featurestore.definitions.on_demand",
     "SqlSource": "featurestore.definitions.source",
     "StreamSource": "featurestore.definitions.stream",
+    "column_lineage": "featurestore.definitions.expression",
     "on_demand_feature_view": "featurestore.definitions.on_demand",
 }
 
@@ -47,6 +48,7 @@ __all__ = [
     "RequestSource",
     "SqlSource",
     "StreamSource",
+    "column_lineage",
     "on_demand_feature_view",
 ]
 
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from featurestore.client import AsyncFeatureClient, FeatureClient, RequestBatch
     from featurestore.definitions.aggregation import Aggregation
     from featurestore.definitions.entity import Entity
+    from featurestore.definitions.expression import column_lineage
     from featurestore.definitions.feature_test import FeatureTest
     from featurestore.definitions.on_demand import (
         OnDemandFeatureView,

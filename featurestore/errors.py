@@ -151,7 +151,22 @@ class CyclicReference(DefinitionError):
 
 
 class TypeMismatch(DefinitionError):
+    """Types that do not go together; in an expression `position` counts characters from 0."""
+
     code = "type-mismatch"
+    position: int | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        position: int | None = None,
+        file: str | None = None,
+        line: int | None = None,
+    ) -> None:
+        super().__init__(message, file=file, line=line)
+        if position is not None:
+            self.position = position
 
 
 class InvalidExpression(DefinitionError):

@@ -33,6 +33,7 @@ from featurestore.definitions.expression import (
     Expression,
     Inferred,
     Literal,
+    asked_only,
     case_type,
     children,
     inferred,
@@ -419,9 +420,9 @@ def readers(outputs: Sequence[tuple[int, Expression]]) -> dict[Expression, int]:
 
     def visit(node: Expression, bit: int) -> None:
         found[node] = found.get(node, 0) | bit
-        asked = [when for when, _ in node.branches] if isinstance(node, Case) else []
-        for child in children(node):
-            visit(child, 0 if child in asked else bit)
+        deciding = asked_only(node)
+        for place, child in enumerate(children(node)):
+            visit(child, 0 if place in deciding else bit)
 
     for position, tree in outputs:
         visit(tree, 1 << position)

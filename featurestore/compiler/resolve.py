@@ -286,14 +286,14 @@ def _expression(
             return None
     try:
         tree: Expression = expressions.Column(feature.name)
+        found: DType | None = schema.get(feature.name)
         if feature.expression is not None:
-            tree = expressions.parse_expression(feature.expression)
+            tree, found = expressions.read_expression(feature.expression, schema)
             if expressions.uses_request_time(tree):
                 raise InvalidExpression(
                     "request_time() has no value in stored rows; "
                     "move the feature to an on-demand view"
                 )
-        found = expressions.inferred(tree, schema)
         wanted = feature.declared_dtype or found or expressions.infer(tree, schema)
     except DefinitionError as error:
         work.errors.append(placed(error, feature, f"{about}: "))

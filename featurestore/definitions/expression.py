@@ -73,6 +73,36 @@ def parse_expression(text: str) -> Expression:
     return parse(text)
 
 
+def read_expression(text: str, schema: Mapping[str, DType]) -> tuple[Expression, Inferred]:
+    """The tree of `text` over columns of `schema`, and its type (None: a bare NULL). As
+    `parse_expression` and `inferred`, but errors of types, too, say where in the text they are.
+
+    Raises `InvalidExpression` and `TypeMismatch`, with `position`.
+    """
+    from featurestore.definitions.parsing import parse_with_positions
+
+    tree, position_of = parse_with_positions(text)
+    try:
+        return tree, inferred(tree, schema)
+    except (InvalidExpression, TypeMismatch) as error:
+        culprit = _culprit(tree, schema)
+        position = None if culprit is None else position_of(culprit)
+        where = "" if position is None else f" (at character {position})"
+        raise type(error)(f"{error.message}{where}", position=position) from None
+
+
+def _culprit(node: Expression, schema: Mapping[str, DType]) -> Expression | None:
+    """The first innermost node that has no type."""
+    for child in children(node):
+        if found := _culprit(child, schema):
+            return found
+    try:
+        inferred(node, schema)
+    except (InvalidExpression, TypeMismatch):
+        return node
+    return None
+
+
 def children(expression: Expression) -> tuple[Expression, ...]:
     """The direct parts of a node, in the order of the text."""
     match expression:
@@ -98,6 +128,42 @@ def walk(expression: Expression) -> Iterator[Expression]:
 def columns_of(expression: Expression) -> tuple[str, ...]:
     """The names of the columns that it reads, each once, in the order of first use."""
     return tuple(dict.fromkeys(n.name for n in walk(expression) if isinstance(n, Column)))
+
+
+def column_lineage(expression: Expression | str) -> dict[str, str]:
+    """The columns that an expression (or its text) reads, in the order of first use, and how, in
+    OpenLineage's words. `DIRECT`: the value is computed from the column's; that is so for arguments
+    of all functions and operators, comparisons included, and for every result of CASE, `if` and
+    `coalesce`. `INDIRECT`: the column only decides which value is taken: the conditions of CASE and
+    `if`, and the second argument of `nullif`. A column that is read in both ways is DIRECT.
+
+    Raises `InvalidExpression` as `parse_expression` does.
+    """
+    tree = parse_expression(expression) if isinstance(expression, str) else expression
+    found: dict[str, str] = {}
+    for name, kind in _reads(tree, "DIRECT"):
+        if found.get(name) != "DIRECT":
+            found[name] = kind
+    return found
+
+
+def _reads(node: Expression, kind: str) -> Iterator[tuple[str, str]]:
+    deciding = asked_only(node)
+    if isinstance(node, Column):
+        yield node.name, kind
+    for position, child in enumerate(children(node)):
+        yield from _reads(child, "INDIRECT" if position in deciding else kind)
+
+
+def asked_only(node: Expression) -> frozenset[int]:
+    """Which of `children(node)` are asked for a choice only: their values never become its."""
+    match node:
+        case Case(branches=branches):
+            return frozenset(range(0, 2 * len(branches), 2))
+        case Call(function="nullif"):
+            return frozenset((1,))
+        case _:
+            return frozenset()
 
 
 def uses_request_time(expression: Expression) -> bool:

@@ -57,6 +57,12 @@ class _FeatureSql(DuckDB):
 
 def parse(text: str) -> Expression:
     """See `expression.parse_expression`."""
+    return parse_with_positions(text)[0]
+
+
+def parse_with_positions(text: str) -> tuple[Expression, Callable[[Expression], int | None]]:
+    """The tree, and a function that tells where in the text a node of it (itself, not an equal one)
+    begins."""
     if len(text) > EXPRESSION_CHARACTERS_MAX:
         raise InvalidExpression(
             f"The expression has {len(text):,} characters, more than "
@@ -64,10 +70,12 @@ def parse(text: str) -> Expression:
         )
     if not text.strip():
         raise InvalidExpression("The expression is empty", position=0)
+    converter = _Converter(text)
     try:
-        return _Converter(text).convert(_syntax(text), 1)
+        tree = converter.convert(_syntax(text), 1)
     except RecursionError:
         raise _too_deep(text) from None
+    return tree, lambda node: converter.positions.get(id(node))
 
 
 def _too_deep(text: str) -> InvalidExpression:
@@ -131,9 +139,15 @@ class _Converter:
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self.positions: dict[int, int | None] = {}
 
-    def convert(self, node: exp.Expression, depth: int) -> Expression:  # noqa: C901, PLR0911, PLR0912
+    def convert(self, node: exp.Expression, depth: int) -> Expression:
         """The tree of `node`, `depth` levels below the top."""
+        found = self._convert(node, depth)
+        self.positions.setdefault(id(found), _position(node))
+        return found
+
+    def _convert(self, node: exp.Expression, depth: int) -> Expression:  # noqa: C901, PLR0911, PLR0912
         if depth > EXPRESSION_DEPTH_MAX:
             raise _too_deep(self._text)
         if isinstance(node, exp.Paren):

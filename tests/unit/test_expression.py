@@ -16,9 +16,11 @@ from featurestore.definitions.expression import (
     Expression,
     Literal,
     canonical,
+    column_lineage,
     columns_of,
     infer,
     parse_expression,
+    read_expression,
     show,
     uses_request_time,
     with_request_time,
@@ -415,3 +417,48 @@ def test_request_time_is_found_and_replaced() -> None:
     assert at == parse_expression("CASE WHEN b THEN CAST(t AS date) ELSE d END")
     assert not uses_request_time(at)
     assert with_request_time(at, Column("u")) == at
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("x + i * 2", {"x": "DIRECT", "i": "DIRECT"}),
+        ("x > i", {"x": "DIRECT", "i": "DIRECT"}),
+        ("CASE WHEN b THEN x ELSE i END", {"b": "INDIRECT", "x": "DIRECT", "i": "DIRECT"}),
+        ("if(x > 3 AND s IS NULL, 1, 0)", {"x": "INDIRECT", "s": "INDIRECT"}),
+        ("CASE s WHEN 'a' THEN length(s) END", {"s": "DIRECT"}),
+        ("if(coalesce(b, i > 1), x, 0)", {"b": "INDIRECT", "i": "INDIRECT", "x": "DIRECT"}),
+        ("nullif(x, i)", {"x": "DIRECT", "i": "INDIRECT"}),
+        ("coalesce(x, i)", {"x": "DIRECT", "i": "DIRECT"}),
+        ("request_time() > t", {"t": "DIRECT"}),
+        ("1 + 1", {}),
+    ],
+)
+def test_column_lineage(text: str, columns: dict[str, str]) -> None:
+    assert column_lineage(text) == columns
+    assert column_lineage(parse_expression(text)) == columns
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "says"),
+    [
+        ("x + larry", 4, "There is no column 'larry'."),
+        ("x + upper(ss)", 10, "Did you mean 's'?"),
+        ("x * 2 + length(i)", 8, "must be a string or a list, not int64 (at character 8)"),
+        ("CASE WHEN x > 1 THEN 1 WHEN s = i THEN 2 END", 28, "no common type"),
+        ("CASE WHEN i THEN 1 END", 10, "must be bool"),
+        ("x > 1 AND t::int64 = 3", 10, "can't be cast"),
+        ("i BETWEEN 1 AND\n  s", 0, "no common type"),
+    ],
+)
+def test_errors_of_types_say_where(text: str, position: int, says: str) -> None:
+    with pytest.raises((TypeMismatch, InvalidExpression)) as caught:
+        read_expression(text, SCHEMA)
+    assert says in caught.value.message
+    assert caught.value.position == position
+    assert f"(at character {position})" in caught.value.message
+
+
+def test_a_text_that_is_right_gives_tree_and_type() -> None:
+    assert read_expression("x + 1", SCHEMA) == (parse_expression("x + 1"), FLOAT64)
+    assert read_expression("NULL", SCHEMA) == (Literal(None, None), None)
