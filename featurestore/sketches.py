@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 PRECISION_MIN, PRECISION_MAX = 4, 16
 HASH_BITS = 64
+ESTIMATE_MAX = (1 << 63) - 1
+"""What all registers at their greatest rank say."""
 CODE_ZERO = 1 << 21
 """Added to the bucket of a positive value: more than any bucket is below 0."""
 CODE_INFINITE = 1 << 22
@@ -51,14 +53,14 @@ def register_of(hashed: int, precision: int) -> tuple[int, int]:
 
 def estimate(histogram: Sequence[int], precision: int) -> int:
     """The number of distinct values. `histogram[r]` registers hold rank r, for 0 ≤ r ≤ 65 −
-    precision. `engines.window_sketches` says this again over arrays, operation by operation."""
+    precision. `engines.window_intervals` says this again over arrays, operation by operation."""
     registers = 1 << precision
     z = registers * _tau(1.0 - histogram[-1] / registers)
     for count in reversed(histogram[1:-1]):
         z = 0.5 * (z + count)
     z += registers * _sigma(histogram[0] / registers)
-    if z == math.inf:
-        return 0
+    if z in (0.0, math.inf):
+        return ESTIMATE_MAX if z == 0.0 else 0
     return round(ALPHA_INFINITE * registers * registers / z)
 
 
@@ -115,7 +117,8 @@ def value_of(bucket: int, width: float) -> float:
         return math.inf if bucket > 0 else -math.inf
     number = abs(bucket) - CODE_ZERO
     low, high = (_position(edge * width) for edge in (number, number + 1))
-    middle = low * (high / (low + high)) * 2.0 if low > 0.0 else high
+    half = 0.5 * low + 0.5 * high
+    middle = low * (high / half) if half > 0.0 else high
     return middle if bucket > 0 else -middle
 
 

@@ -88,8 +88,9 @@ def _estimates(histogram: list[Ints], precision: int) -> Ints:
     empty = counts[0] == registers
     z = z + registers * _sigma(np.where(empty, 0.0, counts[0] / registers))
     z = np.where(empty, 1.0, z)
-    found = np.rint(sketches.ALPHA_INFINITE * registers * registers / z)
-    return np.where(empty, 0, found).astype(np.int64)
+    full = z == 0.0
+    found = np.rint(sketches.ALPHA_INFINITE * registers * registers / np.where(full, 1.0, z))
+    return np.where(full, sketches.ESTIMATE_MAX, np.where(empty, 0.0, found).astype(np.int64))
 
 
 def _sigma(x: Floats) -> Floats:

@@ -21,6 +21,9 @@ Numbers = npt.NDArray[Any]
 _LIMB_BITS = 32
 _LIMB_MASK = (1 << _LIMB_BITS) - 1
 _INT_KINDS = (Kind.BOOL, Kind.INT32, Kind.INT64, Kind.TIMESTAMP, Kind.DATE)
+_FLOAT_EXACT_MAX = 1 << 53
+_TEN_EXPONENT_MAX = 22
+"""Ten to this is the greatest power that a float holds exactly."""
 _DECIMAL_END = 10**DECIMAL_PRECISION_MAX
 
 
@@ -94,19 +97,24 @@ class Values:
 
     @cached_property
     def floats(self) -> npt.NDArray[np.float64]:
-        """The values as floats: exactly, or as `float` rounds them (decimals: their digits,
-        divided by the power of ten, as `partials.Mean` does)."""
+        """The values as floats, as Python's `float` rounds them."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         if self.dtype.is_float:
             filled = pc.fill_null(self._array.cast(pa.float64()), 0.0)
             return np.asarray(filled)[self._order]
-        if self._is_exact:
-            found = self.integers.astype(np.float64)
-            return found / float(10 ** (self.dtype.scale or 0)) if self.dtype.scale else found
+        scale = self.dtype.scale or 0
+        if self._is_exact and (scale == 0 or self._is_short(scale)):
+            # One division of two exact floats rounds once, like `float` of a decimal.
+            return self.integers.astype(np.float64) / float(10**scale)
         found = np.array([0.0 if v is None else float(v) for v in self._array.to_pylist()])
         return found[self._order]
+
+    def _is_short(self, scale: int) -> bool:
+        """Whether floats hold the digits of all decimals, and the power of ten."""
+        values = self.integers if self.valid is None else self.integers[self.valid]
+        return scale <= _TEN_EXPONENT_MAX and bool((np.abs(values) < _FLOAT_EXACT_MAX).all())
 
     @cached_property
     def limbs(self) -> list[Ints]:

@@ -22,6 +22,7 @@ from featurestore.testing.window_data import compare_windows, make_window_case
 
 PRESENT, NOT_FOUND = Status.PRESENT, Status.NOT_FOUND
 WINDOW_SEEDS = range(60)
+HOT_ROWS, HOT_REQUESTS = 100_000, 10_000
 
 COLUMNS: Mapping[str, DType] = {
     "plane": STRING,
@@ -348,3 +349,24 @@ class WindowsContract:
             folder.mkdir()
             case = make_window_case(seeded(seed), rows_max=150, requests_max=60, created=True)
             compare_windows(engine, case, folder, batch_rows=7)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("late", [False, True])
+    def test_windows_of_a_hot_key(self, engine: Engine, tmp_path: Path, late: bool) -> None:
+        """Event n happens at 10 n and is known at once, or each third one 7,000 later, and 10,000
+        requests ask for windows of 5,000 and of 200,000."""
+        delays = [7_000 if late and n % 3 == 0 else 0 for n in range(HOT_ROWS)]
+        right = history(tmp_path, *((10 * n, 10 * n + d, n) for n, d in enumerate(delays)))
+        rel = windows(right, over("count", 5_000), over("max", 5_000), over("sum", 200_000))
+        times = [97 * n for n in range(HOT_REQUESTS)]
+        for at, (count, greatest, total, _) in zip(times, ask(engine, rel, *times), strict=True):
+            first, end = (max(0, -(-(at - w) // 10)) for w in (5_000, 0))
+            known = [n for n in range(first, end) if 10 * n + delays[n] <= at]
+            assert (count, greatest) == (len(known), max(known, default=None))
+            first = max(0, -(-(at - 200_000) // 10))
+            whole = (end * (end - 1) - first * (first - 1)) // 2
+            if late:
+                # Those that are not known yet: every third from the last 7,000.
+                newest = max(first, -(-(at - 6_999) // 10))
+                whole -= sum(n for n in range(newest, end) if n % 3 == 0)
+            assert (total or 0) == whole

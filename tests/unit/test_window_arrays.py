@@ -155,6 +155,17 @@ def column(values: list[Any], dtype: DType, kind: pa.DataType) -> Values:
     return Values(pa.chunked_array([pa.array(values, kind)]), dtype, np.arange(len(values)))
 
 
+class TestFloats:
+    @pytest.mark.parametrize("digits", [5, 15, 18, 38])
+    def test_decimals_are_rounded_once(self, digits: int) -> None:
+        rng = np.random.default_rng(digits)
+        kind, dtype = pa.decimal128(digits, 3), parse(f"decimal({digits},3)")
+        wholes = ["".join(map(str, rng.integers(1, 10, digits))) for _ in range(200)]
+        values = [Decimal(f"{whole[:-3]}.{whole[-3:]}") for whole in wholes]
+        found = column([*values, None], dtype, kind).floats
+        assert found[:-1].tolist() == [float(value) for value in values]
+
+
 class TestSums:
     @pytest.mark.parametrize("size", [10, 2**62, 2**63])
     def test_of_integers(self, size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 from featurestore import sketches, windows
 from featurestore.aggregates import AGGREGATES, checked_parameters, output_dtype
-from featurestore.dtypes import BYTES, FLOAT64, INT64, STRING, TIMESTAMP, DType, parse
+from featurestore.dtypes import BOOL, BYTES, FLOAT64, INT64, STRING, TIMESTAMP, DType, parse
 from featurestore.errors import CorruptRow
 from featurestore.partials import Partial, partial_of
 from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US
+from featurestore.value_bytes import Reader, put_int, scaled, unscaled
 
 DECIMAL = parse("decimal(18,3)")
 instants = st.integers(-40 * DAY_US, 40 * DAY_US)
@@ -122,6 +124,50 @@ def test_any_tiling_and_order_of_merging_agree(dtype: DType, data: st.DataObject
         assert of.result(merged) == AGGREGATES[function].empty
 
 
+class TestReach:
+    def test_the_longest_decides(self) -> None:
+        @dataclass(frozen=True)
+        class Span:
+            window_us: int | None
+            delay_us: int = 0
+            hop_us: int = 0
+
+        spans = [Span(10, 5, 2), Span(12), Span(3, 13)]
+        assert windows.reach_us(spans) == 17
+        assert windows.not_found_before_us(100, spans) == 83
+        assert windows.not_found_before_us(100, [*spans, Span(None)]) is None
+
+
+class TestValueBytes:
+    @given(value=st.integers(-(2**80), 2**80))
+    def test_integers_of_any_size(self, value: int) -> None:
+        out = bytearray()
+        put_int(out, value)
+        assert Reader(bytes(out)).int() == value
+
+    @pytest.mark.parametrize(
+        ("text", "scale", "whole"), [("1.10", 2, 110), ("-12E+1", 1, -1200), ("1.500", 1, 15)]
+    )
+    def test_decimals_by_value(self, text: str, scale: int, whole: int) -> None:
+        assert unscaled(Decimal(text), scale) == whole
+        assert scaled(whole, scale) == Decimal(text)
+
+    @pytest.mark.parametrize("text", ["1.55", "NaN"])
+    def test_decimals_that_do_not_fit(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"digits behind|not a number"):
+            unscaled(Decimal(text), 1)
+
+    def test_booleans_and_text_ids_come_back(self) -> None:
+        of = partial("last_n", BOOL)
+        rows: list[tuple[bool, tuple[int, str]]] = [(True, (5, "b")), (False, (5, "a"))]
+        state = of.identity()
+        for value, order in rows:
+            state = of.add(state, value, order)
+        back = of.decode(of.encode(state))
+        assert back == state == [(5, "a", False), (5, "b", True)]
+        assert isinstance(back[0][2], bool)
+
+
 class TestResults:
     rows: ClassVar = [(v, (e, e)) for e, v in enumerate([5, -3, 5, 2])]
 
@@ -187,6 +233,25 @@ class TestSketches:
         ordered = sorted(found)
         buckets = [sketches.bucket_of(value, width) for value in ordered]
         assert buckets == sorted(buckets)
+
+    def test_nearly_full_registers(self) -> None:
+        """Every register holds something: the estimate has no empty ones to go by."""
+        of = partial_of("approx_count_distinct", INT64, {"error": 0.25})
+        state = {register: 60 if register == 3 else 5 for register in range(1 << 5)}
+        assert of.decode(of.encode(state)) == state
+        assert 300 < of.result(state) < 3_000
+        assert of.result(of.identity()) == 0
+        full = dict.fromkeys(range(1 << 5), 60)
+        assert of.result(full) > 1e15
+
+    def test_an_error_that_no_sketch_has(self) -> None:
+        with pytest.raises(ValueError, match="the least error is"):
+            sketches.precision_of(1e-9)
+
+    def test_the_greatest_float(self) -> None:
+        most = 1.7976931348623157e308
+        near = sketches.value_of(sketches.bucket_of(most, 0.02), 0.02)
+        assert abs(near - most) <= 0.011 * most
 
     def test_zero_and_infinity(self) -> None:
         for value in (0.0, math.inf, -math.inf):
