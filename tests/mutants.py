@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -17,5 +18,7 @@ def mutant(module: ModuleType, *changes: Change) -> Any:
         source = source.replace(right, wrong)
     copy = ModuleType(f"{module.__name__}_with_a_bug")
     copy.__dict__.update(__file__=module.__file__, __package__=module.__package__)
+    # Dataclasses look their module up by its name.
+    sys.modules[copy.__name__] = copy
     exec(compile(source, copy.__name__, "exec", dont_inherit=True), copy.__dict__)
     return copy

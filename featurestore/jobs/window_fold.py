@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -150,7 +149,8 @@ def _versions(
     outcomes = np.zeros(len(rows), np.uint8)
     if layout.id_dtype is None:
         events = Events.join([old.events, rows])
-        return events.take(np.argsort(events.owner, kind="stable")), outcomes, None
+        order = np.lexsort((events.created_us, events.event_us, events.owner))
+        return events.take(order), outcomes, None
     known_before = _is_settled(old, rows)
     outcomes[known_before] = TOO_LATE
     source = np.concatenate([np.full(len(old.events), -1), np.flatnonzero(~known_before)])
@@ -215,11 +215,11 @@ def _same_turn(events: Events) -> Mask:
 
 
 def _codes(ids: Column | None) -> Int64:
-    """Integers that are equal where ids are."""
+    """Integers that compare as the ids do."""
     if ids is None or ids.dtype != object:
         return np.zeros(0, np.int64) if ids is None else ids
-    known: dict[Any, int] = {}
-    return np.array([known.setdefault(one, len(known)) for one in ids], np.int64)
+    place = {one: n for n, one in enumerate(sorted(set(ids)))}
+    return np.array([place[one] for one in ids], np.int64)
 
 
 def _same_event(events: Events) -> Mask:
@@ -526,17 +526,10 @@ def _latest(values: Int64, owner: Int64, count: int) -> Int64:
 
 def _newer(newest: Sequence[int | None], events: Events) -> list[int | None]:
     """The newest of these events and what was the newest before."""
+    before = [EVER_US if one is None else one for one in newest]
     latest = _latest(events.event_us, events.owner, len(newest)).tolist()
-    return [
-        old
-        if one == EVER_US and old is not None
-        else None
-        if one == EVER_US
-        else one
-        if old is None
-        else max(one, old)
-        for one, old in zip(latest, newest, strict=True)
-    ]
+    both = map(max, before, latest)
+    return [None if one == EVER_US else one for one in both]
 
 
 def _empty(served: States, versions: Events) -> list[bool]:

@@ -3,20 +3,24 @@ says of the rows known by T."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import pytest
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.aggregates import output_dtype
 from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, parse
-from featurestore.jobs.window_fold import ADDED, REPEATED, TOO_LATE, fold, nothing
+from featurestore.errors import CorruptRow
+from featurestore.jobs.window_fold import ADDED, REPEATED, TOO_LATE, Folded, fold, nothing
 from featurestore.jobs.window_turns import tie_bytes
-from featurestore.serving.windows import window_evaluator
+from featurestore.serving.windows import Evaluate, window_evaluator
 from featurestore.statuses import Status
 from featurestore.testing.oracle import Row
 from featurestore.testing.oracle_windows import (
@@ -29,7 +33,8 @@ from featurestore.testing.oracle_windows import (
 from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US
 from featurestore.wire.layout import RowLayout
 from featurestore.wire.rows import row_decoder
-from featurestore.wire.tiles import Events, decode_states, objects, value_column
+from featurestore.wire.tiles import Events, decode_states, no_events, objects, value_column
+from featurestore.windows import enters_us, leaves_us
 from featurestore.wire.window_layout import (
     BEHIND_US,
     NEVER_US,
@@ -38,10 +43,11 @@ from featurestore.wire.window_layout import (
     WindowOutput,
     empty_value,
 )
+from featurestore.wire.window_state_pb2 import WindowState
 
 PRICE = parse("decimal(9,2)")
 COLUMNS = {"i": INT64, "f": FLOAT64, "s": STRING, "p": PRICE, "b": BOOL}
-GRIDS = (1, 1_000, 5 * MINUTE_US, HOUR_US, DAY_US)
+GRIDS = (1, 1_000, 1_000_000, 5 * MINUTE_US, HOUR_US, DAY_US)
 BASE_US = 20_000 * DAY_US
 FUNCTIONS: tuple[tuple[str, str | None, tuple[tuple[str, int | float], ...]], ...] = (
     ("count", None, ()),
@@ -75,6 +81,7 @@ def cases(draw: st.DrawFn, *, with_ids: bool) -> Case:
         (7 * grid, 2 * grid, max(grid, 1)),
         (50 * grid, 0, 5 * grid),
         (6 * HOUR_US, 0, 5 * MINUTE_US),
+        (6 * HOUR_US, 0, MINUTE_US),
         (7 * DAY_US, 0, HOUR_US),
         (30 * DAY_US, DAY_US, DAY_US),
         (None, 0, DAY_US),
@@ -123,9 +130,14 @@ def cases(draw: st.DrawFn, *, with_ids: bool) -> Case:
     count = draw(st.integers(1, 14))
     ages = st.integers(0, draw(st.sampled_from([3, 20, 70, 400])))
     ids = st.integers(0, draw(st.sampled_from([2, 6, 30])))
+    mixed = draw(st.booleans())
     rows = []
     for n in range(count):
-        event = BASE_US - draw(ages) * grid
+        event = (
+            BASE_US
+            - draw(ages) * grid
+            - draw(st.sampled_from([0, 0, MINUTE_US, 3 * HOUR_US])) * mixed
+        )
         created = event + draw(st.sampled_from([-2, 0, 0, 0, 1, 5, 40])) * grid
         one = draw(ids) if with_ids else n
         values = {
@@ -151,12 +163,11 @@ def cases(draw: st.DrawFn, *, with_ids: bool) -> Case:
     last = max(row.known_us for row in rows)
     steps = draw(st.lists(st.integers(0, 60), min_size=1, max_size=4))
     written = [last - sum(steps[n:]) * grid for n in range(len(steps))] + [last]
-    requests = [
-        written[-1] + draw(st.sampled_from([0, 1, grid, 5 * grid, 61 * grid, DAY_US, 40 * DAY_US]))
-        for _ in range(3)
-    ]
     # A server's clock may be a little behind the writer's.
-    requests.append(written[-1] - draw(st.sampled_from([1, 1_000, BEHIND_US])))
+    first = written[-1] - BEHIND_US
+    turns = sorted({at for at in _turns(rows, outputs, layout.reach_us) if at >= first})
+    requests = [written[-1], written[-1] + grid, written[-1] + HOUR_US, first]
+    requests += draw(st.lists(st.sampled_from(turns), max_size=6)) if turns else []
     return Case(
         layout=layout,
         rows=RowLayout(tuple(zip(windows, dtypes, strict=True)), 7),
@@ -169,6 +180,20 @@ def cases(draw: st.DrawFn, *, with_ids: bool) -> Case:
         written=tuple(written),
         requests=tuple(requests),
     )
+
+
+def _turns(rows: list[Row], outputs: list[WindowOutput], reach_us: int | None) -> Iterator[int]:
+    """Instants at which answers change, and those just before."""
+    for row in rows:
+        known = [row.known_us]
+        known += [] if reach_us is None else [row.event_us + reach_us + 1]
+        for output in outputs:
+            known.append(enters_us(row.event_us, output.delay_us))
+            window = output.window_us, output.delay_us, output.hop_us
+            leaves = leaves_us(row.event_us, *window)
+            known += [] if leaves is None else [leaves]
+        for at_us in known:
+            yield from (at_us - 1, at_us)
 
 
 def columns_of(case: Case, rows: list[Row]) -> Events:
@@ -216,9 +241,17 @@ def input_pairs(case: Case) -> list[tuple[str | None, str | None]]:
     return [pairs[n] for n in range(len(pairs))]
 
 
-def check(case: Case, state: bytes, at_us: int, known: list[Row]) -> None:
+@dataclass(frozen=True)
+class Code:
+    """What is tested: a writer's and a server's part."""
+
+    fold: Callable[..., Folded] = fold
+    evaluator: Callable[..., Evaluate] = window_evaluator
+
+
+def check(case: Case, state: bytes, at_us: int, known: list[Row], code: Code) -> None:
     """The state's answer at an instant is the oracle's."""
-    evaluate = window_evaluator(case.layout, case.rows, range(len(case.windows)))
+    evaluate = code.evaluator(case.layout, case.rows, range(len(case.windows)))
     history = History(
         rows=known,
         event_id=case.history.event_id,
@@ -238,10 +271,8 @@ def check(case: Case, state: bytes, at_us: int, known: list[Row]) -> None:
         assert agrees(found, wanted, inputs, window), (name, window, found, wanted)
 
 
-@given(case=cases(with_ids=True))
-@settings(max_examples=examples(60), deadline=None)
-def test_events_with_ids_in_batches(case: Case) -> None:
-    """Batch by batch, each row once it is due; a batch may come twice."""
+def in_batches(case: Case, code: Code) -> None:
+    """Batch by batch, each row once it is due; of some batches the last rows come again."""
     kept: bytes | None = None
     served, done = b"", 0
     rows = sorted(case.history.rows, key=lambda row: row.known_us)
@@ -249,23 +280,103 @@ def test_events_with_ids_in_batches(case: Case) -> None:
         due = [row for row in rows if row.known_us <= now_us]
         new = due[max(0, done - 2) :]
         old = decode_states(case.layout, [kept])
-        folded = fold(case.layout, old, columns_of(case, new), now_us=now_us, revisions=[5])
+        folded = code.fold(case.layout, old, columns_of(case, new), now_us=now_us, revisions=[5])
         done = len(due)
         served, kept = folded.served[0], folded.kept[0] or None
-        check(case, served, now_us, due)
+        check(case, served, now_us, due, code)
         assert set(folded.outcomes.tolist()) <= {ADDED, REPEATED, TOO_LATE}
     for at_us in case.requests:
-        check(case, served, at_us, rows)
+        check(case, served, at_us, rows, code)
 
 
-@given(case=cases(with_ids=False))
-@settings(max_examples=examples(60), deadline=None)
-def test_events_without_ids_at_once(case: Case) -> None:
+def at_once(case: Case, code: Code) -> None:
     """All rows known by then, as a materialization writes them."""
     rows = list(case.history.rows)
     now_us = case.written[-1]
     old = nothing(case.layout, 1)
-    folded = fold(case.layout, old, columns_of(case, rows), now_us=now_us, revisions=[5])
-    assert folded.kept == [b""]
+    folded = code.fold(case.layout, old, columns_of(case, rows), now_us=now_us, revisions=[5])
+    assert (folded.kept == [b""]) == (case.layout.id_dtype is None)
     for at_us in case.requests:
-        check(case, folded.served[0], at_us, rows)
+        check(case, folded.served[0], at_us, rows, code)
+
+
+@given(case=cases(with_ids=True))
+@settings(max_examples=examples(60), deadline=None)
+def test_events_with_ids_in_batches(case: Case) -> None:
+    in_batches(case, Code())
+
+
+@given(case=cases(with_ids=True))
+@settings(max_examples=examples(30), deadline=None)
+def test_events_with_ids_at_once(case: Case) -> None:
+    at_once(case, Code())
+
+
+@given(case=cases(with_ids=False))
+@settings(max_examples=examples(30), deadline=None)
+def test_events_without_ids_at_once(case: Case) -> None:
+    at_once(case, Code())
+
+
+@given(case=cases(with_ids=True))
+@settings(max_examples=examples(30), deadline=None)
+def test_equal_events_make_equal_bytes(case: Case) -> None:
+    """In whatever order they come within a batch, and again when they are read and written."""
+    rows, layout, now_us = list(case.history.rows), case.layout, case.written[-1]
+    made = [
+        fold(
+            layout,
+            nothing(layout, 1),
+            columns_of(case, order),
+            now_us=now_us,
+            revisions=[5],
+        )
+        for order in (rows, rows[::-1])
+    ]
+    sums = ("sum", "mean", "var", "std")
+    exact = not any(
+        w.function in sums and (w.dtype == FLOAT64 or w.function in sums[2:])
+        for w in case.windows.values()
+    )
+    if exact:
+        assert made[0].served == made[1].served
+        assert made[0].kept == made[1].kept
+    again = fold(
+        layout,
+        decode_states(layout, made[0].kept),
+        no_events(layout),
+        now_us=now_us,
+        revisions=[5],
+    )
+    assert (again.served, again.kept) == (made[0].served, made[0].kept)
+    for state in (*made[0].served, *made[0].kept):
+        message = WindowState.FromString(state)
+        assert message.SerializeToString(deterministic=True) == state
+        assert state.startswith(layout.head(message.event_time_us, message.created_time_us, 5))
+
+
+@given(case=cases(with_ids=True), data=st.data())
+@settings(max_examples=examples(60), deadline=None)
+def test_damaged_states_are_noticed_or_read_as_states(case: Case, data: st.DataObject) -> None:
+    """Never a crash of another kind, and never bytes of another view."""
+    layout, now_us = case.layout, case.written[-1]
+    rows = columns_of(case, list(case.history.rows))
+    made = fold(layout, nothing(layout, 1), rows, now_us=now_us, revisions=[5])
+    served, kept = made.served[0], made.kept[0]
+    evaluate = window_evaluator(layout, case.rows, range(len(case.windows)))
+    for state, read in (
+        (served, lambda s: evaluate(s, now_us)),
+        (kept, lambda s: decode_states(layout, [s])),
+    ):
+        damaged = bytearray(state)
+        at = data.draw(st.integers(0, len(state) - 1))
+        damaged[at] ^= data.draw(st.integers(1, 255))
+        cut = data.draw(st.integers(0, len(state)))
+        for wrong in (bytes(damaged), state[:cut], state + b"\xff"):
+            with suppress(CorruptRow):
+                read(wrong)
+    other = replace(layout, tag=8)
+    with pytest.raises(CorruptRow, match="another version"):
+        decode_states(other, [kept])
+    with pytest.raises(CorruptRow, match="another version"):
+        window_evaluator(other, case.rows, range(len(case.windows)))(served, now_us)
