@@ -31,10 +31,10 @@ from featurestore.testing.oracle_windows import (
     window_answer,
 )
 from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US
+from featurestore.windows import enters_us, leaves_us
 from featurestore.wire.layout import RowLayout
 from featurestore.wire.rows import row_decoder
 from featurestore.wire.tiles import Events, decode_states, no_events, objects, value_column
-from featurestore.windows import enters_us, leaves_us
 from featurestore.wire.window_layout import (
     BEHIND_US,
     NEVER_US,

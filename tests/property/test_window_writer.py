@@ -67,6 +67,7 @@ TYPES = {
     "late": pa.bool_(),
 }
 BASE_US = SystemClock().now_us() // DAY_US * DAY_US
+pytestmark = pytest.mark.slow
 PLANES = itertools.count(1)
 
 
@@ -220,7 +221,7 @@ def histories(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[Step]]:
     grid = draw(st.sampled_from([1, 5 * MINUTE_US, HOUR_US]))
     count = draw(st.integers(1, 12))
     rows = []
-    for n in range(count):
+    for _ in range(count):
         age = draw(st.integers(0, 30)) * grid
         rows.append(
             {

@@ -13,6 +13,8 @@ from test_window_states import Case, Code, cases, in_batches
 from featurestore.jobs import window_fold
 from featurestore.serving import windows
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES_MAX = 500
 """Drawn until one notices; the first hundred do, mostly."""
 
