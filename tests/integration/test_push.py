@@ -20,6 +20,9 @@ from featurestore.errors import (
     InvalidRows,
     LimitExceeded,
     NotApplied,
+    ServerOverloaded,
+    StoreTimeout,
+    StoreUnavailable,
     UnknownSource,
 )
 from featurestore.jobs.push import Pusher, PushResult
@@ -318,3 +321,62 @@ def test_values_that_json_has_are_read(lmdb_shop: Shop) -> None:
     lmdb_shop.clock.advance(2 * HOUR_US)
     assert lmdb_shop.fs.push("trips", rows).rows == 1
     assert lmdb_shop.look("ann") == {"trips": (3, "PRESENT"), "stars": (4.0, "PRESENT")}
+
+
+def test_while_the_store_is_away_rows_are_kept_then_refused_and_written_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    with RedisServer(valkey_binary(), "--appendonly", "no") as server:
+        limits = {"push.backlog_rows_max": 3, "push.commit_interval_ms": 60_000}
+        url = {"online.url": server.url, "online.timeout_ms": 500}
+        shop = make(tmp_path / "repo", **{"offline.threads": 1}, **limits, **url)
+        with shop.fs:
+            shop.fs.push("trips", [row("ann", NOON - 3, 2)])
+            server.pause()
+            for number in (3, 4):
+                with pytest.raises((StoreTimeout, StoreUnavailable)):
+                    shop.fs.push("trips", [row("ann", NOON - 3 + number, number)])
+            with pytest.raises(ServerOverloaded, match="backlog_rows_max = 3"):
+                shop.fs.push("trips", [row("ann", NOON, 5)])
+            assert shop.known("ann", NOON + MINUTE_US)["trips"] == 2
+            server.resume()
+            shop.clock.advance(MINUTE_US)
+            shop.fs._pusher.recover()
+            assert shop.look("ann")["trips"] == (4, "PRESENT")
+            assert shop.known("ann", NOON + MINUTE_US)["trips"] == 4
+            shop.fs.push("trips", [row("ann", NOON + MINUTE_US, 6)])
+            assert shop.look("ann")["trips"] == (6, "PRESENT")
+
+
+def test_partitions_take_pushed_rows_beside_them(tmp_path: Path) -> None:
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    (folder / "featurestore.toml").write_text('[project]\nname = "parts"\n')
+    (folder / "definitions.py").write_text(
+        """
+from featurestore import Entity, Feature, FeatureService, FeatureView, FileSource
+
+driver = Entity("driver")
+rides = FileSource("rides", path="data", event_time="at")
+last = FeatureView(
+    "last", entities=[driver], source=rides, features=[Feature("city"), Feature("trips")]
+)
+scoring = FeatureService("scoring", features=[last])
+"""
+    )
+    types = {"driver": pa.string(), "at": INSTANT, "trips": pa.int64()}
+    old = {"driver": "ann", "at": NOON - HOUR_US, "trips": 1}
+    for city in ("oslo", "rome"):
+        write_rows(folder / "data" / f"city={city}" / "1.parquet", [old], types)
+    shop = Shop(folder)
+    with shop.fs as fs:
+        fs.push("rides", [{"driver": "ann", "at": NOON, "trips": 5, "city": "bonn"}])
+        wanted = {"city": ("bonn", "PRESENT"), "trips": (5, "PRESENT")}
+        assert shop.look("ann") == wanted
+        assert shop.known("ann", NOON) == {"city": "bonn", "trips": 5}
+        assert shop.known("ann", NOON - 1) == {"city": "rome", "trips": 1}
+        fs.optimize()
+        assert shop.known("ann", NOON) == {"city": "bonn", "trips": 5}
+        assert shop.known("ann", NOON - 1) == {"city": "rome", "trips": 1}
+        fs.materialize(replace=True)
+        assert shop.look("ann") == wanted
