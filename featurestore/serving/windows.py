@@ -29,11 +29,9 @@ from featurestore.wire.window_layout import (
     WindowOutput,
     empty_value,
 )
-from featurestore.wire.window_state_pb2 import WindowState
+from featurestore.wire.window_state_pb2 import WindowState, WindowTiles
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from featurestore.wire.layout import RowLayout
 
 Evaluate = Callable[[bytes, int], bytes | None]
@@ -268,132 +266,203 @@ def _slowly_of(
 ) -> Callable[[WindowState, int], tuple[int, list[Any]] | None]:
     """A function of a state and the request's time: the newest event, and the values; None where
     the key is not found."""
+    finishers = [_finisher(layout, n) for n in selected]
+    groups: dict[int, dict[int | None, list[int]]] = {}
+    for place, n in enumerate(selected):
+        of_group = groups.setdefault(layout.group_of[n], {})
+        of_group.setdefault(layout.outputs[n].window_us, []).append(place)
 
     def slowly(message: WindowState, now_us: int) -> tuple[int, list[Any]] | None:
         raw = _Raw(layout, message, now_us)
         newest = message.folded_newest_us if message.HasField("folded_newest_us") else EVER_US
-        if raw.visible.any():
-            newest = max(newest, int(raw.event_us[raw.visible].max()))
+        newest = max([newest, *(raw.event_us[place] for place in raw.visible)])
         if newest == EVER_US:
             return None
         if layout.reach_us is not None and newest < now_us - layout.reach_us:
             return None
-        return newest, [_value(layout, n, message, raw, now_us) for n in selected]
+        values: list[Any] = [None] * len(finishers)
+        for g, windows in groups.items():
+            group = layout.groups[g]
+            tiles = _Sealed((message.stable or message.tiles)[g])
+            end_us = now_us - group.delay_us
+            loose = raw.before(end_us, tiles.end_us if group.hop_us else EVER_US)
+            for window_us, places in windows.items():
+                start_us, events = EVER_US, loose
+                if window_us is not None:
+                    start_us = end_us - window_us
+                    start_us -= start_us % group.hop_us if group.hop_us else 0
+                    events = [place for place in loose if raw.event_us[place] >= start_us]
+                tiles.go_to(start_us)
+                for place in places:
+                    values[place] = finishers[place](tiles, raw, events)
+        return newest, values
 
     return slowly
 
 
+class _Sealed:
+    """The sealed tiles of one group: those from where one last went to."""
+
+    def __init__(self, tiles: WindowTiles) -> None:
+        self.end_us = tiles.end_us
+        self._starts = memoryview(tiles.starts_us).cast("q")
+        self.count, self._sealed = len(self._starts), tiles.sealed
+        self.integers = memoryview(tiles.integers).cast("q")
+        self.doubles = memoryview(tiles.doubles).cast("d")
+        self.partials = tiles.partials
+        self.at = 0
+
+    def go_to(self, start_us: int) -> None:
+        """Begin with the first tile that starts at `start_us` or later."""
+        self.at = bisect_left(self._starts, start_us)
+
+    @property
+    def some(self) -> bool:
+        """Whether there is a sealed tile from there on."""
+        return self.at < self._sealed
+
+    def states(self, lane: int, *, scalar: bool) -> Sequence[bytes]:
+        """The states of a lane of partials from there on."""
+        first = lane * self.count
+        stop = min(self.at + 1, self._sealed) if scalar else self._sealed
+        return self.partials[first + self.at : first + stop]
+
+
 class _Raw:
-    """The events of a state, in columns."""
+    """The events of a state. `visible` are the places of those that count at the request's time."""
 
     def __init__(self, layout: WindowLayout, message: WindowState, now_us: int) -> None:
-        import numpy as np
-
         events = message.events
-        self._layout, self._events = layout, events
-        self.event_us = np.frombuffer(events.event_times_us, np.int64)
+        self._inputs, self._events = layout.inputs, events
+        self.event_us = memoryview(events.event_times_us).cast("q").tolist()
+        created = memoryview(events.created_us).cast("q").tolist()
         count = len(self.event_us)
-        created = np.frombuffer(events.created_us, np.int64)
-        until = np.full(count, NEVER_US, np.int64)
+        until = [NEVER_US] * count
         if events.until_us:
-            until = np.frombuffer(events.until_us, np.int64)
+            until = memoryview(events.until_us).cast("q").tolist()
         if not len(created) == len(until) == count:
             raise ValueError("its events have columns of different lengths")
-        known = np.maximum(self.event_us, created)
-        self.visible = (known <= now_us) & (now_us < until)
-        self.unstable = (known > message.written_us - BEHIND_US) | (until != NEVER_US)
         if count and len(events.values) != len(layout.inputs):
             raise ValueError("its events have other columns")
+        stable_us = message.written_us - BEHIND_US
+        self.visible = [
+            place
+            for place, known in enumerate(map(max, self.event_us, created))
+            if known <= now_us < until[place]
+        ]
+        self._unstable = {
+            place
+            for place in self.visible
+            if until[place] != NEVER_US or max(self.event_us[place], created[place]) > stable_us
+        }
+        self._found: dict[tuple[int, int], tuple[list[int], list[int], list[Any]]] = {}
 
-    def chosen(self, output: WindowOutput, mask: np.typing.NDArray[np.bool_]) -> Any:
-        """The places of events that count for an output."""
-        import numpy as np
+    def before(self, end_us: int, sealed_us: int) -> list[int]:
+        """The places of visible events before `end_us` that are in no sealed tile: those from
+        `sealed_us` on, and those that became known only a moment before."""
+        event_us, unstable = self.event_us, self._unstable
+        return [
+            place
+            for place in self.visible
+            if event_us[place] < end_us and (event_us[place] >= sealed_us or place in unstable)
+        ]
 
-        present = np.frombuffer(self._events.values[output.input].present, bool)
-        return np.flatnonzero(mask & present)
+    def counting(self, n: int, events: list[int]) -> tuple[list[int], list[Any]]:
+        """Which of the events count for an input, and what they bring in."""
+        # The list is kept with what was found, so that no other one gets its identity.
+        known = self._found.get((n, id(events)))
+        if known is None:
+            present = self._events.values[n].present if events else b""
+            places = [place for place in events if present[place]]
+            known = self._found[n, id(events)] = (events, places, self._values(n, places))
+        return known[1], known[2]
 
-    def values(self, output: WindowOutput, places: Any) -> list[Any]:
-        """What events at these places bring in."""
-        import numpy as np
-
-        dtype = self._layout.inputs[output.input].dtype
-        column = self._events.values[output.input]
-        if dtype is None:
+    def _values(self, n: int, places: Sequence[int]) -> list[Any]:
+        dtype = self._inputs[n].dtype
+        if dtype is None or not places:
             return [None] * len(places)
+        column = self._events.values[n]
         if dtype.slot == "blobs":
             return [Reader(column.blobs[place]).value(dtype) for place in places]
+        whole: memoryview[Any] = memoryview(column.integers).cast("q")
         if dtype.slot == "doubles":
-            found: list[Any] = np.frombuffer(column.doubles, np.float64)[places].tolist()
-        else:
-            found = np.frombuffer(column.integers, np.int64)[places].tolist()
-        return found
+            whole = memoryview(column.doubles).cast("d")
+        return [whole[place] for place in places]
 
-    def ids(self, places: Any) -> list[Any]:
-        """Their event ids."""
-        import numpy as np
-
+    def orders(self, places: Sequence[int]) -> list[tuple[int, int | str | None]]:
+        """Where they stand in a window."""
+        ids: Sequence[int | str | None] = [None] * len(self.event_us)
         if self._events.text_ids:
-            return [self._events.text_ids[place] for place in places]
-        if self._events.integer_ids:
-            found: list[Any] = np.frombuffer(self._events.integer_ids, np.int64)[places].tolist()
-            return found
-        return [None] * len(places)
+            ids = self._events.text_ids
+        elif self._events.integer_ids:
+            ids = memoryview(self._events.integer_ids).cast("q")
+        return [(self.event_us[place], ids[place]) for place in places]
 
 
-def _value(layout: WindowLayout, n: int, message: WindowState, raw: _Raw, now_us: int) -> Any:
-    """One feature: what is in tiles, and the events that are not."""
-    output, g = layout.outputs[n], layout.group_of[n]
-    group, tiles = layout.groups[g], (message.stable or message.tiles)[g]
-    partial = layout.partial(output)
-    end_us = now_us - output.delay_us
-    mask = raw.visible & (raw.event_us < end_us)
-    start_us = EVER_US
-    if output.window_us is not None:
-        start_us = end_us - output.window_us
-        start_us -= start_us % group.hop_us if group.hop_us else 0
-        mask &= raw.event_us >= start_us
-    state = partial.identity()
-    if group.hop_us:
-        mask &= (raw.event_us >= tiles.end_us) | raw.unstable
-        state = _sealed(layout, output, group, tiles, start_us)
-    places = raw.chosen(output, mask) if len(raw.event_us) else []
-    if not len(places):
-        return partial.result(state)
-    times = raw.event_us[places].tolist()
-    for value, time, one in zip(raw.values(output, places), times, raw.ids(places), strict=True):
-        state = partial.add(state, value, (time, one))
-    return partial.result(state)
+Finisher = Callable[[_Sealed, _Raw, list[int]], Any]
+"""A function of sealed tiles and the places of events beside them: the value of a feature."""
 
 
-def _sealed(
-    layout: WindowLayout, output: WindowOutput, group: Group, tiles: Any, start_us: int
-) -> Any:
-    """What the sealed tiles from `start_us` on make, as a state of the output's partial."""
-    partial = layout.partial(output)
-    starts = memoryview(tiles.starts_us).cast("q")
-    count, sealed = len(starts), tiles.sealed
-    at = bisect_left(starts, start_us)
-    if at >= sealed:
-        return partial.identity()
+def _finisher(layout: WindowLayout, n: int) -> Finisher:
+    output, group = layout.outputs[n], layout.groups[layout.group_of[n]]
     integers, doubles, partials = layout.lanes_of(output)
-    if partials:
-        k = group.partials.index(partials[0])
-        stop = at + 1 if partials[0].scalar else sealed
-        return partial.merge_all(
-            map(partial.decode, tiles.partials[k * count + at : k * count + stop])
+    if partials or not group.hop_us:
+        return _partial_finisher(layout, output, group)
+    whole = [group.integers.index(lane) for lane in integers]
+    broken = [group.doubles.index(lane) for lane in doubles]
+    function, of_input = output.function, output.input
+    finish: Callable[[int, Any], Any] = _FINISH[function, bool(doubles)]
+
+    def lanes(tiles: _Sealed) -> list[Any]:
+        if not tiles.some:
+            return [0]
+        count, at = tiles.count, tiles.at
+        found: list[Any] = [tiles.integers[lane * count + at] for lane in whole]
+        return found + [tiles.doubles[lane * count + at] for lane in broken]
+
+    def value(tiles: _Sealed, raw: _Raw, events: list[int]) -> Any:
+        count, *sealed = lanes(tiles)
+        mine, more = raw.counting(of_input, events)
+        if function == "count":
+            return count + len(mine)
+        if function in ("min", "max"):
+            all_of_them = more + sealed if count else more
+            return finish(0, all_of_them) if all_of_them else None
+        total = sum(more) + (
+            sealed[0] + (sealed[1] << 32 if len(sealed) > 1 else 0) if sealed else 0
         )
-    column = memoryview(tiles.integers).cast("q")
-    found: list[Any] = [column[group.integers.index(lane) * count + at] for lane in integers]
-    if doubles:
-        k = group.doubles.index(doubles[0])
-        found.append(memoryview(tiles.doubles).cast("d")[k * count + at])
-    if output.function == "count":
-        return found[0]
-    if not found[0]:
-        return partial.identity()
-    if output.function in ("min", "max"):
-        return found[1]
-    return found[0], found[1] if doubles else (found[2] << 32) + found[1]
+        return finish(count + len(mine), total)
+
+    return value
+
+
+def _partial_finisher(layout: WindowLayout, output: WindowOutput, group: Group) -> Finisher:
+    partial = layout.partial(output)
+    partials = layout.lanes_of(output)[2]
+    lane = group.partials.index(partials[0]) if group.hop_us else 0
+    scalar = bool(partials) and partials[0].scalar
+
+    def value(tiles: _Sealed, raw: _Raw, events: list[int]) -> Any:
+        state = partial.identity()
+        if group.hop_us and tiles.some:
+            state = partial.merge_all(map(partial.decode, tiles.states(lane, scalar=scalar)))
+        mine, values = raw.counting(output.input, events)
+        for one, order in zip(values, raw.orders(mine), strict=True):
+            state = partial.add(state, one, order)
+        return partial.result(state)
+
+    return value
+
+
+_FINISH: dict[tuple[str, bool], Callable[[int, Any], Any]] = {
+    ("count", False): lambda count, _: count,
+    ("sum", True): _sum,
+    ("mean", True): _mean,
+    ("sum", False): lambda count, total: _sum_of_integers(count, total, 0),
+    ("mean", False): lambda count, total: _mean_of_integers(count, total, 0),
+    **{("min", is_float): lambda _, values: min(values) for is_float in (False, True)},
+    **{("max", is_float): lambda _, values: max(values) for is_float in (False, True)},
+}
 
 
 def empty_of(dtype: DType, function: str) -> int | None:

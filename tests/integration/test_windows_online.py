@@ -7,17 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
+import httpx
 import pyarrow as pa
 import pytest
 from redis_servers import RedisServer, valkey_binary
 
-from featurestore import FeatureStore
+from featurestore import FeatureClient, FeatureStore
 from featurestore.compiler.online import events_field
+from featurestore.config import load_settings
 from featurestore.errors import CorruptRow
 from featurestore.jobs import deletions
 from featurestore.jobs.online_tables import SERVED_LATELY_US, online_tables
+from featurestore.serving.serve import ServerProcess
 from featurestore.stores.online.base import KeyFields, Swap, revision_of
 from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US, ManualClock, SystemClock
+from featurestore.wire import serving_pb2 as pb
+from featurestore.wire.serving_pb2_grpc import OnlineFeaturesStub
 from tests.conftest import INSTANT, MakeRepo, write_rows
 
 # A whole day near the present: Redis expires rows by its own clock, which the tests do not move.
@@ -303,3 +309,45 @@ def test_the_same_answers_in_columns_and_tables(airport: Airport) -> None:
         assert table["count_7d"] == [2, 0, 1, 2]
         one = fs.get_online_features(["history:count_7d", "history:worst"], [{"plane": "N1"}])
         assert one.to_dict() == {"plane": ["N1"], "count_7d": [2], "worst": [30.0]}
+
+
+def test_over_grpc_and_http_as_in_process(make_repo: MakeRepo) -> None:
+    """Rows, columns, a subset, and keys that are not found, whose counts are 0."""
+    airport = Airport(make_repo(DEFINITIONS.replace("EVENT_ID", "")))
+    now_us = SystemClock().now_us()
+    airport.clock = ManualClock(now_us)
+    airport.fs.close()
+    airport.fs = airport.open()
+    airport.land(landing("N1", now_us - 5, 30.0), landing("N2", now_us - 2 * DAY_US, None))
+    airport.fs.apply()
+    airport.fs.materialize()
+    airport.fs.close()
+    planes = ["N1", "nobody", "N2", "N1", "nobody"]
+    settings = load_settings(
+        airport.folder, overrides={"serving.grpc": "127.0.0.1:0", "serving.http": "127.0.0.1:0"}
+    )
+    with ServerProcess.start(settings) as server:
+        with FeatureClient(server.grpc_target) as client:
+            for asked in (planes, planes[:1], planes[1:2]):
+                found = client.get_online_features("model", {"plane": asked})
+                values = found.to_dict()
+                wanted = {"N1": (1, 30.0), "N2": (1, None), "nobody": (0, None)}
+                pairs = zip(values["count_7d"], values["delay_mean_7d"], strict=True)
+                assert list(pairs) == [wanted[plane] for plane in asked]
+                assert found.to_arrow().to_pydict() == values
+            cut = client.get_online_features(
+                ["history:worst", "history:count_7d"], {"plane": planes}
+            )
+            assert cut.to_dict()["count_7d"] == [1, 0, 1, 1, 0]
+            assert cut.statuses["count_7d"][:3] == ["PRESENT", "NOT_FOUND", "PRESENT"]
+        request = pb.GetOnlineFeaturesRequest(
+            feature_service="model",
+            keys=[pb.KeyColumn(name="plane", strings=pb.StringValues(values=planes))],
+            options=pb.Options(columns=True),
+        )
+        with grpc.insecure_channel(server.grpc_target) as channel:
+            columns = OnlineFeaturesStub(channel).GetOnlineFeatures(request).columns
+        assert list(columns[1].integers.values) == [1, 0, 1, 1, 0]
+        body = {"feature_service": "model", "entities": [{"plane": plane} for plane in planes]}
+        answer = httpx.post(f"{server.http_url}/v1/online-features", json=body).json()
+        assert answer["features"]["count_7d"]["values"] == [1, 0, 1, 1, 0]

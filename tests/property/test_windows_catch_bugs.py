@@ -37,25 +37,26 @@ FOLD: dict[str, tuple[Change, ...]] = {
     "the newest event is the last one written": (("map(max, before, latest)", "latest"),),
 }
 SERVE: dict[str, tuple[Change, ...]] = {
-    "an event at T counts": (("(raw.event_us < end_us)", "(raw.event_us <= end_us)"),),
+    "an event at T counts": (
+        ("if event_us[place] < end_us and", "if event_us[place] <= end_us and"),
+    ),
     "the right end is not looked at": (
         ("newest >= now - {delay_us}", "newest > now - {delay_us}"),
     ),
-    "the left end is open": (("raw.event_us >= start_us", "raw.event_us > start_us"),),
+    "the left end is open": (("event_us[place] >= start_us", "event_us[place] > start_us"),),
     "the first tile is left out": (("bisect_left", "bisect_right"),),
     "the hop is not floored": (
         ("// {group.hop_us} * {group.hop_us}", ""),
         ("start_us -= start_us % group.hop_us if group.hop_us else 0", "pass"),
     ),
-    "known at T is known too late": (("(known <= now_us)", "(known < now_us)"),),
-    "a version lives too long": (("(now_us < until)", "(now_us <= until)"),),
+    "known at T is known too late": (("known <= now_us < until", "known < now_us < until"),),
+    "a version lives too long": (("known <= now_us < until", "known <= now_us <= until"),),
     "what is not known yet counts": (("created > now or ", ""),),
     "the open tiles are left out": (
         ('joined = f"{first} + {second}" if lane.op == "add"', "joined = first if True"),
     ),
-    "the sealed tiles are left out": (
-        ("state = _sealed(layout, output, group, tiles, start_us)", "pass"),
-    ),
+    "the sealed tiles are left out": (("self.at < self._sealed", "False"),),
+    "what became known a moment ago is left out": ((" or place in unstable)", ")"),),
     "a key is found for too long": (
         ('f"newest < now - {reach_us}"', 'f"newest < now - {reach_us + 1}"'),
     ),
