@@ -13,6 +13,7 @@ import __future__
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ REQUEST_TIME = "request_time"
 FUNCTIONS_HELD_MAX = 1_024
 """Functions that stay loaded; the least used goes first."""
 
+BatchFunction = Callable[..., Sequence[Sequence[Any]]]
+"""`(request_time_us, rows, *columns) → columns` of outputs."""
 RowFunction = Callable[..., tuple[Any, ...]]
 """`(request_time_us, *arguments) → outputs`; timestamps are int µs and dates int days, as in rows,
 None is NULL."""
@@ -43,6 +46,7 @@ class StepCode:
 
     `arguments` are the values that it is given, in order. A user's function takes `parameters`:
     indices into them, or None for the request's time. `outputs` are what it yields, in order.
+    `batch` is the source of a generated function's form for many rows.
     """
 
     name: str
@@ -51,6 +55,7 @@ class StepCode:
     arguments: tuple[tuple[str, DType], ...]
     parameters: tuple[int | None, ...]
     outputs: tuple[tuple[str, DType], ...]
+    batch: str = ""
 
 
 class Failures:
@@ -133,9 +138,26 @@ def row_function(code: StepCode, failures: Failures) -> RowFunction:
     return run
 
 
-def counted_in(code: StepCode) -> Losses | None:
+def batch_function(code: StepCode, by_row: RowFunction) -> BatchFunction:
+    """The same for many rows with one request time; `by_row` is `row_function` of the code."""
+    if code.batch:
+        return exprlib.load(code.batch, code.name)
+    width = len(code.outputs)
+
+    def run(request_time_us: int, rows: int, *columns: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        given = zip(*columns, strict=True) if columns else repeat((), rows)
+        found = [by_row(request_time_us, *row) for row in given]
+        return list(zip(*found, strict=True)) if found else [()] * width
+
+    return run
+
+
+def counted_in(code: StepCode) -> list[Losses]:
     """Where a generated function counts values that are NULL for want of a result."""
-    return None if code.is_function else exprlib.losses(exprlib.load(code.source, code.name))
+    if code.is_function:
+        return []
+    texts = [code.source, *([code.batch] if code.batch else [])]
+    return [exprlib.losses(exprlib.load(text, code.name)) for text in texts]
 
 
 def _outputs(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from featurestore.compiler.on_demand import renamed
 from featurestore.compiler.program import OfRequest, OfStep, OfView, Program, Source, Step
-from featurestore.compiler.pysource import python_function
+from featurestore.compiler.pysource import python_batch, python_function
 from featurestore.compiler.rel import Derive, Rel
 from featurestore.definitions.expression import Column, with_request_time
 from featurestore.user_functions import StepCode
@@ -20,12 +20,13 @@ GENERATED_NAME = "features"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaterStep:
     """An on-demand view that Python computes: `arguments` are the columns that `code` is given, in
-    order, `columns` those that it adds."""
+    order, `columns` those that it adds. `asks_time`: each row's own time counts."""
 
     view: str
     code: StepCode
     arguments: tuple[str, ...]
     columns: tuple[str, ...]
+    asks_time: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,7 @@ def derived(
                     code=step_code(step),
                     arguments=tuple(columns[argument.name] for argument in step.arguments),
                     columns=tuple(added.values()),
+                    asks_time=step.asks_time or None in step.view.parameters,
                 )
             )
             continue
@@ -107,6 +109,7 @@ def step_code(step: Step) -> StepCode:
     return StepCode(
         name=GENERATED_NAME,
         source=python_function(GENERATED_NAME, arguments, trees),
+        batch=python_batch(GENERATED_NAME, arguments, trees),
         is_function=False,
         arguments=tuple(arguments.items()),
         parameters=(),

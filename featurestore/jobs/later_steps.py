@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.compiler.training import TIME, TrainingSet
 from featurestore.dtypes import DType, Kind, to_arrow
-from featurestore.user_functions import Failures, row_function
+from featurestore.user_functions import Failures, batch_function, row_function
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,8 +80,12 @@ def _computed(
         _row_values(arrays[column], dtype)
         for column, dtype in zip(step.arguments, dtypes, strict=True)
     ]
-    rows = list(map(function, times, *given))
-    outputs = list(zip(*rows, strict=True)) if rows else [() for _ in step.columns]
+    outputs: Sequence[Sequence[Any]]
+    if step.asks_time:
+        rows = list(map(function, times, *given))
+        outputs = list(zip(*rows, strict=True)) if rows else [() for _ in step.columns]
+    else:
+        outputs = batch_function(step.code, function)(0, len(times), *given)
     return {
         column: pa.array(values, to_arrow(dtype))
         for column, values, (_, dtype) in zip(step.columns, outputs, step.code.outputs, strict=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from featurestore.dtypes import DType
 from featurestore.errors import InvalidJoinKey, InvalidRequest, LimitExceeded, MissingJoinKey
 from featurestore.serving.columns import pack_columns
-from featurestore.serving.derive import Derivation, Judged, derivation_of
+from featurestore.serving.derive import Derivation, Judged, Judgements, derivation_of
 from featurestore.serving.judge import HEAD, AllPresent, Judge, all_present_of, judge_of
 from featurestore.serving.windows import Evaluate, window_evaluator
 from featurestore.statuses import Status
@@ -332,6 +332,8 @@ def _derived(
     now_us: int,
 ) -> Looked:
     """As `_entity_by_entity`, with what on-demand views make of the rows."""
+    if request.count >= _MANY:
+        return _derived_by_view(plan, request, prepared, found, now_us)
     statuses, rows, event_times = bytearray(), list[bytes](), list[int]()
     slots, inputs, derivation = prepared.slots, prepared.inputs, plan.derivation
     assert derivation is not None  # noqa: S101 - the caller has seen it
@@ -347,6 +349,32 @@ def _derived(
             event_times.append(event_us)
             if sent is not None:
                 rows.append(sent)
+    return bytes(statuses), rows, event_times
+
+
+def _derived_by_view(
+    plan: CompiledPlan,
+    request: Request,
+    prepared: Prepared,
+    found: Sequence[Sequence[bytes | None]],
+    now_us: int,
+) -> Looked:
+    derivation = plan.derivation
+    assert derivation is not None  # noqa: S101 - the caller has seen it
+    judged: list[Judgements] = []
+    for use in plan.uses:
+        column = _rows_of(prepared.slots[use.group], found, use.position)
+        pairs = [(_NOT_FOUND, 0) if row is None else use.judge(row, now_us) for row in column]
+        judged.append(([s for s, _ in pairs], [event_us for _, event_us in pairs], column))
+    answers = derivation.columns_of(judged, prepared.inputs, now_us)
+    views = len(answers)
+    statuses = bytearray(request.count * views)
+    event_times = [0] * len(statuses)
+    for index, (own, times, _) in enumerate(answers):
+        statuses[index::views] = bytes(own)
+        event_times[index::views] = times
+    columns = [rows for _, _, rows in answers]
+    rows = [row for row in chain.from_iterable(zip(*columns, strict=True)) if row is not None]
     return bytes(statuses), rows, event_times
 
 

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from featurestore.dtypes import DType
 from featurestore.errors import InvalidRequestInput, MissingRequestInput
 from featurestore.statuses import Status
-from featurestore.user_functions import Failures, counted_in, row_function
+from featurestore.user_functions import (
+    BatchFunction,
+    Failures,
+    RowFunction,
+    batch_function,
+    counted_in,
+    row_function,
+)
 from featurestore.wire.inputs import Inputs
 from featurestore.wire.layout import RowLayout
 from featurestore.wire.one_row import row_encoder
@@ -27,15 +35,19 @@ if TYPE_CHECKING:
 
 Judged = tuple[int, int, bytes | None]
 """Status, event time and row of one entity and lookup."""
-Values = list[Any]
+Judgements = tuple[Sequence[int], Sequence[int], Sequence[bytes | None]]
+"""Statuses, event times and rows of many entities and one lookup."""
+Values = Sequence[Any]
 _PRESENT = int(Status.PRESENT)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One view: `arguments` picks what `function` is given out of an entity's values."""
+    """One view: `arguments` picks what `function` is given out of an entity's values, and what
+    `batch` is given out of the columns of many."""
 
-    function: Callable[..., tuple[Any, ...]]
+    function: RowFunction
+    batch: BatchFunction
     arguments: Callable[[Values], Sequence[Any]]
 
 
@@ -62,7 +74,7 @@ class Derivation:
     picks: tuple[tuple[Pick, tuple[int | None, ...]], ...]
     steps: tuple[_Step, ...]
     sent: tuple[Sent, ...]
-    lost: tuple[tuple[str, Losses | Failures], ...]
+    lost: tuple[tuple[str, tuple[Losses, ...], Failures], ...]
 
     def columns(self, given: Inputs | None, count: int) -> list[Sequence[Any]]:
         """The request inputs in order, a value per entity.
@@ -83,7 +95,7 @@ class Derivation:
     ) -> list[tuple[int, int, bytes | None]]:
         """Status, event time and row (None: none is sent) of each view of the answer, for one
         entity; `judged` by lookup, `inputs` in order. Raises `CorruptRow`."""
-        values: Values = [None]  # what comes from nowhere
+        values: list[Any] = [None]  # what comes from nowhere
         for (pick, nothing), (status, _, row) in zip(self.picks, judged, strict=True):
             if nothing:
                 there = row is not None and status == _PRESENT
@@ -108,12 +120,45 @@ class Derivation:
         """By view, how many values became NULL since the last time: for want of a result (÷ 0,
         overflow), and because a Python function failed."""
         found: dict[str, tuple[int, int]] = {}
-        for view, lost in self.lost:
-            if isinstance(lost, Failures):
-                if lost.count:
-                    found[view] = (0, lost.take())
-            elif not lost.is_empty:
-                found[view] = (sum(lost.take().values()), 0)
+        for view, losses, failures in self.lost:
+            undefined = sum(sum(one.take().values()) for one in losses if not one.is_empty)
+            failed = failures.take() if failures.count else 0
+            if undefined or failed:
+                found[view] = (undefined, failed)
+        return found
+
+    def columns_of(
+        self, judged: Sequence[Judgements], inputs: Sequence[Sequence[Any]], now_us: int
+    ) -> list[Judgements]:
+        """As `rows`, for many entities: statuses, event times and rows of each view of the answer;
+        `judged` by lookup, `inputs` in order. Raises `CorruptRow`."""
+        count = len(judged[0][0]) if judged else len(inputs[0])
+        values: list[Sequence[Any]] = [[None] * count]  # what comes from nowhere
+        for (pick, nothing), (statuses, _, rows) in zip(self.picks, judged, strict=True):
+            if nothing:
+                picked = [
+                    nothing if row is None or status != _PRESENT else pick(row)
+                    for status, row in zip(statuses, rows, strict=True)
+                ]
+                values += map(list, zip(*picked, strict=True))
+        values += inputs
+        for step in self.steps:
+            values += step.batch(now_us, count, *step.arguments(values))
+        found: list[Judgements] = []
+        for sent in self.sent:
+            if sent.encode is not None and sent.picked is not None:
+                columns = sent.picked(values)
+                now = repeat(now_us)
+                made = list(map(sent.encode, now, now, zip(*columns, strict=True)))
+                found.append((bytes((_PRESENT,)) * count, [now_us] * count, made))
+                continue
+            statuses, event_times, rows = judged[sent.lookup]
+            cut = sent.cut or _whole
+            kept = [
+                None if row is None or status != _PRESENT else cut(row)
+                for status, row in zip(statuses, rows, strict=True)
+            ]
+            found.append((statuses, event_times, kept))
         return found
 
 
@@ -148,11 +193,13 @@ def derivation_of(
                 found.append(0)
         return found
 
-    steps, lost = [], list[tuple[str, "Losses | Failures"]]()
+    steps: list[_Step] = []
+    lost: list[tuple[str, tuple[Losses, ...], Failures]] = []
     for step in plan.on_demand:
         failures = Failures()
-        steps.append(_Step(row_function(step.code, failures), picking(places(step))))
-        lost.append((step.view, counted_in(step.code) or failures))
+        by_row = row_function(step.code, failures)
+        steps.append(_Step(by_row, batch_function(step.code, by_row), picking(places(step))))
+        lost.append((step.view, tuple(counted_in(step.code)), failures))
     return Derivation(
         inputs=_inputs(plan),
         picks=tuple(
@@ -191,6 +238,10 @@ def _sent(
     step = plan.on_demand[number]
     picked = picking([computed[number] + feature for feature in step.selected])
     return Sent(-1, encode=row_encoder(on_demand_layout(step)), picked=picked)
+
+
+def _whole(row: bytes) -> bytes:
+    return row
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:

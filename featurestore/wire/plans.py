@@ -233,6 +233,7 @@ def _on_demand_message(use: OnDemand) -> pb.OnDemand:
         is_function=use.code.is_function,
         parameters=[0 if index is None else index + 1 for index in use.code.parameters],
         reads=[pb.Reads(arguments=indices) for indices in use.reads],
+        batch=use.code.batch,
     )
 
 
@@ -330,6 +331,7 @@ def _on_demand(message: pb.OnDemand) -> OnDemand:
         arguments=tuple((a.name, dtypes.parse(a.dtype)) for a in message.arguments),
         parameters=tuple(index - 1 if index else None for index in message.parameters),
         outputs=tuple((f.name, f.dtype) for f in computed),
+        batch=message.batch,
     )
     return OnDemand(
         name=message.name,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"featurestore/v1/serving_plan.proto\x12\x0f\x66\x65\x61turestore.v1\"\x9b\x02\n\x0bServingPlan\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x17\n\x0fservice_version\x18\x03 \x01(\t\x12\x31\n\x0crequest_keys\x18\x04 \x03(\x0b\x32\x1b.featurestore.v1.RequestKey\x12(\n\x07lookups\x18\x05 \x03(\x0b\x32\x17.featurestore.v1.Lookup\x12\x35\n\x0erequest_inputs\x18\x06 \x03(\x0b\x32\x1d.featurestore.v1.RequestInput\x12,\n\ton_demand\x18\x07 \x03(\x0b\x32\x19.featurestore.v1.OnDemand\x12\x0f\n\x07outputs\x18\x08 \x03(\r\"+\n\x0cRequestInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\"\xa0\x02\n\x08OnDemand\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04view\x18\x02 \x01(\t\x12\x14\n\x0cview_version\x18\x03 \x01(\t\x12,\n\targuments\x18\x04 \x03(\x0b\x32\x19.featurestore.v1.Argument\x12\x30\n\x08\x63omputed\x18\x05 \x03(\x0b\x32\x1e.featurestore.v1.StoredFeature\x12\x10\n\x08selected\x18\x06 \x03(\r\x12\x10\n\x08\x66unction\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x13\n\x0bis_function\x18\t \x01(\x08\x12\x12\n\nparameters\x18\n \x03(\r\x12%\n\x05reads\x18\x0b \x03(\x0b\x32\x16.featurestore.v1.Reads\"\x1a\n\x05Reads\x12\x11\n\targuments\x18\x01 \x03(\r\"\xa9\x01\n\x08\x41rgument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12,\n\x06lookup\x18\x03 \x01(\x0b\x32\x1a.featurestore.v1.FeatureOfH\x00\x12\x17\n\rrequest_input\x18\x04 \x01(\rH\x00\x12/\n\ton_demand\x18\x05 \x01(\x0b\x32\x1a.featurestore.v1.FeatureOfH\x00\x42\x08\n\x06origin\"*\n\tFeatureOf\x12\x0c\n\x04view\x18\x01 \x01(\r\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\r\")\n\nRequestKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\"\xc5\x02\n\x06Lookup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04view\x18\x02 \x01(\t\x12\x14\n\x0cview_version\x18\x03 \x01(\t\x12\x14\n\x0cstorage_hash\x18\x04 \x01(\t\x12\x11\n\tkey_space\x18\x05 \x01(\t\x12\x0c\n\x04keys\x18\x06 \x03(\r\x12\r\n\x05\x66ield\x18\x07 \x01(\x0c\x12\x12\n\ngeneration\x18\x08 \x01(\r\x12\x13\n\x06ttl_us\x18\t \x01(\x10H\x00\x88\x01\x01\x12\x15\n\x08grace_us\x18\n \x01(\x10H\x01\x88\x01\x01\x12.\n\x06stored\x18\x0b \x03(\x0b\x32\x1e.featurestore.v1.StoredFeature\x12\x10\n\x08selected\x18\x0c \x03(\r\x12)\n\x07windows\x18\r \x01(\x0b\x32\x18.featurestore.v1.WindowsB\t\n\x07_ttl_usB\x0b\n\t_grace_us\"g\n\x07Windows\x12,\n\x06inputs\x18\x01 \x03(\x0b\x32\x1c.featurestore.v1.WindowInput\x12.\n\x07outputs\x18\x02 \x03(\x0b\x32\x1d.featurestore.v1.WindowOutput\"\x1c\n\x0bWindowInput\x12\r\n\x05\x64type\x18\x01 \x01(\t\"\xad\x01\n\x0cWindowOutput\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\r\x12\x16\n\twindow_us\x18\x03 \x01(\x10H\x00\x88\x01\x01\x12\x10\n\x08\x64\x65lay_us\x18\x04 \x01(\x10\x12\x0e\n\x06hop_us\x18\x05 \x01(\x10\x12\x34\n\nparameters\x18\x06 \x03(\x0b\x32 .featurestore.v1.WindowParameterB\x0c\n\n_window_us\"M\n\x0fWindowParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x07integer\x18\x02 \x01(\x10H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x42\x07\n\x05value\"=\n\rStoredFeature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"featurestore/v1/serving_plan.proto\x12\x0f\x66\x65\x61turestore.v1\"\x9b\x02\n\x0bServingPlan\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x17\n\x0fservice_version\x18\x03 \x01(\t\x12\x31\n\x0crequest_keys\x18\x04 \x03(\x0b\x32\x1b.featurestore.v1.RequestKey\x12(\n\x07lookups\x18\x05 \x03(\x0b\x32\x17.featurestore.v1.Lookup\x12\x35\n\x0erequest_inputs\x18\x06 \x03(\x0b\x32\x1d.featurestore.v1.RequestInput\x12,\n\ton_demand\x18\x07 \x03(\x0b\x32\x19.featurestore.v1.OnDemand\x12\x0f\n\x07outputs\x18\x08 \x03(\r\"+\n\x0cRequestInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\"\xaf\x02\n\x08OnDemand\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04view\x18\x02 \x01(\t\x12\x14\n\x0cview_version\x18\x03 \x01(\t\x12,\n\targuments\x18\x04 \x03(\x0b\x32\x19.featurestore.v1.Argument\x12\x30\n\x08\x63omputed\x18\x05 \x03(\x0b\x32\x1e.featurestore.v1.StoredFeature\x12\x10\n\x08selected\x18\x06 \x03(\r\x12\x10\n\x08\x66unction\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x13\n\x0bis_function\x18\t \x01(\x08\x12\x12\n\nparameters\x18\n \x03(\r\x12%\n\x05reads\x18\x0b \x03(\x0b\x32\x16.featurestore.v1.Reads\x12\r\n\x05\x62\x61tch\x18\x0c \x01(\t\"\x1a\n\x05Reads\x12\x11\n\targuments\x18\x01 \x03(\r\"\xa9\x01\n\x08\x41rgument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12,\n\x06lookup\x18\x03 \x01(\x0b\x32\x1a.featurestore.v1.FeatureOfH\x00\x12\x17\n\rrequest_input\x18\x04 \x01(\rH\x00\x12/\n\ton_demand\x18\x05 \x01(\x0b\x32\x1a.featurestore.v1.FeatureOfH\x00\x42\x08\n\x06origin\"*\n\tFeatureOf\x12\x0c\n\x04view\x18\x01 \x01(\r\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\r\")\n\nRequestKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\"\xc5\x02\n\x06Lookup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04view\x18\x02 \x01(\t\x12\x14\n\x0cview_version\x18\x03 \x01(\t\x12\x14\n\x0cstorage_hash\x18\x04 \x01(\t\x12\x11\n\tkey_space\x18\x05 \x01(\t\x12\x0c\n\x04keys\x18\x06 \x03(\r\x12\r\n\x05\x66ield\x18\x07 \x01(\x0c\x12\x12\n\ngeneration\x18\x08 \x01(\r\x12\x13\n\x06ttl_us\x18\t \x01(\x10H\x00\x88\x01\x01\x12\x15\n\x08grace_us\x18\n \x01(\x10H\x01\x88\x01\x01\x12.\n\x06stored\x18\x0b \x03(\x0b\x32\x1e.featurestore.v1.StoredFeature\x12\x10\n\x08selected\x18\x0c \x03(\r\x12)\n\x07windows\x18\r \x01(\x0b\x32\x18.featurestore.v1.WindowsB\t\n\x07_ttl_usB\x0b\n\t_grace_us\"g\n\x07Windows\x12,\n\x06inputs\x18\x01 \x03(\x0b\x32\x1c.featurestore.v1.WindowInput\x12.\n\x07outputs\x18\x02 \x03(\x0b\x32\x1d.featurestore.v1.WindowOutput\"\x1c\n\x0bWindowInput\x12\r\n\x05\x64type\x18\x01 \x01(\t\"\xad\x01\n\x0cWindowOutput\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\r\x12\x16\n\twindow_us\x18\x03 \x01(\x10H\x00\x88\x01\x01\x12\x10\n\x08\x64\x65lay_us\x18\x04 \x01(\x10\x12\x0e\n\x06hop_us\x18\x05 \x01(\x10\x12\x34\n\nparameters\x18\x06 \x03(\x0b\x32 .featurestore.v1.WindowParameterB\x0c\n\n_window_us\"M\n\x0fWindowParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x07integer\x18\x02 \x01(\x10H\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x42\x07\n\x05value\"=\n\rStoredFeature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,25 +36,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUESTINPUT']._serialized_start=341
   _globals['_REQUESTINPUT']._serialized_end=384
   _globals['_ONDEMAND']._serialized_start=387
-  _globals['_ONDEMAND']._serialized_end=675
-  _globals['_READS']._serialized_start=677
-  _globals['_READS']._serialized_end=703
-  _globals['_ARGUMENT']._serialized_start=706
-  _globals['_ARGUMENT']._serialized_end=875
-  _globals['_FEATUREOF']._serialized_start=877
-  _globals['_FEATUREOF']._serialized_end=919
-  _globals['_REQUESTKEY']._serialized_start=921
-  _globals['_REQUESTKEY']._serialized_end=962
-  _globals['_LOOKUP']._serialized_start=965
-  _globals['_LOOKUP']._serialized_end=1290
-  _globals['_WINDOWS']._serialized_start=1292
-  _globals['_WINDOWS']._serialized_end=1395
-  _globals['_WINDOWINPUT']._serialized_start=1397
-  _globals['_WINDOWINPUT']._serialized_end=1425
-  _globals['_WINDOWOUTPUT']._serialized_start=1428
-  _globals['_WINDOWOUTPUT']._serialized_end=1601
-  _globals['_WINDOWPARAMETER']._serialized_start=1603
-  _globals['_WINDOWPARAMETER']._serialized_end=1680
-  _globals['_STOREDFEATURE']._serialized_start=1682
-  _globals['_STOREDFEATURE']._serialized_end=1743
+  _globals['_ONDEMAND']._serialized_end=690
+  _globals['_READS']._serialized_start=692
+  _globals['_READS']._serialized_end=718
+  _globals['_ARGUMENT']._serialized_start=721
+  _globals['_ARGUMENT']._serialized_end=890
+  _globals['_FEATUREOF']._serialized_start=892
+  _globals['_FEATUREOF']._serialized_end=934
+  _globals['_REQUESTKEY']._serialized_start=936
+  _globals['_REQUESTKEY']._serialized_end=977
+  _globals['_LOOKUP']._serialized_start=980
+  _globals['_LOOKUP']._serialized_end=1305
+  _globals['_WINDOWS']._serialized_start=1307
+  _globals['_WINDOWS']._serialized_end=1410
+  _globals['_WINDOWINPUT']._serialized_start=1412
+  _globals['_WINDOWINPUT']._serialized_end=1440
+  _globals['_WINDOWOUTPUT']._serialized_start=1443
+  _globals['_WINDOWOUTPUT']._serialized_end=1616
+  _globals['_WINDOWPARAMETER']._serialized_start=1618
+  _globals['_WINDOWPARAMETER']._serialized_end=1695
+  _globals['_STOREDFEATURE']._serialized_start=1697
+  _globals['_STOREDFEATURE']._serialized_end=1758
 # @@protoc_insertion_point(module_scope)

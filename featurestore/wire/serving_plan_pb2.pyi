@@ -116,6 +116,7 @@ class OnDemand(_message.Message):
     IS_FUNCTION_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     READS_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """the view's name or alias"""
     view: _builtins.str
@@ -129,6 +130,8 @@ class OnDemand(_message.Message):
     """A function of its user, who gets plain values; else it was generated from expressions and
     takes (request_time_us, *arguments).
     """
+    batch: _builtins.str
+    """Of a generated function: the same for a batch, (request_time_us, rows, *columns) → columns."""
     @_builtins.property
     def arguments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Argument]: ...
     @_builtins.property
@@ -163,10 +166,11 @@ class OnDemand(_message.Message):
         is_function: _builtins.bool = ...,
         parameters: _abc.Iterable[_builtins.int] | None = ...,
         reads: _abc.Iterable[Global___Reads] | None = ...,
+        batch: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "computed", b"computed", "function", b"function", "is_function", b"is_function", "name", b"name", "parameters", b"parameters", "reads", b"reads", "selected", b"selected", "source", b"source", "view", b"view", "view_version", b"view_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "batch", b"batch", "computed", b"computed", "function", b"function", "is_function", b"is_function", "name", b"name", "parameters", b"parameters", "reads", b"reads", "selected", b"selected", "source", b"source", "view", b"view", "view_version", b"view_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
