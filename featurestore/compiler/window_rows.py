@@ -20,7 +20,7 @@ from featurestore.wire.window_layout import WindowInput, WindowLayout, WindowOut
 
 if TYPE_CHECKING:
     from featurestore.compiler.materialization import Selection
-    from featurestore.compiler.typed import TypedRepo, TypedView
+    from featurestore.compiler.typed import TypedAggregation, TypedRepo, TypedView
 
 EVENT_ID = "__event_id"
 
@@ -44,7 +44,7 @@ def window_layout(view: TypedView) -> WindowLayout:
     """How the states of a windowed view lie."""
     pairs = _pairs(view)
     inputs = [pairs[index] for index in _inputs(view)]
-    dtypes = dict(zip(pairs, (one.argument_dtype for one in view.aggregations), strict=True))
+    dtypes = dict(zip(pairs, map(_kept_dtype, view.aggregations), strict=True))
     return WindowLayout(
         inputs=tuple(WindowInput(dtypes[pair]) for pair in inputs),
         outputs=tuple(
@@ -129,6 +129,12 @@ def _pairs(view: TypedView) -> list[tuple[str | None, str | None]]:
     """The columns of each aggregation's argument and condition."""
     inputs = window_inputs(view)
     return list(zip(inputs.values, inputs.conditions, strict=True))
+
+
+def _kept_dtype(aggregation: TypedAggregation) -> DType | None:
+    """The type of what events keep of an argument. Of lists nothing is: they are counted only."""
+    dtype = aggregation.argument_dtype
+    return None if dtype is None or dtype.item is not None else dtype
 
 
 def _id_dtype(view: TypedView) -> DType | None:

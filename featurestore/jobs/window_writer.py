@@ -274,12 +274,10 @@ def events_of(
         counts = np.ones(count, bool)
         if counts_column(n) in names:
             counts = _booleans(batch.column(counts_column(n)))
-        if one.dtype is None:
-            values.append(None)
-        else:
-            column = batch.column(input_column(n))
+        column = batch.column(input_column(n)) if input_column(n) in names else None
+        if column is not None:
             counts = counts & column.is_valid().to_numpy(zero_copy_only=False)
-            values.append(_values(one.dtype, column))
+        values.append(None if one.dtype is None else _values(one.dtype, column))
         present.append(counts)
     ids = ties = None
     if layout.id_dtype is not None:

@@ -351,3 +351,19 @@ def test_over_grpc_and_http_as_in_process(make_repo: MakeRepo) -> None:
         body = {"feature_service": "model", "entities": [{"plane": plane} for plane in planes]}
         answer = httpx.post(f"{server.http_url}/v1/online-features", json=body).json()
         assert answer["features"]["count_7d"]["values"] == [1, 0, 1, 1, 0]
+
+
+def test_lists_are_counted(make_repo: MakeRepo) -> None:
+    definitions = DEFINITIONS.replace("EVENT_ID", 'event_id="id", op="op",')
+    folder = make_repo(
+        definitions.replace('Aggregation("delay", "mean"', 'Aggregation("legs", "count"')
+    )
+    types = TYPES | {"legs": pa.list_(pa.int64())}
+    rows = [landing("N1", NOON - n, 1.0, n, legs=legs) for n, legs in ((1, [7]), (2, None))]
+    write_rows(folder / "data" / "1.parquet", rows, types)
+    airport = Airport(folder)
+    with airport.fs as fs:
+        fs.apply()
+        fs.materialize()
+        fs.push("landings", [landing("N1", NOON - 3, 1.0, 3, legs=[], op=None)])
+    assert airport.look("N1")[0]["legs_count_7d"] == 2
