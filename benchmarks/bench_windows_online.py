@@ -244,7 +244,7 @@ def main() -> None:
     """Run and report."""
     asked = parser(__doc__).parse_args()
     quick = asked.quick
-    seconds = 0.6 if quick else 3.0
+    seconds = 0.6 if quick else 1.5
     hot_events = 100_000 if quick else 1_000_000
     with tempfile.TemporaryDirectory(prefix="fs_bench_") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
