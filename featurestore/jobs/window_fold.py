@@ -261,14 +261,17 @@ def _greatest(same: Mask, values: Int64) -> Int64:
 def _is_settled(old: Decoded, rows: Events) -> Mask:
     """Rows whose event is in tiles only."""
     found = np.zeros(len(rows), bool)
-    if rows.ids is None or not any(old.settled_ids):
+    if rows.ids is None or not len(rows) or not any(old.settled_ids):
         return found
     hashes = _hashes(rows.ids)
     settled = np.frombuffer(b"".join(old.settled_ids), np.uint64)
-    # Few rows have such an id, of whatever key.
-    for place in np.flatnonzero(np.isin(hashes, settled)):
-        of_key = np.frombuffer(old.settled_ids[rows.owner[place]], np.uint64)
-        found[place] = hashes[place] in of_key
+    # Few rows have such an id, of whatever key; and there are many more ids than rows.
+    ours = np.sort(hashes)
+    place = np.minimum(np.searchsorted(ours, settled), len(ours) - 1)
+    known = settled[ours[place] == settled]
+    for row in np.flatnonzero(np.isin(hashes, known)) if len(known) else ():
+        of_key = np.frombuffer(old.settled_ids[rows.owner[row]], np.uint64)
+        found[row] = hashes[row] in of_key
     return found
 
 
