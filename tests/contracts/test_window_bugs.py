@@ -133,6 +133,7 @@ def caught(engine: Engine, folder: Path, seeds: range) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_wrong_engine_is_caught(
     engine: Engine, tmp_path: Path, bug: str, monkeypatch: pytest.MonkeyPatch
