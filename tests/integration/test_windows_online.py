@@ -15,10 +15,17 @@ from redis_servers import RedisServer, valkey_binary
 
 from featurestore import FeatureClient, FeatureStore
 from featurestore.compiler.online import events_field
+from featurestore.compiler.rel import ARRIVED
+from featurestore.compiler.window_rows import window_rel
 from featurestore.config import load_settings
-from featurestore.errors import CorruptRow
-from featurestore.jobs import deletions
-from featurestore.jobs.online_tables import SERVED_LATELY_US, online_tables
+from featurestore.errors import CorruptRow, InvalidRequest, LimitExceeded, StoreUnavailable
+from featurestore.jobs import deletions, window_fold, window_writer
+from featurestore.jobs.online_tables import (
+    SERVED_LATELY_US,
+    ensure_online_tables,
+    online_tables,
+)
+from featurestore.jobs.window_writer import WindowWriter
 from featurestore.serving.serve import ServerProcess
 from featurestore.stores.online.base import KeyFields, Swap, revision_of
 from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US, ManualClock, SystemClock
@@ -367,3 +374,91 @@ def test_lists_are_counted(make_repo: MakeRepo) -> None:
         fs.materialize()
         fs.push("landings", [landing("N1", NOON - 3, 1.0, 3, legs=[], op=None)])
     assert airport.look("N1")[0]["legs_count_7d"] == 2
+
+
+# --- rows one by one ------------------------------------------------------------------------------
+
+
+def writer_of(airport: Airport) -> WindowWriter:
+    context = airport.fs._context()
+    view = context.repo.views["history"]
+    (table,) = ensure_online_tables(context.registry, [view]).values()
+    return WindowWriter(context, view, table.field)
+
+
+def rows_of(airport: Airport, *rows: dict[str, Any]) -> pa.RecordBatch:
+    """Rows as a query over the pushed ones gives them."""
+    context = airport.fs._context()
+    view = context.repo.views["history"]
+    rel = window_rel(view, context.repo, {}, pushed="rows")
+    columns = {name: [row.get(name) for row in rows] for name in TYPES}
+    table = pa.table({name: pa.array(columns[name], TYPES[name]) for name in TYPES})
+    arrived = pa.array([airport.clock.now_us()] * len(rows), INSTANT)
+    table = table.append_column(ARRIVED, arrived)
+    return context.engine.stream(rel, inputs={"rows": table}).read_all().to_batches()[0]
+
+
+with_ids = pytest.mark.parametrize(
+    "airport", ['event_id="id", op="op",'], indirect=True, ids=["ids"]
+)
+
+
+@with_ids
+def test_what_becomes_of_each_row(airport: Airport) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    writer = writer_of(airport)
+    airport.clock.advance(2 * DAY_US)
+    now_us = airport.clock.now_us()
+    batch = rows_of(
+        airport,
+        landing("N1", now_us - 9, 50.0, 20),
+        landing("N1", now_us - 8, 60.0, None),
+        landing("N1", NOON - 1, 70.0, 1, known_at=now_us - 7),
+        landing("N9", now_us - 6, 80.0, 21),
+        landing("N1", now_us - 9, 50.0, 20),
+    )
+    report = writer.write(batch)
+    assert (report.added, report.repeated, report.keys) == (2, 1, 2)
+    assert [one.index for one in report.rejected] == [1, 2]
+    assert report.rejected[0].reason == "no event id"
+    assert "correction horizon" in report.rejected[1].reason
+    assert writer.write(batch).added == 0
+    assert airport.look("N1")[0]["count_1h"] == 1
+    assert airport.look("N9")[0]["worst"] == 80.0
+
+
+@pytest.mark.parametrize("airport", [""], indirect=True, ids=["no-ids"])
+def test_rows_without_ids_are_refused_one_by_one(airport: Airport) -> None:
+    airport.fs.apply()
+    with pytest.raises(InvalidRequest, match="event_id"):
+        writer_of(airport).write(rows_of(airport, landing("N1", NOON - 1, 1.0)))
+
+
+@with_ids
+def test_limits_of_a_key_have_a_name(airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:
+    airport.fs.apply()
+    airport.fs.materialize()
+    monkeypatch.setattr(window_fold, "EVENTS_PER_KEY_MAX", 3)
+    many = [landing("N1", NOON - n, 1.0, 30 + n) for n in range(4)]
+    with pytest.raises(LimitExceeded, match="EVENTS_PER_KEY_MAX"):
+        writer_of(airport).write(rows_of(airport, *many))
+    assert airport.look("N1") == (FIRST, {"PRESENT"}), "nothing is half written"
+
+
+@with_ids
+def test_a_writer_that_never_wins_says_so(
+    airport: Airport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airport.fs.apply()
+    writer, batch = writer_of(airport), rows_of(airport, landing("N1", NOON - 1, 1.0, 1))
+    swaps = []
+    monkeypatch.setattr(window_writer, "ATTEMPTS_MAX", 3)
+    monkeypatch.setattr(
+        type(airport.fs._context().store),
+        "swap",
+        lambda _self, _fields, given: swaps.append(given) or [False] * len(given),
+    )
+    with pytest.raises(StoreUnavailable, match="other writers"):
+        writer.write(batch)
+    assert len(swaps) == 3
