@@ -348,7 +348,11 @@ class RowCode:
             self._all_branches(target, branches, default, dtype)
             return
         depth, word = 0, "if"
-        for when, then in branches:
+        for place, (when, then) in enumerate(branches):
+            if word == "elif" and self._indent > INDENTATION_MAX:
+                with self._block("else:"):
+                    self._all_branches(target, branches[place:], default, dtype)
+                break
             if word == "elif":
                 before, self.lines = self.lines, []
                 self._indent += 1
@@ -366,8 +370,9 @@ class RowCode:
             with self._block(f"{word} {condition}:"):
                 self._assign(target, self._term(then, dtype))
             word = "elif"
-        with self._block("else:"):
-            self._assign(target, self._term(default, dtype))
+        else:
+            with self._block("else:"):
+                self._assign(target, self._term(default, dtype))
         for _ in range(depth):
             self._indent -= 1
             self._known.pop()

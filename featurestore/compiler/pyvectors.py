@@ -470,7 +470,7 @@ class VectorCode:
         held = self._array(self._term(node, BOOL))
         if not held.mask:
             return held.text
-        [name] = self._names("c")
+        [name] = self._names("k")  # not c, which columns are
         self._emit(self._write(f"{name} = @is_true({held.text}, {self._one_mask(held.mask)})"))
         return name
 

@@ -11,27 +11,22 @@ from decimal import Context, Decimal
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 import pytest
 from effort import examples
 from expression_reference import REQUEST_TIME, TRIALS, VALUES, Trial, instant_us
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_expression_functions import STRATEGIES, compute, name
-from test_expression_trees import SCHEMA, TREES
 
 from featurestore import exprlib
-from featurestore.compiler.pysource import python_batch, python_function
+from featurestore.compiler.pysource import VECTOR_ROWS_MIN, python_batch, python_function
 from featurestore.definitions.expression import (
-    Expression,
     castable,
     infer,
-    inferred,
     parse_expression,
 )
 from featurestore.definitions.functions import FUNCTIONS, STRICT
-from featurestore.dtypes import FLOAT32, FLOAT64, STRING, DType, parse, to_arrow
-from featurestore.engines.sql import expression_sql
+from featurestore.dtypes import FLOAT32, FLOAT64, STRING, DType, parse
 from featurestore.exprlib import casts
 
 NOW_US = instant_us(REQUEST_TIME)
@@ -78,14 +73,27 @@ def batch_function(text: str, types: Sequence[DType]) -> Callable[..., tuple[lis
 
 
 def in_batch(text: str, types: Sequence[DType]) -> Values:
-    """As `by_row`, by a generated function over columns."""
+    """As `by_row`, by a generated function over columns: few rows, and many (which take another
+    way)."""
     function = batch_function(text, types)
 
     def values(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
-        columns = [[plain(row[i]) for row in rows] for i in range(len(types))]
-        return function(NOW_US, len(rows), *columns)[0]
+        few, many = (
+            function(NOW_US, len(r), *columns(r, len(types)))[0] for r in (rows, enough(rows))
+        )
+        assert [*map(bits, many)] == [*map(bits, enough(few))]
+        return few
 
     return values
+
+
+def enough(rows: Sequence[Any]) -> list[Any]:
+    """The rows, again and again, until they are so many that numpy computes them."""
+    return [*rows] * -(-VECTOR_ROWS_MIN // max(len(rows), 1))
+
+
+def columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
+    return [[plain(row[i]) for row in rows] for i in range(count)]
 
 
 def check(
@@ -225,8 +233,9 @@ def test_values_without_a_result_are_counted(trial: Trial) -> None:
     for row in rows:
         function(NOW_US, *map(plain, row))
     assert sum(exprlib.losses(function).take().values()) == failed
-    batch(NOW_US, len(rows), *([plain(row[i]) for row in rows] for i in range(len(trial.types))))
-    assert sum(exprlib.losses(batch).take().values()) == failed
+    many = enough(rows)
+    batch(NOW_US, len(many), *columns(many, len(trial.types)))
+    assert sum(exprlib.losses(batch).take().values()) == failed * (len(many) // len(rows))
 
 
 def test_a_loss_counts_where_it_makes_a_null() -> None:
@@ -240,8 +249,10 @@ def test_a_loss_counts_where_it_makes_a_null() -> None:
     assert exprlib.losses(function).take() == {"a / b + 1": 1, "a / b": 1}
     assert exprlib.losses(function).take() == {}
     batch = exprlib.load(python_batch("some", schema, outputs), "some")
-    batch(NOW_US, len(rows), *zip(*rows, strict=True))
-    assert exprlib.losses(batch).take() == {"a / b + 1": 1, "a / b": 1}
+    for some in (rows, enough(rows)):
+        batch(NOW_US, len(some), *zip(*some, strict=True))
+        times = len(some) // len(rows)
+        assert exprlib.losses(batch).take() == {"a / b + 1": times, "a / b": times}
 
 
 @pytest.mark.parametrize("text", ["lower(a)", "upper(a)", "trim(a)", "length(a)"])
@@ -249,40 +260,3 @@ def test_every_character(con: duckdb.DuckDBPyConnection, text: str) -> None:
     """All planes that have cased letters or spaces; surrogates are none."""
     rows = [(f"{chr(c)}.",) for c in range(1, 0x20000) if not 0xD800 <= c < 0xE000]
     check(con, text, (STRING,), rows)
-
-
-# --- whole trees ----------------------------------------------------------------------------------
-
-
-def check_tree(con: duckdb.DuckDBPyConnection, trees: Sequence[Expression], rows: Rows) -> None:
-    """All trees in one function, so that they share what they have in common."""
-    outputs = [(f"o{i}", tree, infer(tree, SCHEMA)) for i, tree in enumerate(trees)]
-    function = exprlib.load(python_function("one", SCHEMA, outputs), "one")
-    batch = exprlib.load(python_batch("many", SCHEMA, outputs), "many")
-    table = pa.table(
-        {n: pa.array([r[i] for r in rows], to_arrow(t)) for i, (n, t) in enumerate(SCHEMA.items())}
-    )
-    texts = [duckdb.SQLExpression(expression_sql(t, SCHEMA)).alias(n) for n, t, _ in outputs]
-    want = con.from_arrow(table).select(*texts).fetchall()
-    by_row = [function(NOW_US, *row) for row in rows]
-    in_batch = list(zip(*batch(NOW_US, len(rows), *zip(*rows, strict=True)), strict=True))
-    for got in (by_row, in_batch):
-        assert [[*map(bits, row)] for row in got] == [[*map(bits, row)] for row in want]
-    losses = exprlib.losses(function).take(), exprlib.losses(batch).take()
-    assert losses[0].keys() == losses[1].keys()
-
-
-ROWS = st.lists(
-    st.tuples(*(st.none() | STRATEGIES[dtype] for dtype in SCHEMA.values())), min_size=1, max_size=8
-)
-
-
-def test_random_trees(con: duckdb.DuckDBPyConnection) -> None:
-    typed = TREES.filter(lambda tree: inferred(tree, SCHEMA) is not None)
-
-    @settings(max_examples=examples(60), deadline=None)
-    @given(st.lists(typed, min_size=1, max_size=3), ROWS)
-    def run(trees: list[Expression], rows: Rows) -> None:
-        check_tree(con, trees, rows)
-
-    run()
