@@ -124,7 +124,9 @@ class Ingest:
 
     def _parts(self, source: TypedSource, messages: Sequence[Message]) -> Iterator[_Part]:
         """What is to be pushed, and the letters of what is no row."""
-        decoded = [_decoded(message, source) for message in messages]
+        decoded: Sequence[Any] | None = _all_decoded(messages)
+        if decoded is None:
+            decoded = [_decoded(message, source) for message in messages]
         good = [n for n, row in enumerate(decoded) if isinstance(row, dict)]
         bad = {n: str(row) for n, row in enumerate(decoded) if not isinstance(row, dict)}
         rows, kept = _read(source, [decoded[n] for n in good], good, bad)
@@ -198,6 +200,24 @@ def _read(
 def read_nothing(source: TypedSource) -> pa.Table:
     """A table of the source without rows."""
     return pa.schema([(c.name, to_arrow(c.dtype)) for c in source.columns]).empty_table()
+
+
+def _all_decoded(messages: Sequence[Message]) -> list[dict[str, Any]] | None:
+    """The columns of all messages, read at once; None where one of them is something else.
+
+    Every part begins like an object, so none can be a part of another one: what is left open in one
+    makes the whole no JSON, and what is more than one makes it too long.
+    """
+    from pydantic_core import from_json
+
+    parts = [m.data for m in messages if isinstance(m.data, bytes) and m.data[:1] == b"{"]
+    if len(parts) < len(messages):
+        return None
+    try:
+        found: list[dict[str, Any]] = from_json(b"[%b]" % b",".join(parts), allow_inf_nan=False)
+    except ValueError:
+        return None
+    return found if len(found) == len(messages) else None
 
 
 def _decoded(message: Message, source: TypedSource) -> dict[str, Any] | str:

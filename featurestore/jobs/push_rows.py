@@ -11,6 +11,7 @@ import base64
 import binascii
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
@@ -22,6 +23,7 @@ import pyarrow.compute as pc
 from featurestore.definitions.source import SqlSource
 from featurestore.dtypes import DATE, TIMESTAMP, DType, Kind, from_arrow, to_arrow
 from featurestore.errors import (
+    InternalError,
     InvalidRequest,
     InvalidRows,
     LimitExceeded,
@@ -247,27 +249,42 @@ class _Reader:
                 return pa.array(values, to_arrow(dtype))
         except (pa.ArrowException, ValueError, OverflowError, TypeError):
             pass  # the value that is wrong is found below
+        if dtype == TIMESTAMP and kinds == {str}:
+            # Five times as fast, but for texts with a zone only.
+            with suppress(pa.ArrowException, ValueError):
+                return pa.array(values, pa.string()).cast(to_arrow(dtype))
         read = _value_reader(dtype, self.from_json)
-        plain = []
+        try:
+            return pa.array([read(value) for value in values], to_arrow(dtype))
+        except _UNREADABLE:
+            raise self._wrong(values, dtype, name, read) from None
+
+    def _wrong(
+        self, values: Sequence[Any], dtype: DType, name: str, read: Callable[[Any], Any]
+    ) -> InvalidRows:
+        """The error for the first value that can't be read."""
         for index, value in enumerate(values):
             try:
-                one = read(value)
-                pa.array([one], to_arrow(dtype))
-            except (
-                pa.ArrowException, ValueError, OverflowError, TypeError, ArithmeticError,
-                InvalidRequest,
-            ):  # fmt: skip
-                raise InvalidRows(
+                pa.array([read(value)], to_arrow(dtype))
+            except _UNREADABLE:
+                return InvalidRows(
                     f"row {index} of the push to source {self.source!r}: column {name!r} is "
                     f"{dtype}, which {_shown(value)} is not",
                     source=self.source,
                     column=name,
                     row=index,
-                ) from None
-            plain.append(one)
-        return pa.array(plain, to_arrow(dtype))
+                )
+        raise InternalError(f"column {name!r} can be read value by value, but not as a whole")
 
 
+_UNREADABLE = (
+    pa.ArrowException,
+    ValueError,
+    OverflowError,
+    TypeError,
+    ArithmeticError,
+    InvalidRequest,
+)
 _PLAIN: dict[Kind, set[type]] = {
     Kind.BOOL: {bool},
     Kind.INT32: {int},
