@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from featurestore.dtypes import DType
 from featurestore.errors import InvalidJoinKey, InvalidRequest, LimitExceeded, MissingJoinKey
 from featurestore.serving.columns import pack_columns
-from featurestore.serving.derive import Derivation, Judged, Judgements, derivation_of
+from featurestore.serving.derive import (
+    Derivation,
+    Judged,
+    Judgements,
+    derivation_of,
+    features_read,
+)
 from featurestore.serving.judge import HEAD, AllPresent, Judge, all_present_of, judge_of
 from featurestore.serving.windows import Evaluate, window_evaluator
 from featurestore.statuses import Status
@@ -177,13 +183,16 @@ def compile_plan(
         places.append((list(groups).index(key), position))
     uses = []
     windows: list[tuple[int, int, Evaluate]] = []
-    origins = (origin for step in plan.on_demand for origin in step.origins)
-    read = {origin.index for origin in origins if origin.kind == "lookup"}
-    for index, (use, place) in enumerate(zip(plan.lookups, places, strict=True)):
-        alone = places.count(place) == 1 and index not in read
-        uses.append(_use(use, *place, evaluated=use.windows is not None and alone))
+    held = []
+    for use, place, read in zip(plan.lookups, places, features_read(plan), strict=True):
+        features = tuple(range(len(use.stored)))
+        if use.windows is not None and places.count(place) == 1:
+            # Nobody else needs others of what is made of the state.
+            features = tuple(dict.fromkeys((*use.selected, *read)))
+        held.append(features)
+        uses.append(_use(use, *place, held=features))
         if use.windows is not None and place not in [known[:2] for known in windows]:
-            windows.append((*place, _evaluate(use, use.windows, alone=alone)))
+            windows.append((*place, _evaluate(use, use.windows, features)))
     schema = _schema(plan, names)
     return CompiledPlan(
         plan=plan,
@@ -201,7 +210,7 @@ def compile_plan(
         schema=schema,
         schema_id=schema_id_of(schema),
         feature_count=sum(map(len, names)),
-        derivation=derivation_of(plan, [use.cut for use in uses]),
+        derivation=derivation_of(plan, held, [use.cut for use in uses]),
     )
 
 
@@ -480,20 +489,17 @@ def _layout(use: Lookup) -> RowLayout:
     return RowLayout(tuple((f.name, f.dtype) for f in use.stored), use.tag, use.name)
 
 
-def _evaluate(use: Lookup, windows: WindowLayout, *, alone: bool) -> Evaluate:
-    """What makes a row of a state: with the selected features, where nobody else needs others."""
-    selected = use.selected if alone else tuple(range(len(use.stored)))
-    return window_evaluator(windows, _layout(use).subset(selected), selected)
+def _evaluate(use: Lookup, windows: WindowLayout, features: tuple[int, ...]) -> Evaluate:
+    """What makes a row with `features` of a state."""
+    return window_evaluator(windows, _layout(use).subset(features), features)
 
 
-def _use(use: Lookup, group: int, position: int, *, evaluated: bool) -> Use:
-    """`evaluated`: the row that is found has the selected features only."""
-    layout = _layout(use)
-    selected = layout.subset(use.selected)
-    if evaluated:
-        layout = selected
-    whole = evaluated or use.selected == tuple(range(len(use.stored)))
-    cut = None if whole else subset_encoder(layout, use.selected)
+def _use(use: Lookup, group: int, position: int, *, held: tuple[int, ...]) -> Use:
+    """`held`: the features that the row has which is found."""
+    layout = _layout(use).subset(held)
+    chosen = tuple(held.index(feature) for feature in use.selected)
+    selected = layout.subset(chosen)
+    cut = None if use.selected == held else subset_encoder(layout, chosen)
     return Use(
         name=use.name,
         group=group,

@@ -162,18 +162,27 @@ class Derivation:
         return found
 
 
-def derivation_of(
-    plan: ServingPlan, cuts: Sequence[Callable[[bytes], bytes] | None]
-) -> Derivation | None:
-    """The derivation of a plan; None where it has no on-demand views. `cuts` cut the rows of its
-    lookups to what is sent. Raises `InvalidFunction`, `InvalidRequestInput`."""
-    if not plan.on_demand:
-        return None
+def features_read(plan: ServingPlan) -> list[dict[int, int]]:
+    """For each lookup the features that on-demand views read, numbered in order of first use."""
     wanted: list[dict[int, int]] = [{} for _ in plan.lookups]
     for step in plan.on_demand:
         for origin in step.origins:
             if origin.kind == "lookup":
                 wanted[origin.index].setdefault(origin.feature, len(wanted[origin.index]))
+    return wanted
+
+
+def derivation_of(
+    plan: ServingPlan,
+    held: Sequence[tuple[int, ...]],
+    cuts: Sequence[Callable[[bytes], bytes] | None],
+) -> Derivation | None:
+    """The derivation of a plan; None where it has no on-demand views. The rows of its lookups have
+    the features `held`, and `cuts` cut them to what is sent. Raises `InvalidFunction`,
+    `InvalidRequestInput`."""
+    if not plan.on_demand:
+        return None
+    wanted = features_read(plan)
     starts = [1 + start for start in _starts([len(features) for features in wanted])]
     first_input = starts[-1]
     first_step = first_input + len(plan.request_inputs)
@@ -203,8 +212,8 @@ def derivation_of(
     return Derivation(
         inputs=_inputs(plan),
         picks=tuple(
-            (row_picker(_layout(use), list(features)), _nothing(use, features))
-            for use, features in zip(plan.lookups, wanted, strict=True)
+            (_picker(use, own, features), _nothing(use, features))
+            for use, own, features in zip(plan.lookups, held, wanted, strict=True)
         ),
         steps=tuple(steps),
         sent=tuple(_sent(plan, index, computed, cuts) for index in plan.outputs),
@@ -259,8 +268,9 @@ def _nothing(use: Lookup, features: Iterable[int]) -> tuple[int | None, ...]:
     return tuple(empty_value(use.windows.outputs[index].function) for index in features)
 
 
-def _layout(use: Lookup) -> RowLayout:
-    return RowLayout(tuple((f.name, f.dtype) for f in use.stored), use.tag, use.name)
+def _picker(use: Lookup, held: tuple[int, ...], features: Iterable[int]) -> Pick:
+    layout = RowLayout(tuple((f.name, f.dtype) for f in use.stored), use.tag, use.name)
+    return row_picker(layout.subset(held), [held.index(feature) for feature in features])
 
 
 def _inputs(plan: ServingPlan) -> tuple[tuple[str, DType, str], ...]:
