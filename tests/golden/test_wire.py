@@ -4,6 +4,8 @@ ever, and unless something is added (`--update-golden`) we write just them."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,17 @@ import pytest
 from featurestore import dtypes
 from featurestore.serving.assemble import Limits, Request, compile_plan, finish, prepare
 from featurestore.testing.served import ServedView, narrowed, serving_plan
+from featurestore.user_functions import StepCode
 from featurestore.wire.entities import read_entities
+from featurestore.wire.inputs import Inputs, read_inputs, to_message
 from featurestore.wire.keys import encode_key, key_prefix
-from featurestore.wire.plans import ServingPlan
+from featurestore.wire.plans import (
+    OnDemand,
+    Origin,
+    RequestInput,
+    ServingPlan,
+    StoredFeature,
+)
 from featurestore.wire.response import read_response
 
 GOLDEN = Path(__file__).parent / "wire.json"
@@ -33,6 +43,37 @@ ROUTE = ServedView(
 )
 WORLD = ServedView(name="world", keys={}, features={"load": "float32", "price": "decimal(9,2)"})
 PLAN = narrowed(serving_plan("model", [WEATHER, ROUTE, WORLD]), {"weather": ["temp", "tags"]})
+COMPUTED = OnDemand(
+    name="trip",
+    view="trip",
+    view_version="ab" * 32,
+    code=StepCode(
+        name="trip",
+        source="def trip(temp, price, request_time):\n    return temp * price, str(request_time)\n",
+        is_function=True,
+        arguments=(("weather__temp", dtypes.FLOAT64), ("offer__offered", dtypes.FLOAT64)),
+        parameters=(0, 1, None),
+        outputs=(("product", dtypes.FLOAT64), ("asked", dtypes.STRING)),
+    ),
+    origins=(Origin("lookup", 0, 0), Origin("request", 0)),
+    reads=((0, 1), (0, 1)),
+    computed=(
+        StoredFeature("product", dtypes.FLOAT64, "cd" * 32),
+        StoredFeature("asked", dtypes.STRING, "ef" * 32),
+    ),
+    selected=(1, 0),
+)
+ON_DEMAND = replace(
+    PLAN,
+    request_inputs=(RequestInput("offered", dtypes.FLOAT64),),
+    on_demand=(COMPUTED,),
+    outputs=(3, 0, 1, 2),
+)
+INPUTS = {
+    "offered": [2, None, 0.5],
+    "due": [datetime(2013, 7, 1, tzinfo=UTC), None, None],
+    "tags": [["a"], [], None],
+}
 ASKED = {"airport": ["EWR", "JFK", "Öland"], "origin": ["EWR"] * 3, "leg": [1, -1, 2**40]}
 KEYS: dict[str, tuple[list[str], list[Any]]] = {
     "one string": (["string"], ["EWR"]),
@@ -48,7 +89,7 @@ def key(name: str) -> bytes:
     return encode_key(values, [dtypes.parse(kind) for kind in kinds], key_prefix("shop", "e"))
 
 
-def response() -> bytes:
+def response(serving: ServingPlan, inputs: Inputs | None = None) -> bytes:
     values = {"temp": 21.5, "sky": "clear", "seen": None, "tags": ["a", None, ""]}
     written = [
         (WEATHER, ("EWR",), values, NOW_US - HOUR_US),
@@ -61,8 +102,10 @@ def response() -> bytes:
         (view.store_keys([k])[0], view.field): view.rows([values], [event_us])[0]
         for view, k, values, event_us in written
     }
-    plan, entities = compile_plan(PLAN), read_entities(ASKED)
-    request = Request(count=entities.count, columns=entities.columns, event_times=True)
+    plan, entities = compile_plan(serving), read_entities(ASKED)
+    request = Request(
+        count=entities.count, columns=entities.columns, event_times=True, inputs=inputs
+    )
     prepared = prepare(plan, request, Limits())
     found = [[held.get((read.key, field)) for field in read.fields] for read in prepared.reads]
     return finish(plan, request, prepared, found, NOW_US)[0]
@@ -70,7 +113,20 @@ def response() -> bytes:
 
 def written() -> dict[str, str]:
     keys = {f"key, {name}": key(name).hex() for name in KEYS}
-    return {**keys, "serving plan": PLAN.to_bytes().hex(), "response": response().hex()}
+    inputs = read_inputs(INPUTS)
+    assert inputs is not None
+    sent = {
+        f"request input, {name}": to_message(column).SerializeToString().hex()
+        for name, column in inputs.items()
+    }
+    return {
+        **keys,
+        "serving plan": PLAN.to_bytes().hex(),
+        "response": response(PLAN).hex(),
+        **sent,
+        "serving plan, on demand": ON_DEMAND.to_bytes().hex(),
+        "response, on demand": response(ON_DEMAND, inputs).hex(),
+    }
 
 
 def test_what_is_written(request: pytest.FixtureRequest) -> None:
