@@ -292,7 +292,11 @@ class _Search:
         ]
 
     def _versions(self, events: str, columns: Mapping[str, str]) -> str:
-        """From when to when each row counts. Only the rows of ids that have several are sorted."""
+        """From when to when each row counts. Only the rows of ids that have several are sorted.
+
+        A row that comes too late is the first of its known time; `dead` goes by known times alone,
+        since rows that are the same in all else may stand in another order in each window.
+        """
         rel = self.rel
         repeated = self.bench.store(
             "repeated", f"SELECT g, id FROM {events} GROUP BY g, id HAVING count(*) > 1"
@@ -311,10 +315,11 @@ class _Search:
             f"ANTI JOIN {repeated} AS q ON q.g = s.g AND q.id = s.id\nWHERE NOT d\nUNION ALL\n"
             f"SELECT {kept}, u FROM (\n"
             f"SELECT *, {until} AS u, {last} AS last FROM (\n"
-            f"SELECT *, sum(CAST(late AS INTEGER)) OVER v AS dead FROM (\n"
+            f"SELECT *, sum(CAST(late AS INTEGER)) OVER (PARTITION BY g, id ORDER BY k) AS dead\n"
+            f"FROM (\n"
             f"SELECT s.*, coalesce({late}, false) AS late FROM {events} AS s\n"
             f"SEMI JOIN {repeated} AS q ON q.g = s.g AND q.id = s.id\n"
-            f"WINDOW v AS ({turn})\n) WINDOW v AS ({turn} ROWS UNBOUNDED PRECEDING)\n"
+            f"WINDOW v AS ({turn})\n)\n"
             f") WHERE dead = 0\n"
             f"WINDOW v AS ({turn}), x AS (PARTITION BY g, id {backwards})\n"
             f") WHERE last AND NOT d"

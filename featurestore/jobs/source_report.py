@@ -109,7 +109,8 @@ def _dead_letters(view: TypedView, repo: TypedRepo, files: Files, engine: Engine
     there = f"{quote(event_id)} IS NOT NULL"
     known = f"SELECT *, greatest({event}, {created}) AS k FROM source WHERE {there}"
     late = f"k - lag(k) OVER ({turn}) > {view.correction_horizon_us}"
-    dead = f"sum(CAST(late AS INTEGER)) OVER ({turn} ROWS UNBOUNDED PRECEDING)"
+    # By known times alone: rows that are the same may stand in another order in each window.
+    dead = f"sum(CAST(late AS INTEGER)) OVER (PARTITION BY {by} ORDER BY k)"
     query = (
         f"SELECT count(*) AS dead FROM (SELECT {dead} AS dead FROM "
         f"(SELECT *, coalesce({late}, false) AS late FROM ({known}))) WHERE dead > 0"

@@ -243,6 +243,18 @@ class WindowsContract:
         rel = windows(right, over("sum", 100), event_id="flight", correction_horizon_us=10)
         assert [found for found, _ in ask(engine, rel, 5, 10, 99)] == [1, 2, 2]
 
+    def test_repetitions_beyond_the_horizon_are_dropped(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        """Many rows that are the same in everything, of many events."""
+        late = [(5, 90, 2, flight) for flight in range(40) for _ in range(9)]
+        right = history(tmp_path, *((0, 0, 1, flight) for flight in range(40)), *late)
+        rel = windows(
+            right, over("sum", 200), event_id="flight", correction_horizon_us=10, as_of="event"
+        )
+        assert ask(engine, rel, 100) == [(40, PRESENT)]
+        assert ask(engine, replace(rel, as_of="known"), 100) == [(40, PRESENT)]
+
     def test_a_tombstone_replaces_a_row_of_equal_times(
         self, engine: Engine, tmp_path: Path
     ) -> None:
