@@ -25,6 +25,8 @@ from featurestore.stores.streams.redis import RedisStream
 from featurestore.timeline import HOUR_US, SECOND_US, SystemClock, format_instant
 from tests.conftest import INSTANT, MakeRepo, write_rows
 
+pytestmark = pytest.mark.slow
+
 NOW = SystemClock().now_us() // SECOND_US * SECOND_US
 DEFINITIONS = """
 from featurestore import (
@@ -220,7 +222,6 @@ def test_two_consumers_share_a_stream(airport: Airport) -> None:
     assert sum(one.messages for one in found) >= 400
 
 
-@pytest.mark.slow
 def test_kill_9_anywhere_loses_and_doubles_nothing(
     airport: Airport, monkeypatch: pytest.MonkeyPatch
 ) -> None:

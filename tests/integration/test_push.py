@@ -30,6 +30,8 @@ from featurestore.stores.offline.wal import log_files
 from featurestore.timeline import HOUR_US, MINUTE_US, SECOND_US, ManualClock, SystemClock
 from tests.conftest import INSTANT, write_rows
 
+pytestmark = pytest.mark.slow
+
 NOON = SystemClock().now_us() // HOUR_US * HOUR_US
 TYPES = {
     "driver": pa.string(),

@@ -15,6 +15,8 @@ from featurestore.errors import InvalidRequest
 from featurestore.timeline import DAY_US, HOUR_US
 from tests.conftest import INSTANT, MakeRepo
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[RedisServer]:
