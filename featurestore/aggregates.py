@@ -8,9 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from featurestore.dtypes import DECIMAL_PRECISION_MAX, FLOAT64, INT64, DType, Kind
+from featurestore.dtypes import (
+    BOOL,
+    DECIMAL_PRECISION_MAX,
+    FLOAT64,
+    INT64,
+    MAP_KEYS,
+    DType,
+    Kind,
+    map_of,
+)
 
+BUCKETS_PER_KEY_MAX = 1_000
+"""So many buckets the map of an aggregation with `by` has at most; where a window holds more, its
+value is NULL, like a sum that does not fit its type."""
 LIST_SIZE_MAX = 1_000
 """The greatest `n` of `first_n`, `last_n` and `top_k`."""
 ERROR_MAX = 0.25
@@ -84,6 +97,8 @@ def output_dtype(function: str, argument: DType | None) -> DType:
         return INT64
     if function == "count":
         return INT64
+    if argument.kind is Kind.MAP:
+        raise ValueError(f"{function} takes no maps, and this is {argument}")
     if argument.item is not None:
         raise ValueError(f"{function} takes no lists, and this is {argument}")
     if aggregate.numeric and not argument.is_numeric:
@@ -95,6 +110,25 @@ def output_dtype(function: str, argument: DType | None) -> DType:
     if function in ("first_n", "last_n", "top_k"):
         return DType(Kind.LIST, item=argument)
     return _sum_dtype(argument) if function == "sum" else argument
+
+
+def bucket_dtype(by: DType) -> DType:
+    """The type of the buckets that values of `by` name. Raises `ValueError`."""
+    key = INT64 if by.is_integer else by
+    if key.kind not in MAP_KEYS:
+        raise ValueError(f"by must be a string, an integer or a bool, and this is {by}")
+    return key
+
+
+def bucketed(bucket: DType, argument: DType | None) -> DType:
+    """The type of what a row brings into buckets: a map of one entry (for `count("*")`, which has
+    no argument, to a bool that says nothing)."""
+    return map_of(bucket, BOOL if argument is None else argument)
+
+
+def empty_value(function: str, dtype: DType) -> int | dict[Any, Any] | None:
+    """What a feature of type `dtype` holds over no rows; a map that nobody else has."""
+    return {} if dtype.kind is Kind.MAP else AGGREGATES[function].empty
 
 
 def _sum_dtype(argument: DType) -> DType:

@@ -34,6 +34,12 @@ class Kind(Enum):
     TIMESTAMP = "timestamp"
     DATE = "date"
     LIST = "list"
+    MAP = "map"
+
+
+MAP_KEYS = (Kind.STRING, Kind.INT64, Kind.BOOL)
+"""What keys of maps may be."""
+_MAP_KEY_NAMES = ", ".join(kind.value for kind in MAP_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +62,17 @@ _TABLE: dict[Kind, _Facts] = {
     Kind.TIMESTAMP: _Facts("TIMESTAMPTZ", "integers"),
     Kind.DATE: _Facts("DATE", "integers"),
     Kind.LIST: _Facts("LIST", "blobs"),
+    Kind.MAP: _Facts("MAP", "blobs"),
 }
 _DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 _LIST = re.compile(r"list<(.+)>")
+_MAP = re.compile(r"map<\s*(\w+)\s*,(.+)>")
 
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """A type: a `kind`, for decimals `precision` and `scale`, for lists the `item` type.
+    """A type: a `kind`, for decimals `precision` and `scale`, for lists the `item` type, for maps
+    the types of `key` and `value`.
 
     Raises `ValueError` for parameters that do not belong to the kind.
     """
@@ -72,6 +81,8 @@ class DType:
     precision: int | None = None
     scale: int | None = None
     item: DType | None = None
+    key: DType | None = None
+    value: DType | None = None
 
     def __post_init__(self) -> None:
         if self.kind is Kind.DECIMAL:
@@ -85,12 +96,19 @@ class DType:
             raise ValueError("precision and scale are for decimals only: decimal(12,2)")
         if (self.kind is Kind.LIST) != (self.item is not None):
             raise ValueError("a list, and only a list, has an item type: list<int64>")
+        typed = self.key is not None and self.value is not None
+        if (self.kind is Kind.MAP) != typed or (self.key is None) != (self.value is None):
+            raise ValueError("a map, and only a map, has key and value types: map<string,int64>")
+        if self.key is not None and self.key.kind not in MAP_KEYS:
+            raise ValueError(f"the keys of a map are {_MAP_KEY_NAMES}, not {self.key}")
 
     def __str__(self) -> str:
         if self.kind is Kind.DECIMAL:
             return f"decimal({self.precision},{self.scale})"
         if self.kind is Kind.LIST:
             return f"list<{self.item}>"
+        if self.kind is Kind.MAP:
+            return f"map<{self.key},{self.value}>"
         return str(self.kind.value)
 
     @property
@@ -122,6 +140,8 @@ class DType:
             return f"DECIMAL({self.precision},{self.scale})"
         if self.item is not None:
             return f"{self.item.duckdb}[]"
+        if self.key is not None and self.value is not None:
+            return f"MAP({self.key.duckdb}, {self.value.duckdb})"
         return _TABLE[self.kind].duckdb
 
 
@@ -136,6 +156,16 @@ TIMESTAMP = DType(Kind.TIMESTAMP)
 DATE = DType(Kind.DATE)
 
 
+def map_of(key: DType, value: DType) -> DType:
+    """The type of maps from `key` to `value`."""
+    return DType(Kind.MAP, key=key, value=value)
+
+
+def holds_map(dtype: DType) -> bool:
+    """Whether it is a map, or a list of some."""
+    return dtype.kind is Kind.MAP or (dtype.item is not None and holds_map(dtype.item))
+
+
 def parse(text: str) -> DType:
     """The type that `str` of it gives back: `int64`, `decimal(12,2)`, `list<string>`.
 
@@ -146,11 +176,14 @@ def parse(text: str) -> DType:
         return DType(Kind.DECIMAL, precision=int(match[1]), scale=int(match[2]))
     if match := _LIST.fullmatch(text):
         return DType(Kind.LIST, item=parse(match[1]))
-    plain = {kind.value for kind in Kind} - {"decimal", "list"}
+    if match := _MAP.fullmatch(text):
+        return map_of(parse(match[1]), parse(match[2]))
+    plain = {kind.value for kind in Kind} - {"decimal", "list", "map"}
     if text in plain:
         return DType(Kind(text))
     raise ValueError(
-        f"{text!r} is not a type; the types are {', '.join(sorted(plain))}, decimal(p,s), list<…>"
+        f"{text!r} is not a type; the types are {', '.join(sorted(plain))}, decimal(p,s), list<…>, "
+        "map<…,…>"
     )
 
 
@@ -162,6 +195,8 @@ def to_arrow(dtype: DType) -> pa.DataType:
         return pa.decimal128(dtype.precision, dtype.scale)
     if dtype.item is not None:
         return pa.list_(to_arrow(dtype.item))
+    if dtype.key is not None and dtype.value is not None:
+        return pa.map_(to_arrow(dtype.key), to_arrow(dtype.value))
     return {
         Kind.BOOL: pa.bool_(),
         Kind.INT32: pa.int32(),
@@ -245,7 +280,7 @@ def from_duckdb(text: str) -> DType:
     return found
 
 
-_PARAMETRIC = (Kind.DECIMAL, Kind.LIST)
+_PARAMETRIC = (Kind.DECIMAL, Kind.LIST, Kind.MAP)
 _WIDENS: dict[Kind, tuple[Kind, ...]] = {
     Kind.INT32: (Kind.INT64, Kind.FLOAT64),
     Kind.INT64: (Kind.FLOAT64,),

@@ -33,6 +33,7 @@ from featurestore.jobs import literal_rows
 from featurestore.statuses import Status
 from featurestore.store import FeatureStore
 from featurestore.timeline import ManualClock, format_instant, to_us
+from featurestore.wire.columns import python_rows
 
 FLOAT_TOLERANCE = 1e-9
 """By how much of its size a float may differ from what is expected."""
@@ -156,7 +157,7 @@ class _Example:
             full_feature_names=True,
             include_status=True,
         )
-        found: list[dict[str, Any]] = job.to_arrow().to_pylist()
+        found: list[dict[str, Any]] = python_rows(job.to_arrow())
         return found
 
     def online(self, store: FeatureStore, clock: ManualClock) -> list[dict[str, Any]]:
@@ -174,7 +175,7 @@ class _Example:
                 request=[self.inputs[n] for n in numbers],
                 full_feature_names=True,
             )
-            rows = answer.to_arrow().to_pylist()
+            rows = python_rows(answer.to_arrow())
             for place, number in enumerate(numbers):
                 found[number] = rows[place] | self._statuses(answer.statuses, place)
         return found
@@ -264,6 +265,8 @@ def _output_dtypes(uses: Sequence[Use]) -> dict[str, DType | None]:
 def _same(expected: Any, found: Any) -> bool:
     if isinstance(expected, list) and isinstance(found, list):
         return len(expected) == len(found) and all(map(_same, expected, found))
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return expected.keys() == found.keys() and all(_same(expected[k], found[k]) for k in found)
     if isinstance(expected, float) and isinstance(found, float):
         return math.isclose(expected, found, rel_tol=FLOAT_TOLERANCE, abs_tol=FLOAT_TOLERANCE)
     if isinstance(expected, Decimal) and isinstance(found, Decimal):

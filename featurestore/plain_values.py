@@ -56,6 +56,13 @@ def showing(dtype: DType) -> Read | None:
         if inner is None:
             return None
         return lambda items: [None if item is None else inner(item) for item in items]
+    if dtype.value is not None:
+        of_value = showing(dtype.value)
+        if of_value is None:
+            return dict  # a copy, which is the caller's to change
+        return lambda entries: {
+            key: None if value is None else of_value(value) for key, value in entries.items()
+        }
     if dtype.kind is Kind.TIMESTAMP:
         return lambda instant_us: _EPOCH + timedelta(microseconds=instant_us)
     if dtype.kind is Kind.DATE:
@@ -139,6 +146,8 @@ def _strict(dtype: DType) -> Read:  # noqa: PLR0911 - one per kind
             return _date
         case Kind.LIST:
             raise ValueError("a list type without an item type")
+        case Kind.MAP:
+            raise ValueError(f"{dtype}: only aggregations with by make maps")
         case _:
             assert_never(dtype.kind)
 

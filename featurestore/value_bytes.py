@@ -68,8 +68,21 @@ def put_value(out: bytearray, value: Any, dtype: DType) -> None:
         case Kind.BYTES:
             put_count(out, len(value))
             out += value
+        case Kind.MAP:
+            key_of, value_of = map_types(dtype)
+            put_count(out, len(value))
+            for key in sorted(value):
+                put_value(out, key, key_of)
+                put_value(out, value[key], value_of)
         case _:
             put_int(out, int(value))
+
+
+def map_types(dtype: DType) -> tuple[DType, DType]:
+    """The types of a map's keys and values. Raises `TypeError` for what is no map."""
+    if dtype.key is None or dtype.value is None:
+        raise TypeError(f"{dtype} is no map")
+    return dtype.key, dtype.value
 
 
 def value_bytes(value: Any, dtype: DType) -> bytes:
@@ -129,6 +142,9 @@ class Reader:
                 return self.take(self.count())
             case Kind.BOOL:
                 return bool(self.int())
+            case Kind.MAP:
+                key_of, value_of = map_types(dtype)
+                return {self.value(key_of): self.value(value_of) for _ in range(self.count())}
             case _:
                 return self.int()
 

@@ -244,7 +244,9 @@ def _show_head(job: RetrievalJob, rows: int, *, as_json: bool) -> None:
     """The first rows, read from the stream: a training set may be larger than memory."""
     with working("joining"):
         batches = job.to_batches()
-        found = (row for batch in batches for row in batch.to_pylist())
+        from featurestore.wire.columns import python_rows
+
+        found = (row for batch in batches for row in python_rows(batch))
         head = list(islice(found, rows + 1))
     if as_json:
         show_json(head[:rows])

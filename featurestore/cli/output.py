@@ -68,13 +68,17 @@ def plain(value: Any) -> Any:
         case bytes():
             return base64.b64encode(value).decode("ascii")
         case Mapping():
-            return {str(key): plain(item) for key, item in value.items()}
+            return {_key(key): plain(item) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
             return [plain(item) for item in value]
         case Decimal() | Path():
             return str(value)
         case _:
             return str(value)
+
+
+def _key(key: Any) -> str:
+    return str(key).lower() if isinstance(key, bool) else str(key)
 
 
 def line(value: Any) -> str:
@@ -89,7 +93,7 @@ def line(value: Any) -> str:
         case datetime():
             text = _instant(value)
         case Mapping():
-            text = ", ".join(f"{key}: {line(item)}" for key, item in value.items()) or "—"
+            text = ", ".join(f"{_key(key)}: {line(item)}" for key, item in value.items()) or "—"
         case list() | tuple():
             text = ", ".join(line(item) for item in value) or "—"
         case bytes():

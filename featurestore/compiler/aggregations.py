@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from featurestore.aggregates import output_dtype
+from featurestore.aggregates import bucket_dtype, output_dtype
 from featurestore.compiler import hashing
 from featurestore.compiler.problems import Work, placed
 from featurestore.compiler.typed import (
@@ -18,7 +18,7 @@ from featurestore.definitions import expression as expressions
 from featurestore.definitions.aggregation import ROWS, Aggregation
 from featurestore.definitions.expression import Expression, Literal
 from featurestore.definitions.view import FeatureView
-from featurestore.dtypes import BOOL, INT64, DType
+from featurestore.dtypes import BOOL, INT64, DType, map_of
 from featurestore.errors import DefinitionError, DuplicateName, TypeMismatch
 
 
@@ -44,7 +44,7 @@ def aggregated(
             message = f"{about}: feature {name!r} has the name of a join key"
             work.add(aggregation, f"{message}; callers have that column already", DuplicateName)
         parts = None if clashes else _parts(work, aggregation, source, about)
-        for typed in () if parts is None else _windows(aggregation, *parts):
+        for typed in () if parts is None else _windows(aggregation, parts):
             version = hashing.aggregation_version(
                 typed,
                 keys=keys,
@@ -67,15 +67,26 @@ def feature_of(aggregation: TypedAggregation) -> TypedFeature:
     )
 
 
-_Parts = tuple[Expression | None, DType | None, Expression | None, DType]
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What an aggregation reads, typed: argument, condition, bucket; and what it yields."""
+
+    argument: Expression | None
+    argument_dtype: DType | None
+    where: Expression | None
+    by: Expression | None
+    by_dtype: DType | None
+    dtype: DType
 
 
 def _parts(work: Work, aggregation: Aggregation, source: TypedSource, about: str) -> _Parts | None:
-    """Argument, its type, condition and output type; None after an error."""
+    """None after an error."""
     schema = {column.name: column.dtype for column in source.columns}
     argument: Expression | None = None
     dtype: DType | None = None
     where: Expression | None = None
+    by: Expression | None = None
+    by_dtype: DType | None = None
     try:
         if aggregation.column in schema:
             argument = expressions.Column(aggregation.column)
@@ -92,11 +103,18 @@ def _parts(work: Work, aggregation: Aggregation, source: TypedSource, about: str
             found = expressions.inferred(where, schema)
             if found not in (None, BOOL):
                 raise TypeMismatch(f"where must be true or false, and this is {found}")
+        if aggregation.by is not None:
+            plain = aggregation.by in schema
+            by = (expressions.Column if plain else expressions.parse_expression)(aggregation.by)
+            by_dtype = expressions.infer(by, schema)
     except DefinitionError as error:
         work.errors.append(placed(error, aggregation, f"{about}: "))
         return None
     try:
         output = output_dtype(aggregation.function, dtype)
+        if by_dtype is not None:
+            by_dtype = bucket_dtype(by_dtype)
+            output = map_of(by_dtype, output)
     except ValueError as error:
         work.add(aggregation, f"{about}: {error}", TypeMismatch)
         return None
@@ -105,29 +123,24 @@ def _parts(work: Work, aggregation: Aggregation, source: TypedSource, about: str
         message = f"{about}: {aggregation.function} yields {output} here, not {wanted}"
         work.add(aggregation, message, TypeMismatch)
         return None
-    return argument, dtype, where, output
+    return _Parts(argument, dtype, where, by, by_dtype, output)
 
 
-def _windows(
-    aggregation: Aggregation,
-    argument: Expression | None,
-    argument_dtype: DType | None,
-    where: Expression | None,
-    dtype: DType,
-) -> Iterator[TypedAggregation]:
+def _windows(aggregation: Aggregation, parts: _Parts) -> Iterator[TypedAggregation]:
     for window in aggregation.features:
         yield TypedAggregation(
             name=window.name,
-            dtype=dtype,
+            dtype=parts.dtype,
             function=aggregation.function,
-            argument=argument,
-            argument_dtype=argument_dtype,
-            where=where,
+            argument=parts.argument,
+            argument_dtype=parts.argument_dtype,
+            where=parts.where,
             window_us=window.window_us,
             delay_us=aggregation.delay_us,
             hop_us=window.hop_us,
             parameters=aggregation.parameters,
-            by=None,
+            by=parts.by,
+            by_dtype=parts.by_dtype,
             version="",
             description=aggregation.description,
         )

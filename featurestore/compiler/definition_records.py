@@ -156,8 +156,8 @@ def feature_record(
 def aggregation_record(
     view: TypedView, aggregation: TypedAggregation, source: Record, entities: Sequence[Record]
 ) -> Record:
-    """A windowed feature: its argument enters by value, its condition indirectly, its times both
-    as what is counted and as where it ends."""
+    """A windowed feature: its argument and its buckets enter by value, its condition indirectly,
+    its times both as what is counted and as where it ends."""
     columns = list(columns_of(aggregation.argument)) if aggregation.argument is not None else []
     where = aggregation.where
     settings = {
@@ -168,6 +168,8 @@ def aggregation_record(
         "parameters": dict(aggregation.parameters),
         "where": None if where is None else show(where),
     }
+    by = aggregation.by
+    settings |= {} if by is None else {"by": show(by)}
     tree = None if aggregation.argument is None else canonical(aggregation.argument)
     body = {
         "version": aggregation.version,
@@ -179,10 +181,11 @@ def aggregation_record(
         "columns": columns,
         **settings,
         "where_columns": [] if where is None else list(columns_of(where)),
+        **({} if by is None else {"by_columns": list(columns_of(by))}),
         **_metadata(Metadata(description=aggregation.description)),
     }
     parents = (
-        *((Edge(parent=source.id, role="source"),) if columns else ()),
+        *((Edge(parent=source.id, role="source"),) if columns or by is not None else ()),
         Edge(parent=source.id, role="time", transformation="INDIRECT"),
         *_indirect(entities),
     )
@@ -196,7 +199,10 @@ def show_aggregation(aggregation: TypedAggregation) -> str:
     parameters = [f"{name}={value:g}" for name, value in aggregation.parameters.items()]
     text = ", ".join(["*" if argument is None else show(argument), *parameters])
     window = aggregation.window_us
-    text = f"{aggregation.function}({text}) over "
+    text = f"{aggregation.function}({text})"
+    if aggregation.by is not None:
+        text += f" by {show(aggregation.by)}"
+    text += " over "
     text += LIFETIME if window is None else format_duration(window)
     if aggregation.where is not None:
         text += f" where {show(aggregation.where)}"

@@ -25,7 +25,7 @@ from featurestore.definitions import expression as expressions
 from featurestore.definitions.expression import Call, Case, Cast, Expression, Literal, columns_of
 from featurestore.definitions.on_demand import InputUse, OnDemandFeatureView, RequestSource
 from featurestore.definitions.view import Feature, FeatureSelection, FeatureView
-from featurestore.dtypes import DType
+from featurestore.dtypes import DType, holds_map
 from featurestore.errors import (
     CyclicReference,
     DefinitionError,
@@ -241,6 +241,11 @@ class _Resolving:
                 wanted = feature.declared_dtype or found or expressions.infer(tree, schema)
             except DefinitionError as error:
                 self.work.errors.append(placed(error, feature, f"{about}: "))
+                continue
+            if holds_map(wanted):
+                message = f"{about} is {wanted}; only an aggregation with by yields a map"
+                hint = "a Python function reads one as a dict"
+                self.work.add(feature, f"{message}, and {hint}", TypeMismatch)
                 continue
             if found is not None and found != wanted and not reads_as(found, wanted):
                 message = f"{about} is {found}, which does not fit {wanted} without loss"

@@ -100,7 +100,7 @@ def _prune_join(rel: AsOfJoin, needed: Collection[str]) -> AsOfJoin:
 def _prune_windows(rel: WindowJoin, needed: Collection[str]) -> WindowJoin:
     functions = {out: f for out, f in rel.functions.items() if out in needed}
     left = {*needed, *rel.keys, rel.left_time}
-    read = {name for f in functions.values() for name in (f.value, f.condition)}
+    read = {name for f in functions.values() for name in (f.value, f.condition, f.bucket)}
     used = {name for name in (*read, rel.event_id) if name is not None}
     right = _prune_stamped(rel.right, used)
     return replace(rel, left=_prune(rel.left, left), right=right, functions=functions)

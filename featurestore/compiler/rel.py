@@ -229,7 +229,12 @@ class AsOfJoin:
 class WindowFunction:
     """`function` over the right column `value` (of type `argument`; None: over rows) of those rows
     for which the bool column `condition` is true, within a window (`window_us` None: lifetime;
-    `hop_us` 0: exact); `dtype` is what it yields."""
+    `hop_us` 0: exact); `dtype` is what it yields.
+
+    With a right column `bucket` it yields a map: from each value of it among these rows, in
+    ascending order and NULL left out, to the function over the rows that have it. More than
+    `BUCKETS_PER_KEY_MAX` of them are NULL, none an empty map.
+    """
 
     dtype: DType
     function: str
@@ -240,6 +245,7 @@ class WindowFunction:
     delay_us: int
     hop_us: int
     parameters: Mapping[str, int | float] = field(default_factory=dict, hash=False)
+    bucket: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

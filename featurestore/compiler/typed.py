@@ -84,7 +84,8 @@ class TypedFeature:
 class TypedAggregation:
     """One windowed feature: `function` over `argument` (None: `count("*")`) of the rows for which
     `where` is true, within a window (`window_us` None: lifetime; `hop_us` 0: exact). `dtype` is
-    what it yields, `argument_dtype` the type of its values."""
+    what it yields, `argument_dtype` the type of its values. Where there is `by`, it yields a map
+    from each value of `by`, of type `by_dtype`, to the function over the rows that have it."""
 
     name: str
     dtype: DType
@@ -97,6 +98,7 @@ class TypedAggregation:
     hop_us: int
     parameters: Mapping[str, int | float]
     by: Expression | None
+    by_dtype: DType | None
     version: str
     description: str = ""
 

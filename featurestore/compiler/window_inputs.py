@@ -16,16 +16,17 @@ from featurestore.fingerprint import fingerprint
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowInputs:
     """`columns` maps each column to its expression over the source's columns and its type; equal
-    expressions are one column. `values` and `conditions` name for each aggregation the column of
-    its argument (None: `count("*")`) and of its `where` (None: there is none)."""
+    expressions are one column. `values`, `conditions` and `buckets` name for each aggregation the
+    column of its argument (None: `count("*")`), of its `where` and its `by` (None: it has none)."""
 
     columns: Mapping[str, tuple[Expression, DType]]
     values: tuple[str | None, ...]
     conditions: tuple[str | None, ...]
+    buckets: tuple[str | None, ...]
 
 
 def window_inputs(view: TypedView) -> WindowInputs:
-    """The argument and condition columns of a windowed view, in the order of its aggregations."""
+    """What a windowed view's aggregations read, in their order."""
     columns: dict[str, tuple[Expression, DType]] = {}
     names: dict[str, str] = {}
 
@@ -42,7 +43,8 @@ def window_inputs(view: TypedView) -> WindowInputs:
 
     values = tuple(column("value", a.argument, a.argument_dtype) for a in view.aggregations)
     conditions = tuple(column("where", a.where, BOOL) for a in view.aggregations)
-    return WindowInputs(columns=columns, values=values, conditions=conditions)
+    buckets = tuple(column("by", a.by, a.by_dtype) for a in view.aggregations)
+    return WindowInputs(columns=columns, values=values, conditions=conditions, buckets=buckets)
 
 
 def window_functions(view: TypedView) -> dict[str, WindowFunction]:
@@ -55,13 +57,14 @@ def window_functions(view: TypedView) -> dict[str, WindowFunction]:
             value=value,
             argument=a.argument_dtype,
             condition=condition,
+            bucket=bucket,
             window_us=a.window_us,
             delay_us=a.delay_us,
             hop_us=a.hop_us,
             parameters=a.parameters,
         )
-        for a, value, condition in zip(
-            view.aggregations, inputs.values, inputs.conditions, strict=True
+        for a, value, condition, bucket in zip(
+            view.aggregations, inputs.values, inputs.conditions, inputs.buckets, strict=True
         )
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from featurestore.aggregates import bucketed
 from featurestore.compiler.rel import (
     CREATED_US,
     DELETED,
@@ -35,6 +36,11 @@ def counts_column(n: int) -> str:
     return f"counts:{n}"
 
 
+def bucket_column(n: int) -> str:
+    """The column that holds the buckets of input `n`, where it has some."""
+    return f"bucket:{n}"
+
+
 def tie_column(n: int) -> str:
     """The column that holds column `n` of the view's `version_order`."""
     return f"tie:{n}"
@@ -42,21 +48,21 @@ def tie_column(n: int) -> str:
 
 def window_layout(view: TypedView) -> WindowLayout:
     """How the states of a windowed view lie."""
-    pairs = _pairs(view)
-    inputs = [pairs[index] for index in _inputs(view)]
-    dtypes = dict(zip(pairs, map(_kept_dtype, view.aggregations), strict=True))
+    read = _read(view)
+    inputs = [read[index] for index in _inputs(view)]
+    dtypes = dict(zip(read, map(_input_dtype, view.aggregations), strict=True))
     return WindowLayout(
-        inputs=tuple(WindowInput(dtypes[pair]) for pair in inputs),
+        inputs=tuple(WindowInput(dtypes[one]) for one in inputs),
         outputs=tuple(
             WindowOutput(
                 function=one.function,
-                input=inputs.index(pair),
+                input=inputs.index(columns),
                 window_us=one.window_us,
                 delay_us=one.delay_us,
                 hop_us=one.hop_us,
                 parameters=tuple(sorted(one.parameters.items())),
             )
-            for one, pair in zip(view.aggregations, pairs, strict=True)
+            for one, columns in zip(view.aggregations, read, strict=True)
         ),
         dtypes=tuple(one.dtype for one in view.aggregations),
         tag=row_tag(view.storage_hash),
@@ -82,6 +88,8 @@ def window_rel(
         value, condition = inputs.values[index], inputs.conditions[index]
         columns |= {} if value is None else {input_column(n): value}
         columns |= {} if condition is None else {counts_column(n): condition}
+        bucket = inputs.buckets[index]
+        columns |= {} if bucket is None else {bucket_column(n): bucket}
     columns |= {name: name for name in (EVENT_US, CREATED_US, DELETED)}
     return Project(input=rows, columns=columns)
 
@@ -120,15 +128,20 @@ def rebuilt_rows(
 
 
 def _inputs(view: TypedView) -> list[int]:
-    """For each input one aggregation that has it, by its index: those that agree in argument and
-    condition share an input."""
-    return sorted({pair: n for n, pair in reversed([*enumerate(_pairs(view))])}.values())
+    """For each input one aggregation that has it, by its index: those that agree in argument,
+    condition and bucket share an input."""
+    return sorted({columns: n for n, columns in reversed([*enumerate(_read(view))])}.values())
 
 
-def _pairs(view: TypedView) -> list[tuple[str | None, str | None]]:
-    """The columns of each aggregation's argument and condition."""
+def _read(view: TypedView) -> list[tuple[str | None, ...]]:
+    """The columns of each aggregation's argument, condition and bucket."""
     inputs = window_inputs(view)
-    return list(zip(inputs.values, inputs.conditions, strict=True))
+    return list(zip(inputs.values, inputs.conditions, inputs.buckets, strict=True))
+
+
+def _input_dtype(aggregation: TypedAggregation) -> DType | None:
+    kept = _kept_dtype(aggregation)
+    return kept if aggregation.by_dtype is None else bucketed(aggregation.by_dtype, kept)
 
 
 def _kept_dtype(aggregation: TypedAggregation) -> DType | None:

@@ -50,11 +50,14 @@ class Aggregation(Definition):
     At T a window covers the rows known at T with `floor(T − delay − window, hop) ≤ event time <
     T − delay`. `window` is a duration or `"lifetime"`; `windows` makes a feature of each. `hop` is
     `"auto"` (5 min for windows below 12 h, 1 h below 12 d, else 1 d), a duration or `"exact"`.
-    `where` is a condition over the source's columns. `n` is for `first_n`, `last_n` and `top_k`,
+    `where` is a condition over the source's columns. `by` (a column or expression: string, integer
+    or bool) makes the value a map: from each value of `by` among the rows in the window that count
+    (NULL has no entry) to the function over those rows. `n` is for `first_n`, `last_n` and `top_k`,
     `q` (0 to 1) for `approx_quantile`, `error` for the approximate functions.
 
-    A feature is named `{column}_{function}_{window}` (`count_24h` for `"*"`); `name` replaces that,
-    and with `windows` is followed by `_{window}`.
+    A feature is named `{column}_{function}_{window}` (`count_24h` for `"*"`), with a `by` column
+    `{column}_{function}_by_{by}_{window}`; `name` replaces that, and with `windows` is followed by
+    `_{window}`.
 
     Raises `InvalidName`, `TypeMismatch`, `UnknownReference` (an unknown function) and plain
     `DefinitionError`; while a repository is loaded these are gathered.
@@ -88,8 +91,6 @@ class Aggregation(Definition):
         _check_dtype(self)
         _check_delay(self)
         _check_windows(self)
-        if self.by is not None:
-            report(self, "by (a map of values) is not supported yet; use where, one per value")
         if self.valid:
             for feature in self.features:
                 if problem := name_problem(feature.name):
@@ -127,7 +128,8 @@ class Aggregation(Definition):
         if self.name is not None:
             return self.name if self.windows is None else f"{self.name}_{window}"
         column = "" if self.column == ROWS else f"{self.column}_"
-        return f"{column}{self.function}_{window}"
+        by = "" if self.by is None else f"by_{self.by}_"
+        return f"{column}{self.function}_{by}{window}"
 
 
 def _windows(aggregation: Aggregation) -> tuple[Duration, ...]:
@@ -176,7 +178,7 @@ def _check_function(aggregation: Aggregation) -> None:
 
 def _check_dtype(aggregation: Aggregation) -> None:
     if aggregation.dtype is not None:
-        found = read_dtype(aggregation, aggregation.dtype, what="dtype")
+        found = read_dtype(aggregation, aggregation.dtype, what="dtype", maps=True)
         set_field(aggregation, "dtype", None if found is None else str(found))
 
 

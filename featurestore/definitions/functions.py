@@ -158,8 +158,9 @@ def _sign(types: Types) -> Signature:
 
 
 def _compared(types: Types) -> Signature:
-    """Read as their common type; lists do not compare."""
+    """Read as their common type; lists and maps do not compare."""
     _takes("no list", lambda t: t.kind is not Kind.LIST, types)
+    _takes("no map", _is_no_map, types)
     return Signature((common_type(types),) * len(types), BOOL)
 
 
@@ -168,7 +169,12 @@ def _extreme(types: Types) -> Signature:
     return Signature(arguments, arguments[0])
 
 
+def _is_no_map(dtype: DType) -> bool:
+    return dtype.kind is not Kind.MAP
+
+
 def _shared(types: Types) -> Signature:
+    _takes("no map", _is_no_map, types)
     wide = common_type(types)
     return Signature((wide,) * len(types), wide)
 

@@ -161,12 +161,16 @@ def check_duration(definition: Definition, name: str, *, zero: bool = False) -> 
         set_field(definition, name, None)
 
 
-def read_dtype(definition: Definition, value: object, *, what: str) -> DType | None:
-    """The type that `value` names; None, after a report, where it names none."""
-    if isinstance(value, DType):
-        return value
+def read_dtype(
+    definition: Definition, value: object, *, what: str, maps: bool = False
+) -> DType | None:
+    """The type that `value` names; None, after a report, where it names none, or a map where there
+    are none."""
     try:
-        return dtypes.parse(str(value))
+        found = value if isinstance(value, DType) else dtypes.parse(str(value))
+        if not maps and dtypes.holds_map(found):
+            raise ValueError(f"{found}: only an aggregation with by yields a map")
     except ValueError as error:
         report(definition, f"{what}: {error}", TypeMismatch)
         return None
+    return found

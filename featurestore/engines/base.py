@@ -31,6 +31,11 @@ class SumOverflowWarning(UserWarning):
     """Sums in windows that are NULL because they do not fit their type."""
 
 
+class BucketsExceededWarning(UserWarning):
+    """Maps of windows that are NULL because they would have more than `BUCKETS_PER_KEY_MAX`
+    entries."""
+
+
 class Engine(ABC):
     """Runs relations. Use as a context manager, or call `close`.
 

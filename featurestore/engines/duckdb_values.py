@@ -35,6 +35,8 @@ def readable(found: str, wanted: DType) -> bool:
     """Whether a column of DuckDB type `found` may be read as `wanted`, value by value."""
     if found == _NULL:
         return True
+    if wanted.kind is Kind.MAP:
+        return found == sql_type(wanted)
     if found.endswith("[]") and wanted.item is not None:
         return readable(found[:-2], wanted.item)
     if found.upper() in _WIDE_INTEGERS:

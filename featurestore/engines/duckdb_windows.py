@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from featurestore.aggregates import BUCKETS_PER_KEY_MAX
 from featurestore.compiler.rel import (
     CREATED_US,
     DELETED,
@@ -24,7 +25,7 @@ from featurestore.compiler.rel import (
     Rel,
     WindowJoin,
 )
-from featurestore.engines.base import SumOverflowWarning
+from featurestore.engines.base import BucketsExceededWarning, SumOverflowWarning
 from featurestore.engines.duckdb_scans import Within
 from featurestore.engines.duckdb_shared import Shared, of_shared
 from featurestore.engines.duckdb_sql import ROW, Query, Table, identifiers, input_table
@@ -37,6 +38,8 @@ from featurestore.timeline import INSTANT_US_MIN
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+
+    from featurestore.engines.window_answers import Lost
 
 EVENTS_AT_ONCE = 4_000_000
 """So many events, or cells of answers, are in memory at a time, where keys allow."""
@@ -172,12 +175,12 @@ class _Search:
         columns = self._columns()
         if without < asked:
             events = self._events(keys, columns, times)
-            overflows = 0
+            sums = maps = 0
             for part, found in self._parts(requests, events, asked, columns):
                 rows, more = _answer(rel, part, found, columns)
                 self.bench.insert(answers, rows)
-                overflows += more
-            _warn(overflows)
+                sums, maps = sums + more.sums, maps + more.maps
+            _warn(sums, maps)
             self.bench.drop(events)
         elif not asked:
             self.bench.note("events", self._events_text(keys, columns, (0, 0)))
@@ -218,7 +221,7 @@ class _Search:
     def _columns(self) -> dict[str, str]:
         """The right side's columns that functions read, as `v0`, `v1`, …"""
         functions = self.rel.functions.values()
-        read = [name for f in functions for name in (f.value, f.condition) if name is not None]
+        read = [name for f in functions for name in (f.value, f.condition, f.bucket) if name]
         return {name: f"v{n}" for n, name in enumerate(dict.fromkeys(read))}
 
     def _events(self, keys: str, columns: Mapping[str, str], times: Sequence[int]) -> str:
@@ -349,14 +352,14 @@ class _Search:
 
 def _answer(
     rel: WindowJoin, requests: pa.Table, events: pa.Table, columns: Mapping[str, str]
-) -> tuple[pa.Table, int]:
-    """The answers to `requests`, as rows of the table of answers, and how many sums overflow."""
+) -> tuple[pa.Table, Lost]:
+    """The answers to `requests`, as rows of the table of answers, and what does not fit."""
     import pyarrow as pa
 
     from featurestore.engines.window_answers import answer
 
     dtypes = {name: rel.right.schema[name] for name in columns}
-    found, overflows = answer(
+    found, lost = answer(
         rel,
         requests,
         events,
@@ -364,13 +367,20 @@ def _answer(
         event_id=None if rel.event_id is None else ("id", rel.right.schema[rel.event_id]),
     )
     names = [f"o{n}" for n in range(len(found))]
-    return pa.table(dict(zip(names, found, strict=True))), overflows
+    return pa.table(dict(zip(names, found, strict=True))), lost
 
 
-def _warn(overflows: int) -> None:
-    if overflows:
+def _warn(sums: int, maps: int) -> None:
+    if maps:
         warnings.warn(
-            f"{overflows:,} sums in windows do not fit int64 (or 38 digits) and are NULL; sum a "
+            f"{maps:,} maps of windows would have more than {BUCKETS_PER_KEY_MAX:,} entries and "
+            "are NULL; say by=… something coarser, or leave rows out with where",
+            BucketsExceededWarning,
+            stacklevel=2,
+        )
+    if sums:
+        warnings.warn(
+            f"{sums:,} sums in windows do not fit int64 (or 38 digits) and are NULL; sum a "
             "smaller unit, or CAST(… AS float64)",
             SumOverflowWarning,
             stacklevel=2,

@@ -67,6 +67,8 @@ def sql_type(dtype: DType) -> str:
     """The DuckDB type of a column of `dtype` inside engine SQL (timestamps are naive UTC)."""
     if dtype.item is not None:
         return f"{sql_type(dtype.item)}[]"
+    if dtype.key is not None and dtype.value is not None:
+        return f"MAP({sql_type(dtype.key)}, {sql_type(dtype.value)})"
     return "TIMESTAMP" if dtype.kind is Kind.TIMESTAMP else dtype.duckdb
 
 

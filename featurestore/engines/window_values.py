@@ -35,6 +35,8 @@ def arrow_type(dtype: DType) -> pa.DataType:
         return pa.timestamp("us")
     if dtype.item is not None:
         return pa.list_(arrow_type(dtype.item))
+    if dtype.key is not None and dtype.value is not None:
+        return pa.map_(arrow_type(dtype.key), arrow_type(dtype.value))
     return to_arrow(dtype)
 
 

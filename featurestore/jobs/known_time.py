@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from featurestore.engines.base import SumOverflowWarning
+from featurestore.engines.base import BucketsExceededWarning, SumOverflowWarning
 from featurestore.jobs.entity_frame import Rows
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class KnownTimeCheck:
         with warnings.catch_warnings():
             # What overflows has been said of the whole frame.
             warnings.simplefilter("ignore", SumOverflowWarning)
+            warnings.simplefilter("ignore", BucketsExceededWarning)
             batches = run.features(sample)
         return sum(batch.column(name).null_count for batch in batches for name in names)
 

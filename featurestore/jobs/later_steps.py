@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore.compiler.training import TIME, TrainingSet
 from featurestore.dtypes import DType, Kind, to_arrow
 from featurestore.user_functions import Failures, batch_function, row_function
+from featurestore.value_bytes import map_types
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,5 +104,20 @@ def _row_values(column: pa.Array, dtype: DType) -> list[Any]:
     elif dtype.item is not None and dtype.item.kind in (Kind.TIMESTAMP, Kind.DATE):
         plain = pa.int64() if dtype.item.kind is Kind.TIMESTAMP else pa.int32()
         column = column.cast(pa.list_(plain))
+    elif dtype.kind is Kind.MAP:
+        return _row_maps(column, dtype)
     values: list[Any] = column.to_pylist()
     return values
+
+
+def _row_maps(column: pa.MapArray, dtype: DType) -> list[dict[Any, Any] | None]:
+    """Maps as dicts, their values as rows carry them."""
+    key, value = map_types(dtype)
+    keys, values = _row_values(column.keys, key), _row_values(column.items, value)
+    offsets = column.offsets.to_pylist()
+    return [
+        dict(zip(keys[start:stop], values[start:stop], strict=True)) if there else None
+        for start, stop, there in zip(
+            offsets[:-1], offsets[1:], column.is_valid().to_pylist(), strict=True
+        )
+    ]

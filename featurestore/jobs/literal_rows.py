@@ -34,6 +34,11 @@ def literal(value: Any, dtype: DType) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{value!r} is not a {dtype}")
         return [literal(item, dtype.item) for item in value]
+    if dtype.key is not None and dtype.value is not None:
+        if not isinstance(value, dict):
+            raise ValueError(f"{value!r} is not a {dtype}")
+        pairs = value.items()
+        return {literal(key, dtype.key): literal(one, dtype.value) for key, one in pairs}
     try:
         found = _scalar(value, dtype)
     except (InvalidRequest, InvalidOperation, TypeError, ValueError) as error:

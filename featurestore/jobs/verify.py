@@ -35,6 +35,7 @@ from featurestore.jobs.window_runs import newest_events
 from featurestore.statuses import Status
 from featurestore.stores.online.base import KeyFields
 from featurestore.timeline import format_duration, format_instant
+from featurestore.wire.columns import python_values
 from featurestore.wire.keys import decode_key, key_prefix
 
 if TYPE_CHECKING:
@@ -312,7 +313,7 @@ class _Check:
         )
         table = job.to_arrow()
         of_view = table.column(f"{self._view.name}__status").to_pylist()
-        values = {name: table.column(self._column(name)).to_pylist() for name in self._features}
+        values = {name: python_values(table.column(self._column(name))) for name in self._features}
         return _Answers(
             values,
             {
@@ -372,6 +373,8 @@ def _is_same(offline: Any, online: Any) -> bool:
     """Exactly; but sums of floats may have been added up in another order."""
     if isinstance(offline, float) and isinstance(online, float):
         return math.isclose(offline, online, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    if isinstance(offline, dict) and isinstance(online, dict):
+        return [*offline] == [*online] and all(_is_same(offline[k], online[k]) for k in offline)
     return bool(offline == online)
 
 

@@ -17,6 +17,7 @@ from featurestore.compiler.selection import named
 from featurestore.dtypes import to_arrow
 from featurestore.errors import CorruptRow, UnknownFeature, UnknownView
 from featurestore.jobs.training import retrieve
+from featurestore.wire.columns import python_values
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedOnDemandView, TypedView, ViewUse
@@ -125,4 +126,4 @@ def _offline(
         event_timestamp=TIME_COLUMN,
     )
     table = job.to_arrow()
-    return {name: table.column(name).to_pylist() for name in job.features}
+    return {name: python_values(table.column(name)) for name in job.features}

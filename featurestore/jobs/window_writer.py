@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,22 +16,24 @@ from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US
 from featurestore.compiler.window_inputs import version_order
 from featurestore.compiler.window_rows import (
     EVENT_ID,
+    bucket_column,
     counts_column,
     input_column,
     tie_column,
     window_layout,
 )
+from featurestore.dtypes import DType, Kind
 from featurestore.errors import CorruptRow, InvalidRequest, StoreUnavailable
 from featurestore.jobs.window_fold import ADDED, REPEATED, TOO_LATE, fold, nothing
 from featurestore.jobs.window_turns import tie_bytes_of
 from featurestore.stores.online.base import KeyFields, Swap, revision_of
+from featurestore.value_bytes import map_types
 from featurestore.wire.keys import encode_keys, key_prefix
 from featurestore.wire.tiles import Decoded, Events, Mask, decode_states, objects, parse_state
 from featurestore.wire.window_layout import EVER_US, NEVER_US, WindowLayout
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedView
-    from featurestore.dtypes import DType
     from featurestore.jobs.materialize import Context
     from featurestore.wire.tiles import Column
 
@@ -274,11 +276,11 @@ def events_of(
         counts = np.ones(count, bool)
         if counts_column(n) in names:
             counts = _booleans(batch.column(counts_column(n)))
-        column = batch.column(input_column(n)) if input_column(n) in names else None
-        if column is not None:
-            counts = counts & column.is_valid().to_numpy(zero_copy_only=False)
-        values.append(None if one.dtype is None else _values(one.dtype, column))
+        for name in (input_column(n), bucket_column(n)):
+            if name in names:
+                counts = counts & batch.column(name).is_valid().to_numpy(zero_copy_only=False)
         present.append(counts)
+        values.append(_input_values(one.dtype, batch, n))
     ids = ties = None
     if layout.id_dtype is not None:
         ids = _values(layout.id_dtype, batch.column(EVENT_ID))
@@ -295,6 +297,23 @@ def events_of(
         tuple(present),
         tuple(values),
     )
+
+
+def _input_values(dtype: DType | None, batch: pa.RecordBatch | pa.Table, n: int) -> Column | None:
+    """What rows bring in for input `n`; anything where they do not count."""
+    if dtype is None or dtype.kind is not Kind.MAP:
+        return None if dtype is None else _values(dtype, batch.column(input_column(n)))
+    key, value = map_types(dtype)
+    buckets = _values(key, batch.column(bucket_column(n))).tolist()
+    if key.kind is Kind.BOOL:
+        buckets = list(map(bool, buckets))
+    brought: Sequence[Any] = [True] * len(buckets)
+    if input_column(n) in batch.schema.names:
+        column = batch.column(input_column(n))
+        if value.kind is not Kind.BOOL or pa.types.is_boolean(column.type):
+            brought = _values(value, column).tolist()
+    pairs = zip(buckets, brought, strict=True)
+    return objects([{bucket: one} for bucket, one in pairs])
 
 
 def rebuilt_until(layout: WindowLayout, state: bytes | None) -> int:

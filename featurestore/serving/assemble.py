@@ -37,7 +37,7 @@ from featurestore.wire.plans import Lookup, OnDemand, Output, ServingPlan, outpu
 from featurestore.wire.response import ResponseSchema
 from featurestore.wire.rows import key_encoder, key_prefix, subset_encoder
 from featurestore.wire.serving_raw_pb2 import RawOnlineFeaturesResponse
-from featurestore.wire.window_layout import WindowLayout, empty_value
+from featurestore.wire.window_layout import WindowLayout
 
 if TYPE_CHECKING:
     from featurestore.config import ServingSettings
@@ -529,10 +529,12 @@ def _schema(plan: ServingPlan, names: Sequence[Sequence[str]]) -> pb.Schema:
 
 
 def _empty(use: Output) -> list[int | None]:
-    """What the selected features hold where their key is not found."""
+    """What the selected features hold where their key is not found, as far as it is a number; that
+    a map has no entries is known from its type."""
     if isinstance(use, OnDemand) or use.windows is None:
         return [None] * len(use.selected)
-    return [empty_value(use.windows.outputs[index].function) for index in use.selected]
+    found = map(use.windows.empty, use.selected)
+    return [value if isinstance(value, int) else None for value in found]
 
 
 def _check_key_types(plan: ServingPlan) -> None:

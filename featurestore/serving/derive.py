@@ -28,7 +28,6 @@ from featurestore.wire.layout import RowLayout
 from featurestore.wire.one_row import row_encoder
 from featurestore.wire.pick import Pick, row_picker
 from featurestore.wire.plans import Lookup, OnDemand, ServingPlan
-from featurestore.wire.window_layout import empty_value
 
 if TYPE_CHECKING:
     from featurestore.exprlib import Losses
@@ -261,11 +260,12 @@ def _starts(sizes: Sequence[int]) -> list[int]:
     return found
 
 
-def _nothing(use: Lookup, features: Iterable[int]) -> tuple[int | None, ...]:
-    """The values of a key that is not found: of windows that count, 0."""
+def _nothing(use: Lookup, features: Iterable[int]) -> tuple[Any, ...]:
+    """The values of a key that is not found: of windows that count, 0, of maps, one without
+    entries."""
     if use.windows is None:
         return tuple(None for _ in features)
-    return tuple(empty_value(use.windows.outputs[index].function) for index in features)
+    return tuple(map(use.windows.empty, features))
 
 
 def _picker(use: Lookup, held: tuple[int, ...], features: Iterable[int]) -> Pick:

@@ -471,7 +471,14 @@ def _value(value: Any) -> Any:
         return str(value)
     if isinstance(value, list):
         return [_value(item) for item in value]
+    if isinstance(value, dict):
+        return {_key(key): _value(item) for key, item in value.items()}
     return value
+
+
+def _key(key: Any) -> str:
+    """A key of a map as JSON has it: always a text."""
+    return str(key).lower() if isinstance(key, bool) else str(key)
 
 
 def _json(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from featurestore.dtypes import DType, Kind
 from featurestore.partials import INT64_MAX, INT64_MIN
 from featurestore.value_bytes import Reader
 from featurestore.wire.one_row import row_encoder
@@ -27,7 +26,6 @@ from featurestore.wire.window_layout import (
     PartialLane,
     WindowLayout,
     WindowOutput,
-    empty_value,
 )
 from featurestore.wire.window_state_pb2 import WindowState, WindowTiles
 
@@ -463,8 +461,3 @@ _FINISH: dict[tuple[str, bool], Callable[[int, Any], Any]] = {
     **{("min", is_float): lambda _, values: min(values) for is_float in (False, True)},
     **{("max", is_float): lambda _, values: max(values) for is_float in (False, True)},
 }
-
-
-def empty_of(dtype: DType, function: str) -> int | None:
-    """What a feature holds where its key is not found."""
-    return empty_value(function) if dtype.kind is Kind.INT64 else None

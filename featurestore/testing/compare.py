@@ -20,7 +20,7 @@ from featurestore.compiler.rel import (
     Stamped,
 )
 from featurestore.dtypes import INT64, DType, to_arrow
-from featurestore.engines.base import BATCH_ROWS, Engine, SumOverflowWarning
+from featurestore.engines.base import BATCH_ROWS, BucketsExceededWarning, Engine, SumOverflowWarning
 from featurestore.testing.data import Case, to_array, to_rows, write_case
 from featurestore.testing.oracle import (
     Row,
@@ -53,6 +53,7 @@ def run(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SumOverflowWarning)
+        warnings.simplefilter("ignore", BucketsExceededWarning)
         reader = engine.stream(rel, inputs=inputs, batch_rows=batch_rows)
     batches = list(reader)
     wanted = {name: to_arrow(dtype) for name, dtype in rel.schema.items()}

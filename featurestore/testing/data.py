@@ -356,15 +356,28 @@ def to_rows(table: pa.Table) -> list[dict[str, Value]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _values(column: pa.ChunkedArray) -> list[Value]:
+def _values(column: pa.Array | pa.ChunkedArray) -> list[Value]:
     import pyarrow as pa
 
+    if pa.types.is_map(column.type):
+        return _map_values(column)
     values: list[Value] = column.cast(_plain(column.type)).to_pylist()
     if not pa.types.is_timestamp(column.type) or column.type.unit == "us":
         return values
     scale = {"s": SECOND_US, "ms": 1_000, "ns": None}[column.type.unit]
     in_us = [None if v is None else floor_us(v) if scale is None else v * scale for v in values]
     return list(in_us)
+
+
+def _map_values(column: pa.Array | pa.ChunkedArray) -> list[Value]:
+    found: list[Value] = []
+    for chunk in column.chunks if hasattr(column, "chunks") else [column]:
+        keys, values = _values(chunk.keys), _values(chunk.items)
+        offsets, there = chunk.offsets.to_pylist(), chunk.is_valid().to_pylist()
+        for start, stop, is_there in zip(offsets[:-1], offsets[1:], there, strict=True):
+            entries = zip(keys[start:stop], values[start:stop], strict=True)
+            found.append(dict(entries) if is_there else None)
+    return found
 
 
 def _plain(arrow: pa.DataType) -> pa.DataType:

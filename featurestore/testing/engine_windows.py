@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from featurestore.aggregates import checked_parameters, output_dtype
+from featurestore.aggregates import BUCKETS_PER_KEY_MAX, checked_parameters, output_dtype
 from featurestore.compiler.rel import AsOfJoin, Input, Project, WindowFunction, WindowJoin
-from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, TIMESTAMP, DType, parse
+from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, TIMESTAMP, DType, map_of, parse
 from featurestore.engines.base import Engine
 from featurestore.statuses import Status
 from featurestore.testing.compare import run
@@ -82,6 +82,11 @@ def over(
     )
 
 
+def into(bucket: str, function: WindowFunction) -> WindowFunction:
+    """The function in each bucket of a column."""
+    return replace(function, bucket=bucket, dtype=map_of(COLUMNS[bucket], function.dtype))
+
+
 def windows(right: Any, *functions: WindowFunction, **options: Any) -> WindowJoin:
     """The functions as `f0`, `f1`, … at times `t`, by `plane`."""
     spans = [f.window_us for f in functions]
@@ -141,6 +146,32 @@ class WindowsContract:
             (1, PRESENT),
             (0, NOT_FOUND),
         ]
+
+    def test_into_buckets(self, engine: Engine, tmp_path: Path) -> None:
+        """In ascending order; a row without a value or a bucket is in none, and none are `{}`."""
+        rows = [(10, 10, 5), (20, 60, -5), (30, 30, 7), (40, 40, None), (41, 41, 8), (55, 55, 5)]
+        counts = into("flag", over("count", 50))
+        sums = into("flag", over("sum", 20))
+        rel = windows(history(tmp_path, *rows), counts, sums)
+        assert ask(engine, rel, 10, 11, 50, 60, 61, 100, 200) == [
+            ({}, {}, PRESENT),
+            ({True: 1}, {True: 5}, PRESENT),
+            ({True: 3}, {True: 15}, PRESENT),
+            ({False: 1, True: 4}, {True: 13}, PRESENT),
+            ({False: 1, True: 3}, {True: 13}, PRESENT),
+            ({True: 1}, {}, PRESENT),
+            ({}, {}, NOT_FOUND),
+        ]
+        found = ask(engine, windows(history(tmp_path, *rows), into("v", over("mean", 50))), 50)
+        assert found == [({5: 5.0, 7: 7.0, 8: 8.0}, PRESENT)]
+        assert ask(engine, rel, 50, plane=None) == [({}, {}, NOT_FOUND)]
+
+    def test_too_many_buckets_are_null(self, engine: Engine, tmp_path: Path) -> None:
+        rows = [(n, n, n) for n in range(BUCKETS_PER_KEY_MAX + 1)]
+        rel = windows(history(tmp_path, *rows), into("v", over("count", 2_000)))
+        (full, _), (crowded, status) = ask(engine, rel, len(rows) - 1, len(rows))
+        assert full == dict.fromkeys(range(BUCKETS_PER_KEY_MAX), 1)
+        assert (crowded, status) == (None, PRESENT)
 
     def test_a_window_has_two_times(self, engine: Engine, tmp_path: Path) -> None:
         """Neither a frame over event times nor one over known times gives 2 at 30."""

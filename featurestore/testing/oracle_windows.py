@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from featurestore.aggregates import BUCKETS_PER_KEY_MAX
 from featurestore.dtypes import DType
 from featurestore.partials import partial_of
 from featurestore.statuses import Status
@@ -31,7 +32,8 @@ _EPOCH = date(1970, 1, 1)
 class Windowed:
     """One windowed feature: `function` over the column `value` (None: over the rows), of the rows
     for which the bool column `condition` is true. `hop_us` 0 is exact, `window_us` None a
-    lifetime."""
+    lifetime. With a column `bucket` it is a map from each value of it to the function over the rows
+    that have it."""
 
     function: str
     value: str | None = None
@@ -41,6 +43,7 @@ class Windowed:
     delay_us: int = 0
     hop_us: int = 0
     parameters: Mapping[str, int | float] = field(default_factory=dict)
+    bucket: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,28 +127,35 @@ def in_window(row: Row, at_us: int, window: Windowed) -> bool:
 def inputs_of(
     events: Iterable[Row], at_us: int, window: Windowed, event_id: str | None
 ) -> list[Value]:
-    """The values that the function is over, in the order of the window."""
+    """The values that the function is over, in the order of the window; into buckets, pairs of a
+    bucket and a value."""
     rows = [
         row
         for row in events
         if in_window(row, at_us, window)
         and (window.condition is None or row.values[window.condition] is True)
         and (window.value is None or row.values[window.value] is not None)
+        and (window.bucket is None or row.values[window.bucket] is not None)
     ]
-    column = window.value
-    if column is None:
-        return [None for _ in rows]
-    if window.function == "count":
-        return [row.values[column] for row in rows]
-    if event_id is None:
-        rows.sort(key=lambda row: (row.event_us, row.values[column]))
-    else:
-        rows.sort(key=lambda row: (row.event_us, row.values[event_id]))
-    return [row.values[column] for row in rows]
+    column, bucket = window.value, window.bucket
+    if column is not None and window.function != "count":
+        order = column if event_id is None else event_id
+        rows.sort(key=lambda row: (row.event_us, row.values[order]))
+    values = [None if column is None else row.values[column] for row in rows]
+    if bucket is None:
+        return values
+    return [(row.values[bucket], value) for row, value in zip(rows, values, strict=True)]
 
 
 def value_over(values: Sequence[Any], window: Windowed) -> Value:  # noqa: PLR0911 - one per function
-    """The function over a list of values, none of them NULL."""
+    """The function over a list of values, none of them NULL; into buckets, over pairs of a bucket
+    and a value."""
+    if window.bucket is not None:
+        plain = replace(window, bucket=None)
+        buckets = sorted({bucket for bucket, _ in values})
+        if len(buckets) > BUCKETS_PER_KEY_MAX:
+            return None
+        return {one: value_over([v for b, v in values if b == one], plain) for one in buckets}
     count, function = len(values), window.function
     if function == "count":
         return count
@@ -244,6 +254,8 @@ def window_answer(
 def agrees(found: Value, expected: Value, inputs: Sequence[Any], window: Windowed) -> bool:
     """Whether a value is right: exactly, but floats of sums within `TOLERANCE · Σ|x|` (a mean
     within that by n, a variance within it times the greatest |x|)."""
+    if window.bucket is not None:
+        return _maps_agree(found, expected, inputs, replace(window, bucket=None))
     function, dtype = window.function, window.dtype
     is_float = function in ("mean", "var", "std")
     is_float |= function == "sum" and dtype is not None and dtype.is_float
@@ -260,6 +272,18 @@ def agrees(found: Value, expected: Value, inputs: Sequence[Any], window: Windowe
     if function == "std":
         return bool(abs(found * found - expected * expected) <= room)
     return bool(abs(found - expected) <= room)
+
+
+def _maps_agree(found: Value, expected: Value, inputs: Sequence[Any], window: Windowed) -> bool:
+    """Whether all buckets are there, in ascending order, and right."""
+    if not isinstance(found, dict) or not isinstance(expected, dict):
+        return found is expected is None
+    if list(map(repr, found)) != list(map(repr, expected)):
+        return False
+    return all(
+        agrees(found[one], expected[one], [v for b, v in inputs if b == one], window)
+        for one in expected
+    )
 
 
 def _overflows(inputs: Sequence[Any], is_float: bool) -> bool:

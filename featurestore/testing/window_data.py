@@ -9,7 +9,7 @@ from pathlib import Path
 
 from featurestore.aggregates import AGGREGATES, checked_parameters, output_dtype
 from featurestore.compiler.rel import Input, WindowFunction, WindowJoin
-from featurestore.dtypes import BOOL, INT64, STRING, TIMESTAMP, DType
+from featurestore.dtypes import BOOL, INT64, MAP_KEYS, STRING, TIMESTAMP, DType, map_of
 from featurestore.engines.base import BATCH_ROWS, Engine
 from featurestore.statuses import Status
 from featurestore.testing.compare import (
@@ -152,6 +152,7 @@ def _with_few_ids(
 
 def _windows(choose: Choose, kinds: Mapping[str, DType], grid_us: int) -> dict[str, Windowed]:
     found = {}
+    buckets = {**kinds, _FLAG: BOOL}
     for number in range(choose((1, 2, 4))):
         function, column = choose(tuple(AGGREGATES)), choose((*kinds, None))
         dtype = None if column is None else kinds[column]
@@ -172,6 +173,7 @@ def _windows(choose: Choose, kinds: Mapping[str, DType], grid_us: int) -> dict[s
             delay_us=choose((0, 0, 1, grid_us)),
             hop_us=hop_us if window_us is None else min(hop_us, window_us),
             parameters=checked_parameters(function, wanted),
+            bucket=choose((None, None, *(n for n, t in buckets.items() if t.kind in MAP_KEYS))),
         )
     return found
 
@@ -191,7 +193,7 @@ def window_rel(wanted: WindowCase, folder: Path) -> WindowJoin:
         left_time=AT,
         functions={
             out: WindowFunction(
-                dtype=output_dtype(window.function, window.dtype),
+                dtype=_output_dtype(window, case.dtypes),
                 function=window.function,
                 value=window.value,
                 argument=window.dtype,
@@ -200,6 +202,7 @@ def window_rel(wanted: WindowCase, folder: Path) -> WindowJoin:
                 delay_us=window.delay_us,
                 hop_us=window.hop_us,
                 parameters=window.parameters,
+                bucket=window.bucket,
             )
             for out, window in wanted.windows.items()
         },
@@ -210,6 +213,11 @@ def window_rel(wanted: WindowCase, folder: Path) -> WindowJoin:
         correction_horizon_us=wanted.correction_horizon_us,
         reach_us=reach_us(wanted.windows.values()),
     )
+
+
+def _output_dtype(window: Windowed, dtypes: Mapping[str, DType]) -> DType:
+    plain = output_dtype(window.function, window.dtype)
+    return plain if window.bucket is None else map_of(dtypes[window.bucket], plain)
 
 
 def compare_windows(

@@ -44,6 +44,22 @@ def decode_columns(layout: RowLayout, rows: Sequence[bytes | None]) -> list[pa.A
     return [column.take(spread) for column in ordered]
 
 
+def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """The values of a column in Python, maps as dicts."""
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_map(column.type):
+        return [None if value is None else dict(value) for value in values]
+    return values
+
+
+def python_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a table as dicts, maps in them as dicts too."""
+    columns = {name: python_values(table.column(name)) for name in table.schema.names}
+    if not columns:
+        return [{} for _ in range(table.num_rows)]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 def _fixed_parts(
     layout: RowLayout, rows: Sequence[bytes | None], live: Sequence[bytes]
 ) -> npt.NDArray[Any]:

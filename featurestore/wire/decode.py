@@ -28,7 +28,7 @@ from featurestore.wire.layout import (
     VIEW_TAG,
     RowLayout,
 )
-from featurestore.wire.row_pb2 import ListValue
+from featurestore.wire.row_pb2 import ListValue, MapValue
 
 Decoded = tuple[list[Any], int, int, bool]
 Convert = Callable[[Any], Any]
@@ -263,6 +263,8 @@ def converter(dtype: DType) -> Convert | None:
     """How the stored form becomes the Python value; None where it is that already."""
     if dtype.item is not None:
         return _list_converter(dtype.item)
+    if dtype.key is not None and dtype.value is not None:
+        return _map_converter(dtype.key, dtype.value)
     match dtype.kind:
         case Kind.INT32 | Kind.INT64 | Kind.FLOAT32 | Kind.FLOAT64 | Kind.BYTES:
             return None
@@ -278,6 +280,8 @@ def converter(dtype: DType) -> Convert | None:
             return partial(_decimal, -(dtype.scale or 0))
         case Kind.LIST:
             raise ValueError("a list type without an item type")
+        case Kind.MAP:
+            raise ValueError("a map type without key and value types")
         case _:
             assert_never(dtype.kind)
 
@@ -303,10 +307,28 @@ def _decimal(exponent: int, blob: bytes) -> Decimal:
 
 
 def _list_converter(item: DType) -> Convert:
+    read = _list_reader(item)
+    return lambda blob: read(ListValue.FromString(blob))
+
+
+def _map_converter(key: DType, value: DType) -> Convert:
+    read_keys, read_values = _list_reader(key), _list_reader(value)
+
+    def read(blob: bytes) -> dict[Any, Any]:
+        message = MapValue.FromString(blob)
+        keys, values = read_keys(message.keys), read_values(message.values)
+        found = dict(zip(keys, values, strict=True))
+        if len(found) != len(keys) or None in found:
+            raise ValueError("a map has a key twice, or NULL")
+        return found
+
+    return read
+
+
+def _list_reader(item: DType) -> Callable[[ListValue], list[Any]]:
     slot, convert = item.slot, converter(item)
 
-    def read(blob: bytes) -> list[Any]:
-        message = ListValue.FromString(blob)
+    def read(message: ListValue) -> list[Any]:
         items: list[Any] = list(getattr(message, slot))
         if len(items) != message.length:
             raise ValueError("a list has not as many items as it says")

@@ -33,9 +33,10 @@ ROWS_PER_BLOCK = 8_192
 """Rows that are filled at once: a block stays in the processor's cache while its columns, which
 lie far apart, are written one after the other."""
 
-# Field tags of ListValue and DecimalValue.
+# Field tags of ListValue, DecimalValue and MapValue.
 _LENGTH, _ITEM_NULLS, _DOUBLES, _INTEGERS, _BLOBS = 0x08, 0x12, 0x1A, 0x22, 0x2A
 _UNSCALED = 0x0A
+_KEYS, _MAPPED = 0x0A, 0x12
 
 _TOMBSTONE = np.dtype(
     [
@@ -201,7 +202,9 @@ def _blobs(column: pa.Array, dtype: DType, name: str) -> tuple[pa.LargeBinaryArr
     if dtype.kind is Kind.DECIMAL:
         blobs = _decimals(column)
     elif dtype.item is not None:
-        blobs = _lists(column, dtype.item, name)
+        blobs = _lists(column.values, np.asarray(column.offsets), dtype.item, name)
+    elif dtype.key is not None and dtype.value is not None:
+        blobs = _maps(column, dtype.key, dtype.value, name)
     else:
         return column.cast(pa.large_binary()), missing
     if missing is not None:
@@ -233,11 +236,24 @@ def _decimals(column: pa.Array) -> pa.LargeBinaryArray:
     return binary.leading(message, widths + 2)
 
 
-def _lists(column: pa.Array, item: DType, name: str) -> pa.LargeBinaryArray:
+def _maps(column: pa.MapArray, key: DType, value: DType, name: str) -> pa.LargeBinaryArray:
+    """`MapValue`s. Entries come in the order of their keys, as `Buckets` and engines yield them."""
+    offsets = np.asarray(column.offsets)
+    keys = _lists(column.keys, offsets, key, name)
+    values = _lists(column.items, offsets, value, name)
+    return binary.join(
+        binary.length_headers(_KEYS, binary.lengths_of(keys)),
+        keys,
+        binary.length_headers(_MAPPED, binary.lengths_of(values)),
+        values,
+    )
+
+
+def _lists(items: pa.Array, offsets: Any, item: DType, name: str) -> pa.LargeBinaryArray:
     """`ListValue`s. The items of all lists lie one after the other in one child array, so that the
     encoded items of a list are one slice of the encoded child."""
-    offsets = np.asarray(column.offsets).astype(np.int64)
-    items = column.values.slice(offsets[0], offsets[-1] - offsets[0])
+    offsets = offsets.astype(np.int64)
+    items = items.slice(offsets[0], offsets[-1] - offsets[0])
     offsets = offsets - offsets[0]
     lengths = np.diff(offsets)
     values, missing = _VALUES[item.slot](items, item, name)

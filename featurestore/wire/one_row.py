@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from featurestore.dtypes import DType, Kind
-from featurestore.value_bytes import unscaled
+from featurestore.value_bytes import map_types, unscaled
 from featurestore.wire.layout import (
     BLOB,
     CREATED_TIME,
@@ -22,14 +22,15 @@ from featurestore.wire.layout import (
     RowLayout,
     field_head,
 )
-from featurestore.wire.row_pb2 import DecimalValue, ListValue
+from featurestore.wire.row_pb2 import DecimalValue, ListValue, MapValue
 
 Encode = Callable[[int, int, Sequence[Any]], bytes]
 
 
 def row_encoder(layout: RowLayout) -> Encode:
     """A function of event time, created time (µs) and the values in the layout's order: ints (of
-    timestamps µs, of dates days), floats, bools, texts, bytes, decimals, lists of them, or None."""
+    timestamps µs, of dates days), floats, bools, texts, bytes, decimals, lists and dicts of them,
+    or None."""
     source, names = _source(layout)
     exec(compile(source, f"<rows of {layout.view}>", "exec"), names)  # noqa: S102 (our own)
     encode: Encode = names["encode"]
@@ -103,6 +104,8 @@ def blob_data(dtype: DType) -> Callable[[Any], bytes]:
         case Kind.DECIMAL:
             scale = dtype.scale or 0
             return lambda value: _decimal(value, scale)
+        case Kind.MAP:
+            return _map_of(*map_types(dtype))
         case _:
             if dtype.item is None:
                 raise ValueError(f"{dtype} is no blob")
@@ -120,12 +123,28 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
+def _map_of(key: DType, value: DType) -> Callable[[Any], bytes]:
+    keys_of, values_of = _list_message(key), _list_message(value)
+
+    def encode(values: Mapping[Any, Any]) -> bytes:
+        keys = sorted(values)
+        message = MapValue(keys=keys_of(keys), values=values_of([values[key] for key in keys]))
+        return message.SerializeToString()
+
+    return encode
+
+
 def _list_of(item: DType) -> Callable[[Any], bytes]:
+    message_of = _list_message(item)
+    return lambda values: message_of(values).SerializeToString()
+
+
+def _list_message(item: DType) -> Callable[[Sequence[Any]], ListValue]:
     slot = item.slot
     data = blob_data(item) if slot == "blobs" else None
     zero: Any = {"doubles": 0.0, "integers": 0, "blobs": b""}[slot]
 
-    def encode(values: Sequence[Any]) -> bytes:
+    def message_of(values: Sequence[Any]) -> ListValue:
         missing = [n for n, value in enumerate(values) if value is None or _is_nan(value)]
         items = [zero if n in missing else value for n, value in enumerate(values)]
         if data is not None:
@@ -139,6 +158,6 @@ def _list_of(item: DType) -> Callable[[Any], bytes]:
         if missing:
             bits = sum(1 << n for n in missing)
             message.nulls = bits.to_bytes((len(items) + 7) // 8, "little")
-        return message.SerializeToString()
+        return message
 
-    return encode
+    return message_of

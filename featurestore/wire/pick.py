@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from featurestore.dtypes import DType, Kind
+from featurestore.dtypes import DType, Kind, map_of
 from featurestore.wire.decode import MALFORMED, blob_bounds, converter, set_bits
 from featurestore.wire.layout import HEAD, RowLayout
 
@@ -70,6 +70,13 @@ def _struct(layout: RowLayout, wanted: set[int]) -> struct.Struct:
 def _carried(dtype: DType) -> Callable[[Any], Any] | None:
     if dtype.kind in _CARRIED_AS_INTS:
         return None
-    if dtype.item is not None and dtype.item.kind in _CARRIED_AS_INTS:
-        return converter(DType(Kind.LIST, item=_INT64))
-    return converter(dtype)
+    return converter(_as_carried(dtype))
+
+
+def _as_carried(dtype: DType) -> DType:
+    """The type with int64 for all that is carried as an int."""
+    if dtype.item is not None:
+        return DType(Kind.LIST, item=_as_carried(dtype.item))
+    if dtype.key is not None and dtype.value is not None:
+        return map_of(dtype.key, _as_carried(dtype.value))
+    return _INT64 if dtype.kind in _CARRIED_AS_INTS else dtype

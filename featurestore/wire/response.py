@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from featurestore import dtypes
+from featurestore.dtypes import Kind
 from featurestore.errors import InternalError, InvalidRequest, NameClash
 from featurestore.statuses import Status
 from featurestore.wire import serving_pb2 as pb
@@ -40,12 +41,24 @@ class ResponseSchema:
         self.layouts = tuple(layout_of(view) for view in schema.views)
         self.decoders = tuple(row_decoder(layout) for layout in self.layouts)
         self.names = tuple(tuple(name for name, _ in layout.features) for layout in self.layouts)
-        self.empty = tuple(
+        self._empty = tuple(
             [f.empty if f.HasField("empty") else None for f in view.features]
             for view in schema.views
         )
+        self._maps = tuple(
+            [i for i, (_, dtype) in enumerate(layout.features) if dtype.kind is Kind.MAP]
+            for layout in self.layouts
+        )
         self.feature_names = tuple(name for names in self.names for name in names)
         self._taken = frozenset(name.casefold() for name in self.feature_names)
+
+    def empty(self, view: int) -> list[Any]:
+        """The values of a view's features where nothing is found: a list, and maps, of the
+        caller's own."""
+        found: list[Any] = [*self._empty[view]]
+        for index in self._maps[view]:
+            found[index] = {}
+        return found
 
     def check(self, columns: Iterable[str]) -> None:
         """Raises `NameClash` where one of `columns` has the name of a feature, in any case."""
@@ -151,10 +164,8 @@ class OnlineResponse:
         Ints are exact; a missing value is None, and `statuses` says why.
         """
         columns = {name: list(values) for name, values in self._entities.given.items()}
-        for names, rows, missing in zip(
-            self.schema.names, self._values, self.schema.empty, strict=True
-        ):
-            there = [missing if values is None else values for values in rows]
+        for view, (names, rows) in enumerate(zip(self.schema.names, self._values, strict=True)):
+            there = [self.schema.empty(view) if values is None else values for values in rows]
             by_feature = zip(*there, strict=True) if there else repeat(())
             columns.update(zip(names, map(list, by_feature), strict=False))
         return columns
@@ -166,7 +177,7 @@ class OnlineResponse:
         columns = {name: _array(name, values) for name, values in self._entities.given.items()}
         for view, layout in enumerate(self._layouts):
             arrays = decode_columns(layout, self._rows[view])
-            arrays = list(map(_filled, arrays, repeat(self._rows[view]), self.schema.empty[view]))
+            arrays = list(map(_filled, arrays, repeat(self._rows[view]), self.schema.empty(view)))
             columns.update(zip((name for name, _ in layout.features), arrays, strict=True))
         return pa.table(columns)
 
@@ -248,13 +259,15 @@ def layout_of(view: pb.ViewSchema) -> RowLayout:
     return RowLayout(features, view.view_tag, view.name)
 
 
-def _filled(column: pa.Array, rows: Sequence[bytes | None], empty: int | None) -> pa.Array:
+def _filled(column: pa.Array, rows: Sequence[bytes | None], empty: Any) -> pa.Array:
     """The column with `empty` where there is no row."""
     if empty is None or None not in rows:
         return column
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    return pc.if_else([row is None for row in rows], empty, column)
+    missing = pa.array([row is None for row in rows])
+    return pc.if_else(missing, pa.scalar(empty, column.type), column)
 
 
 def _array(name: str, values: Sequence[Any]) -> pa.Array:

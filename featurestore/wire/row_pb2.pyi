@@ -45,7 +45,9 @@ class Row(_message.Message):
     nulls: _builtins.bytes
     """Bit i (of byte i / 8, least significant first) set: feature i is NULL. One bit per feature."""
     deleted: _builtins.bool
-    """A tombstone: the source deleted this key. Holds no values."""
+    """map (MapValue)
+    A tombstone: the source deleted this key. Holds no values.
+    """
     @_builtins.property
     def doubles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Features of each kind in the view's order; a slot stands for NULLs too (0, empty).
@@ -58,7 +60,7 @@ class Row(_message.Message):
 
     @_builtins.property
     def blobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """string (UTF-8), bytes, decimal (DecimalValue), list (ListValue)"""
+        """string (UTF-8), bytes, decimal (DecimalValue), list (ListValue),"""
 
     def __init__(
         self,
@@ -155,3 +157,31 @@ class ListValue(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListValue: _TypeAlias = ListValue  # noqa: Y015
+
+@_typing.final
+class MapValue(_message.Message):
+    """A map: its keys in ascending order (of texts, of their bytes), none of them NULL, and the value of
+    each. Fields are written even where they are empty, so that equal maps are equal bytes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> Global___ListValue: ...
+    @_builtins.property
+    def values(self) -> Global___ListValue: ...
+    def __init__(
+        self,
+        *,
+        keys: Global___ListValue | None = ...,
+        values: Global___ListValue | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "values", b"values"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MapValue: _TypeAlias = MapValue  # noqa: Y015

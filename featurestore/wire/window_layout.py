@@ -9,8 +9,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from featurestore import dtypes, windows
+from featurestore.aggregates import empty_value
 from featurestore.dtypes import DType, Kind
 from featurestore.errors import CorruptRow
 from featurestore.partials import Partial, partial_of
@@ -34,7 +36,8 @@ Parameters = tuple[tuple[str, int | float], ...]
 
 @dataclass(frozen=True, slots=True)
 class WindowInput:
-    """A value that events bring in, where they count at all; `dtype` None: only that they do."""
+    """A value that events bring in, where they count at all; `dtype` None: only that they do. What
+    goes into buckets is a map with one entry: the bucket, and what it gets."""
 
     dtype: DType | None
 
@@ -142,6 +145,9 @@ class WindowLayout:
         dtype, n = self.inputs[output.input].dtype, output.input
         count = Lane("add", "count", n)
         slot = None if dtype is None else dtype.slot
+        if dtype is not None and dtype.kind is Kind.MAP:
+            # As large as its buckets are many, so it stands once, in the tile that it is of.
+            return [count], [], [PartialLane(output.function, n, output.parameters, False)]
         if output.function == "count":
             return [count], [], []
         if dtype is not None and dtype.kind is not Kind.DECIMAL:
@@ -204,6 +210,10 @@ class WindowLayout:
             "Write its view anew: featurestore materialize --replace"
         )
 
+    def empty(self, output: int) -> int | dict[Any, Any] | None:
+        """What an output holds over no rows; a map that nobody else has."""
+        return empty_value(self.outputs[output].function, self.dtypes[output])
+
     def to_message(self) -> pb.Windows:
         """What a serving plan says of it."""
         return pb.Windows(
@@ -227,14 +237,6 @@ class WindowLayout:
         if any(output.input >= len(inputs) for output in outputs):
             raise ValueError("a window over an input that is not there")
         return cls(inputs=inputs, outputs=outputs, dtypes=features, tag=tag, view=view)
-
-
-_ZERO = {"count", "count_distinct", "approx_count_distinct"}
-
-
-def empty_value(function: str) -> int | None:
-    """What a function yields over no rows."""
-    return 0 if function in _ZERO else None
 
 
 def _output_message(output: WindowOutput) -> pb.WindowOutput:

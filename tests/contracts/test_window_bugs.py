@@ -15,7 +15,13 @@ import pytest
 from mutants import Change, mutant
 
 from featurestore.config import OfflineSettings
-from featurestore.engines import duckdb_windows, window_answers, window_functions, window_rows
+from featurestore.engines import (
+    duckdb_windows,
+    window_answers,
+    window_buckets,
+    window_functions,
+    window_rows,
+)
 from featurestore.engines.base import Engine
 from featurestore.engines.duckdb import DuckDBEngine
 from featurestore.testing.data import GRIDS_US, seeded
@@ -24,11 +30,13 @@ from featurestore.testing.window_data import compare_windows, make_window_case
 
 SEEDS = range(60)
 ROWS, SQL, ANSWERS, FUNCTIONS = window_rows, duckdb_windows, window_answers, window_functions
+BUCKETS = window_buckets
 _PATCHED: dict[ModuleType, tuple[ModuleType, tuple[str, ...]]] = {
     ROWS: (window_answers, ("Windows",)),
     SQL: (duckdb_windows, ("window_join",)),
     ANSWERS: (window_answers, ("answer",)),
     FUNCTIONS: (window_answers, ("evaluate", "Columns")),
+    BUCKETS: (window_answers, ("Bucketed",)),
 }
 
 BUGS: dict[str, tuple[ModuleType, Change]] = {
@@ -86,6 +94,14 @@ BUGS: dict[str, tuple[ModuleType, Change]] = {
     "sums wrap around": (FUNCTIONS, ("mask=missing | misfit", "mask=missing")),
     "ties are in any order": (
         FUNCTIONS, ("if self._name is None or not same.any():", "if True:")
+    ),
+    "buckets without rows stay": (BUCKETS, ("count[order] > 0", "count[order] >= 0")),
+    "rows without a bucket count": (BUCKETS, ("np.flatnonzero(values.valid)", "everything")),
+    "a bucket too many is allowed": (
+        BUCKETS, ("per_request <= BUCKETS_PER_KEY_MAX", "per_request <= BUCKETS_PER_KEY_MAX + 1")
+    ),
+    "replaced rows stay in their buckets": (
+        BUCKETS, ("None if happened.until is None else happened.until[index]", "None")
     ),
 }  # fmt: skip
 HELP = """

@@ -59,7 +59,7 @@ def _digits(number: int) -> tuple[int, ...]:
 
 @st.composite
 def dtype_strategy(draw: st.DrawFn, depth: int = 2) -> DType:
-    kinds = ["plain"] * 6 + ["decimal"] + (["list"] if depth else [])
+    kinds = ["plain"] * 6 + ["decimal"] + (["list", "map"] if depth else [])
     match draw(st.sampled_from(kinds)):
         case "decimal":
             precision = draw(st.integers(1, 38))
@@ -67,6 +67,9 @@ def dtype_strategy(draw: st.DrawFn, depth: int = 2) -> DType:
             return DType(Kind.DECIMAL, precision=precision, scale=scale)
         case "list":
             return DType(Kind.LIST, item=draw(dtype_strategy(depth - 1)))
+        case "map":
+            key = draw(st.sampled_from([dtypes.STRING, dtypes.INT64, dtypes.BOOL]))
+            return dtypes.map_of(key, draw(dtype_strategy(depth - 1)))
         case _:
             return draw(st.sampled_from(list(PLAIN)))
 
@@ -74,6 +77,9 @@ def dtype_strategy(draw: st.DrawFn, depth: int = 2) -> DType:
 def values_of(dtype: DType) -> st.SearchStrategy[Any]:
     if dtype.item is not None:
         return st.none() | st.lists(values_of(dtype.item), max_size=20)
+    if dtype.key is not None and dtype.value is not None:
+        entries = st.dictionaries(PLAIN[dtype.key], values_of(dtype.value), max_size=9)
+        return st.none() | entries.map(lambda found: dict(sorted(found.items())))
     if dtype.kind is Kind.DECIMAL:
         return st.none() | _decimals(dtype)
     return st.none() | PLAIN[dtype]
@@ -143,7 +149,8 @@ def test_columns_are_the_decoded_values(batch: Any, data: st.DataObject) -> None
     columns = decode_columns(layout, rows)
     assert [c.type for c in columns] == [to_arrow(kind) for _, kind in layout.features]
     for i, column in enumerate(columns):
-        assert column.to_pylist() == [values[i] for values in wanted]
+        kind = layout.features[i][1]
+        assert [_plain(v, kind) for v in column.to_pylist()] == [values[i] for values in wanted]
 
 
 @given(batches(), st.data())
@@ -181,13 +188,27 @@ def test_damaged_rows_are_errors_or_other_values_never_crashes(
             row = bytearray(data.draw(st.binary(max_size=80)))
     damaged = bytes(row)
     outcomes = [_outcome(lambda: row_decoder(layout)(damaged)[0])]
-    outcomes.append(_outcome(lambda: [c[0].as_py() for c in decode_columns(layout, [damaged])]))
+    outcomes.append(_outcome(lambda: _first_row(layout, damaged)))
     if len(damaged) < min(map(len, rows)):
         assert outcomes[0] is CorruptRow
     # An Arrow column is stricter: it also sees that a number does not fit its type.
     assert outcomes[1] is CorruptRow or _same(outcomes[0], outcomes[1])
     indices = tuple(range(len(layout.features)))
     assert _outcome(lambda: subset_encoder(layout, indices)(damaged)) is not None
+
+
+def _first_row(layout: RowLayout, row: bytes) -> list[Any]:
+    columns = zip(decode_columns(layout, [row]), layout.features, strict=True)
+    return [_plain(column[0].as_py(), kind) for column, (_, kind) in columns]
+
+
+def _plain(value: Any, kind: DType) -> Any:
+    """Arrow's maps, lists of pairs, as dicts, at any depth."""
+    if value is not None and kind.item is not None:
+        return [_plain(item, kind.item) for item in value]
+    if value is not None and kind.value is not None:
+        return {key: _plain(one, kind.value) for key, one in value}
+    return value
 
 
 def _outcome(call: Any) -> Any:

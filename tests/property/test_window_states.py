@@ -15,8 +15,8 @@ from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.aggregates import output_dtype
-from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, parse
+from featurestore.aggregates import bucketed, empty_value, output_dtype
+from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, DType, map_of, parse
 from featurestore.errors import CorruptRow
 from featurestore.jobs.window_fold import ADDED, REPEATED, TOO_LATE, Folded, fold, nothing
 from featurestore.jobs.window_turns import tie_bytes
@@ -41,7 +41,6 @@ from featurestore.wire.window_layout import (
     WindowInput,
     WindowLayout,
     WindowOutput,
-    empty_value,
 )
 from featurestore.wire.window_state_pb2 import WindowState
 
@@ -89,12 +88,14 @@ def cases(draw: st.DrawFn, *, with_ids: bool) -> Case:
     ]
     chosen = draw(st.lists(st.sampled_from(spans), min_size=1, max_size=3))
     horizon = draw(st.sampled_from([0, 3 * grid, 30 * grid, DAY_US]))
-    inputs: list[tuple[str | None, str | None]] = []
+    inputs: list[tuple[str | None, ...]] = []
     outputs, windows = [], {}
     for function, column, parameters in specs:
         condition = draw(st.sampled_from([None, "b"]))
-        if (column, condition) not in inputs:
-            inputs.append((column, condition))
+        bucket = draw(st.sampled_from([None, None, "s", "i", "b"]))
+        read = (column, condition, bucket)
+        if read not in inputs:
+            inputs.append(read)
         for window, delay, hop in chosen:
             dtype = None if column is None else COLUMNS[column]
             windows[f"f{len(outputs)}"] = Windowed(
@@ -106,20 +107,21 @@ def cases(draw: st.DrawFn, *, with_ids: bool) -> Case:
                 delay_us=delay,
                 hop_us=hop,
                 parameters=dict(parameters),
+                bucket=bucket,
             )
             outputs.append(
                 WindowOutput(
                     function=function,
-                    input=inputs.index((column, condition)),
+                    input=inputs.index(read),
                     window_us=window,
                     delay_us=delay,
                     hop_us=hop,
                     parameters=parameters,
                 )
             )
-    dtypes = tuple(output_dtype(w.function, w.dtype) for w in windows.values())
+    dtypes = tuple(map(dtype_of, windows.values()))
     layout = WindowLayout(
-        inputs=tuple(WindowInput(None if c is None else COLUMNS[c]) for c, _ in inputs),
+        inputs=tuple(WindowInput(input_dtype(column, bucket)) for column, _, bucket in inputs),
         outputs=tuple(outputs),
         dtypes=dtypes,
         tag=7,
@@ -196,6 +198,18 @@ def _turns(rows: list[Row], outputs: list[WindowOutput], reach_us: int | None) -
             yield from (at_us - 1, at_us)
 
 
+def dtype_of(window: Windowed) -> DType:
+    """What it yields."""
+    plain = output_dtype(window.function, window.dtype)
+    return plain if window.bucket is None else map_of(COLUMNS[window.bucket], plain)
+
+
+def input_dtype(column: str | None, bucket: str | None) -> DType | None:
+    """What rows bring in."""
+    dtype = None if column is None else COLUMNS[column]
+    return dtype if bucket is None else bucketed(COLUMNS[bucket], dtype)
+
+
 def columns_of(case: Case, rows: list[Row]) -> Events:
     """The rows as a writer gets them."""
     layout, pairs = case.layout, input_pairs(case)
@@ -203,10 +217,11 @@ def columns_of(case: Case, rows: list[Row]) -> Events:
     if layout.id_dtype is not None:
         ids = value_column(layout.id_dtype, [row.values["id"] for row in rows])
     present, values = [], []
-    for (column, condition), one in zip(pairs, layout.inputs, strict=True):
+    for (column, condition, bucket), one in zip(pairs, layout.inputs, strict=True):
         there = [
             (condition is None or row.values[condition] is True)
             and (column is None or row.values[column] is not None)
+            and (bucket is None or row.values[bucket] is not None)
             for row in rows
         ]
         zero: Any = {"doubles": 0.0, "integers": 0, "blobs": None}
@@ -218,6 +233,9 @@ def columns_of(case: Case, rows: list[Row]) -> Events:
             else zero[COLUMNS[column].slot]
             for row in rows
         ]
+        if bucket is not None:
+            brought = [True if column is None else row.values[column] for row in rows]
+            raw = [{row.values[bucket]: v} for row, v in zip(rows, brought, strict=True)]
         present.append(np.array(there, bool))
         values.append(value_column(one.dtype, raw))
     return Events(
@@ -233,11 +251,11 @@ def columns_of(case: Case, rows: list[Row]) -> Events:
     )
 
 
-def input_pairs(case: Case) -> list[tuple[str | None, str | None]]:
-    """Column and condition of each input."""
-    pairs: dict[int, tuple[str | None, str | None]] = {}
+def input_pairs(case: Case) -> list[tuple[str | None, ...]]:
+    """Column, condition and bucket of each input."""
+    pairs: dict[int, tuple[str | None, ...]] = {}
     for output, window in zip(case.layout.outputs, case.windows.values(), strict=True):
-        pairs[output.input] = (window.value, window.condition)
+        pairs[output.input] = (window.value, window.condition, window.bucket)
     return [pairs[n] for n in range(len(pairs))]
 
 
@@ -261,7 +279,7 @@ def check(case: Case, state: bytes, at_us: int, known: list[Row], code: Code) ->
     expected = window_answer(history, (1,), at_us, case.windows)
     status = Status.NOT_FOUND if row is None else Status.PRESENT
     assert status == expected.status
-    values = [empty_value(w.function) for w in case.windows.values()]
+    values = [empty_value(w.function, dtype_of(w)) for w in case.windows.values()]
     if row is not None:
         values = row_decoder(case.rows)(row)[0]
     events = history.events((1,), at_us)

@@ -37,7 +37,7 @@ from featurestore.testing.oracle_windows import (
 from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US, SystemClock
 from featurestore.wire.layout import RowLayout
 from featurestore.wire.rows import row_decoder
-from featurestore.wire.window_layout import BEHIND_US, empty_value
+from featurestore.wire.window_layout import BEHIND_US
 
 DEFINITIONS = """
 from featurestore import Aggregation, Entity, FeatureView, FileSource
@@ -108,7 +108,7 @@ class World:
         evaluate = window_evaluator(layout, rows, range(len(self.windows)))
         row = None if state is None else evaluate(state, at_us)
         if row is None:
-            return Status.NOT_FOUND, [empty_value(o.function) for o in layout.outputs]
+            return Status.NOT_FOUND, [*map(layout.empty, range(len(layout.outputs)))]
         return Status.PRESENT, row_decoder(rows)(row)[0]
 
     def batch(self, rows: Sequence[Row]) -> pa.RecordBatch:

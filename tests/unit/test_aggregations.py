@@ -14,6 +14,7 @@ from featurestore.compiler.typed import TypedRepo, TypedView
 from featurestore.compiler.window_inputs import version_order, window_inputs
 from featurestore.definitions.aggregation import Aggregation
 from featurestore.definitions.entity import Entity
+from featurestore.definitions.on_demand import RequestSource
 from featurestore.definitions.repo import collect
 from featurestore.definitions.source import FileSource
 from featurestore.definitions.view import Feature, FeatureView
@@ -122,6 +123,7 @@ class TestVersions:
             {"hop": "1d"},
             {"hop": "exact"},
             {"where": "delay > 0"},
+            {"by": "carrier"},
             {"column": "delay + 0", "name": "delay_mean_7d"},
         ],
     )
@@ -150,6 +152,17 @@ class TestVersions:
         body = next(r.body for r in records if r.kind == "feature")
         assert body["expression"] == "mean(delay) over 7d where (carrier = 'UA')"
         assert (body["columns"], body["where_columns"]) == (["delay"], ["carrier"])
+        assert "by" not in body
+
+    def test_records_of_buckets(self) -> None:
+        records = definition_records(
+            repo_of(landings(), Aggregation("*", "count", "7d", by="upper(carrier)", name="x"))
+        )
+        feature = next(r for r in records if r.kind == "feature")
+        assert feature.body["expression"] == "count(*) by upper(carrier) over 7d"
+        assert feature.body["dtype"] == "map<string,int64>"
+        assert feature.body["by_columns"] == ["carrier"]
+        assert [edge.role for edge in feature.parents[:2]] == ["source", "time"]
 
 
 Wrong = Callable[[], object]
@@ -201,6 +214,21 @@ Wrong = Callable[[], object]
         (lambda: Aggregation("delay", "last_n", "1d", n=0), DefinitionError, "n must be"),
         (lambda: Aggregation("delay", "mean", "1d", n=3), DefinitionError, "mean has no n"),
         (
+            lambda: Aggregation("delay", "mean", "1d", by="delay > 1"),
+            InvalidName,
+            "give it a name=",
+        ),
+        (
+            lambda: Feature("x", "carrier", dtype="list<map<string,int64>>"),
+            TypeMismatch,
+            "only an aggregation with by yields a map",
+        ),
+        (
+            lambda: RequestSource("r", {"x": "map<string,int64>"}),
+            TypeMismatch,
+            "only an aggregation with by yields a map",
+        ),
+        (
             lambda: Aggregation("delay", "approx_quantile", "1d", q=2),
             DefinitionError,
             "q must be from 0 to 1",
@@ -210,7 +238,6 @@ Wrong = Callable[[], object]
             DefinitionError,
             "error must be from 0.005",
         ),
-        (lambda: Aggregation("delay", "mean", "1d", by="carrier"), DefinitionError, "by "),
         (
             lambda: view_of(Aggregation("delay", "mean", "1d"), ttl="1d"),
             DefinitionError,
@@ -254,6 +281,24 @@ def test_wrong_definitions(wrong: Wrong, error: type[DefinitionError], message: 
             landings(),
             TypeMismatch,
             "where must be true or false",
+        ),
+        (
+            Aggregation("*", "count", "1d", by="carier"),
+            landings(),
+            DefinitionError,
+            "Did you mean 'carrier'",
+        ),
+        (
+            Aggregation("*", "count", "1d", by="delay / 2", name="x"),
+            landings(),
+            TypeMismatch,
+            "by must be a string, an integer or a bool, and this is float64",
+        ),
+        (
+            Aggregation("delay", "sum", "1d", by="carrier", dtype="int64"),
+            landings(),
+            TypeMismatch,
+            "yields map<string,float64> here, not int64",
         ),
         (Aggregation("*", "sum", "1d", name="x"), landings(), TypeMismatch, '"\\*" is for count'),
         (

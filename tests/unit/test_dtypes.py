@@ -32,6 +32,7 @@ from featurestore.dtypes import (
 PLAIN = [BOOL, INT32, INT64, FLOAT32, FLOAT64, STRING, BYTES, TIMESTAMP, DATE]
 DECIMAL = parse("decimal(12,2)")
 LIST = parse("list<int64>")
+MAP = parse("map<string,list<int64>>")
 ALL = [*PLAIN, DECIMAL, LIST, parse("list<list<decimal(38,0)>>"), parse("list<timestamp>")]
 
 
@@ -50,11 +51,16 @@ class TestConstruction:
             {"kind": Kind.INT64, "item": INT64},
             {"kind": Kind.INT64, "precision": 5},
             {"kind": Kind.LIST, "item": INT64, "scale": 5},
+            {"kind": Kind.MAP},
+            {"kind": Kind.MAP, "key": STRING},
+            {"kind": Kind.MAP, "value": INT64},
+            {"kind": Kind.MAP, "key": FLOAT64, "value": INT64},
+            {"kind": Kind.LIST, "item": INT64, "key": STRING, "value": INT64},
         ],
         ids=str,
     )
     def test_parameters_belong_to_their_kind(self, arguments: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match=r"decimal|list"):
+        with pytest.raises(ValueError, match=r"decimal|list|map"):
             DType(**arguments)
 
     def test_facts(self) -> None:
@@ -74,6 +80,16 @@ class TestText:
     def test_spaces_are_allowed(self) -> None:
         assert parse(" decimal( 12 , 2 ) ") == DECIMAL
         assert parse("list< int64 >") == LIST
+        assert parse(" map< string , list<int64> >") == MAP
+
+    @pytest.mark.parametrize("key", ["string", "int64", "bool"])
+    def test_a_map_reads_back(self, key: str) -> None:
+        text = f"map<{key},map<string,decimal(12,2)>>"
+        assert str(parse(text)) == text
+
+    def test_the_keys_of_maps(self) -> None:
+        with pytest.raises(ValueError, match="the keys of a map are string, int64, bool, not date"):
+            parse("map<date,int64>")
 
     @pytest.mark.parametrize(
         "text", ["double", "", "list", "list<>", "decimal", "INT64", "int64[]"]
@@ -109,6 +125,16 @@ class TestArrow:
     )
     def test_types_that_are_read_as_ours(self, arrow: pa.DataType, dtype: DType) -> None:
         assert from_arrow(arrow) == dtype
+
+    def test_maps_are_written_and_not_read(self) -> None:
+        """No source has any."""
+        arrow = to_arrow(MAP)
+        assert arrow == pa.map_(pa.string(), pa.list_(pa.int64()))
+        with pytest.raises(ValueError, match="has no feature type"):
+            from_arrow(arrow)
+        rows = duckdb.sql(f"describe select cast(null as {MAP.duckdb}) as x").fetchall()
+        with pytest.raises(ValueError, match="has no feature type"):
+            from_duckdb(rows[0][1])
 
     @pytest.mark.parametrize(
         "arrow",
@@ -192,4 +218,4 @@ class TestWidening:
 
 
 def test_every_kind_has_its_row() -> None:
-    assert {dtype.kind for dtype in ALL} == set(Kind) == set(dtypes._TABLE)
+    assert {dtype.kind for dtype in [*ALL, MAP]} == set(Kind) == set(dtypes._TABLE)

@@ -11,7 +11,7 @@ import pytest
 
 from featurestore.compiler.rel import DataFiles, Derive, Project, Rel, Scan, WindowJoin
 from featurestore.config import OfflineSettings
-from featurestore.engines import duckdb_windows
+from featurestore.engines import duckdb_windows, window_buckets
 from featurestore.engines.base import Engine
 from featurestore.engines.duckdb import DuckDBEngine
 from featurestore.engines.duckdb_shared import shared_sources
@@ -31,6 +31,7 @@ def test_in_parts(
     engine: Engine, tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duckdb_windows, "EVENTS_AT_ONCE", at_once)
+    monkeypatch.setattr(window_buckets, "PAIRS_AT_ONCE", at_once)
     for seed in range(12):
         folder = tmp_path / str(seed)
         folder.mkdir()

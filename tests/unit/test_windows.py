@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore import sketches, windows
+from featurestore import partials, sketches, windows
 from featurestore.aggregates import AGGREGATES, checked_parameters, output_dtype
-from featurestore.dtypes import BOOL, BYTES, FLOAT64, INT64, STRING, TIMESTAMP, DType, parse
+from featurestore.dtypes import BOOL, BYTES, FLOAT64, INT64, STRING, TIMESTAMP, DType, map_of, parse
 from featurestore.errors import CorruptRow
 from featurestore.partials import Partial, partial_of
 from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US
@@ -166,6 +167,37 @@ class TestValueBytes:
         back = of.decode(of.encode(state))
         assert back == state == [(5, "a", False), (5, "b", True)]
         assert isinstance(back[0][2], bool)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_any_tiling_of_buckets_agrees(data: st.DataObject) -> None:
+    """Also past a limit of buckets, from where on nothing is kept."""
+    function = data.draw(st.sampled_from([*AGGREGATES]))
+    dtype = map_of(STRING, INT64)
+    wanted = {name: PARAMETERS.get(name) for name in AGGREGATES[function].parameters}
+    of = partial_of(function, dtype, checked_parameters(function, wanted))
+    pairs = st.tuples(st.sampled_from("abcdé"), st.integers(-3, 3)).map(lambda p: {p[0]: p[1]})
+    orders = st.tuples(st.integers(0, 3), st.integers(0, 40))
+    rows = data.draw(st.lists(st.tuples(pairs, orders), max_size=12, unique_by=lambda r: r[1]))
+    with patch.object(partials, "BUCKETS_PER_KEY_MAX", 3):
+        whole = state(of, rows)
+        parts = [data.draw(st.permutations(rows[n::3])) for n in range(3)]
+        tiles = [of.decode(of.encode(state(of, part))) for part in parts]
+        merged = of.merge_all(data.draw(st.permutations(tiles)))
+    plain = partial(function, INT64)
+    buckets = sorted({bucket for row, _ in rows for bucket in row})
+    if len(buckets) > 3:
+        assert whole is merged is of.result(merged) is None
+        assert of.encode(merged) == b""
+        return
+    found = of.result(merged)
+    assert [*found] == buckets
+    for bucket in buckets:
+        mine = [(row[bucket], order) for row, order in rows if bucket in row]
+        assert close(found[bucket], plain.result(state(plain, mine)), mine)
+    if function not in ("var", "std"):
+        assert of.encode(merged) == of.encode(whole)
 
 
 class TestResults:
