@@ -307,7 +307,11 @@ class RowCode:
         return variable(target, Term(target, dtype), nullable=nullable)
 
     def nullif_term(self, call: Call) -> Term:
-        value, other = self._arguments(call)
+        types, _ = self._signature(call)
+        value = self._hold(self._term(call.arguments[0], types[0]))
+        losers, self._losers = self._losers, 0  # the other side decides only
+        other = self._hold(self._term(call.arguments[1], types[1]))
+        self._losers = losers
         if value.is_null or other.is_null:
             return value
         return self._quiet(f"None if {value.text} == {other.text} else {value.text}", value.dtype)
