@@ -210,7 +210,9 @@ class Variance(Partial[Moments]):
         return 0, 0.0, 0.0
 
     def add(self, state: Moments, value: Any, order: Order) -> Moments:
-        return self.merge(state, (1, float(value), 0.0))
+        number = float(value)
+        # An infinite value alone has no variance either.
+        return self.merge(state, (1, number, 0.0 if math.isfinite(number) else math.inf))
 
     def merge(self, left: Moments, right: Moments) -> Moments:
         n, m = left[0], right[0]

@@ -50,9 +50,8 @@ def play(
     seed: int, effort: int, tests: list[str], *, older: bool, jobs: int, within_s: float
 ) -> bool:
     """One round; whether nothing was found in it. It is broken off when the time is over."""
-    added = {"FEATURESTORE_FUZZ": str(effort)} | (
-        {"PYTHONPATH": str(OLDER_DUCKDB)} if older else {}
-    )
+    added = {"FEATURESTORE_FUZZ": str(effort), "FEATURESTORE_FUZZ_SEED": str(seed)}
+    added |= {"PYTHONPATH": str(OLDER_DUCKDB)} if older else {}
     options = ["-x", "-q", "-n", str(jobs), f"--hypothesis-seed={seed}", "-m", "not full", *tests]
     command = [sys.executable, "-m", "pytest", *options]
     shown = " ".join([*(f"{name}={value}" for name, value in added.items()), *command])

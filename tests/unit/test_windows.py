@@ -238,6 +238,11 @@ class TestResults:
         floats = partial("sum", FLOAT64)
         assert floats.result(state(floats, [(1e308, (0, 0)), (1e308, (1, 1))])) is None
 
+    def test_infinite_values_have_no_variance(self) -> None:
+        of = partial("var", FLOAT64)
+        assert of.result(state(of, [(float("-inf"), (0, 0))])) is None
+        assert of.result(state(of, [(1.0, (0, 0)), (float("inf"), (1, 1))])) is None
+
     def test_damaged_bytes(self) -> None:
         of = partial("first_n", STRING)
         data = of.encode(of.add(of.identity(), "abc", (5, 7)))
