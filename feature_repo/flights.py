@@ -11,6 +11,8 @@ from featurestore import (
     FeatureTest,
     FeatureView,
     FileSource,
+    OnDemandFeatureView,
+    RequestSource,
     SqlSource,
 )
 
@@ -135,6 +137,7 @@ origin_weather = FeatureView(
     features=[
         Feature("temp", description="Fahrenheit"),
         Feature("wind_kts", "wind_speed * 0.868976", description="Wind in knots (it comes in mph)"),
+        Feature("wind_dir", description="Where the wind comes from, degrees from north"),
         Feature("visib", description="Visibility in miles"),
         Feature("precip", description="Precipitation in inches"),
     ],
@@ -261,6 +264,23 @@ airport_facts = FeatureView(
     ],
 )
 
+# --- On demand: what only the request knows -------------------------------------------------------
+
+# Which runway is used is decided minutes before; the request says it. What the wind means for it is
+# computed when it is asked for, by the same expressions in training and in serving.
+runway = RequestSource(
+    "runway", schema={"heading": "float64"}, description="Degrees from north, 220.0 is runway 22"
+)
+
+runway_wind = OnDemandFeatureView(
+    "runway_wind",
+    inputs=[origin_weather[["wind_kts", "wind_dir"]], runway],
+    features=[
+        Feature("head_wind_kts", "wind_kts * cos(radians(wind_dir - heading))"),
+        Feature("cross_wind_kts", "abs(wind_kts * sin(radians(wind_dir - heading)))"),
+    ],
+)
+
 # --- Feature services: what one model asks for --------------------------------------------------
 
 # The caller has a flight: tailnum, carrier, origin, dest. `with_join_key_map` says which of its
@@ -291,6 +311,12 @@ gate_board = FeatureService(
     "gate_board",
     features=[origin_weather[["temp", "wind_kts"]], airport_facts[["airport_name"]], network_hour],
     description="What the screen at the gate shows, by airport",
+)
+
+take_off = FeatureService(
+    "take_off",
+    features=[origin_weather[["wind_kts", "visib"]], runway_wind],
+    description="The wind along and across a runway, by airport and heading",
 )
 
 # --- Tests: examples that `featurestore test` holds against both paths ----------------------------
@@ -353,6 +379,37 @@ tests = [
                 "event_timestamp": "2013-07-01T15:05Z",
                 "plane_arr_delay_mean_1h": None,
                 "plane_legs_24h": 1,
+            },
+        ],
+    ),
+    FeatureTest(
+        "wind from ahead is head-wind, wind from the side is cross-wind",
+        features=runway_wind,
+        rows={
+            weather: [
+                {
+                    "airport": "EWR",
+                    "observed_at": "2013-07-01T10:00Z",
+                    "published_at": "2013-07-01T10:15Z",
+                    "wind_speed": 10.0,
+                    "wind_dir": 220,
+                }
+            ]
+        },
+        expect=[
+            {
+                "airport": "EWR",
+                "event_timestamp": "2013-07-01T10:15Z",
+                "heading": 220.0,
+                "head_wind_kts": 8.68976,
+                "cross_wind_kts": 0.0,
+            },
+            {
+                "airport": "EWR",
+                "event_timestamp": "2013-07-01T10:15Z",
+                "heading": 310.0,
+                "head_wind_kts": 0.0,
+                "cross_wind_kts": 8.68976,
             },
         ],
     ),

@@ -274,6 +274,7 @@ class Walk:
             "list views",
             "describe views carrier_at_airport",
             f"get-online {SERVICE} {keys}",
+            f"get-online take_off --entity airport={flight['origin']} --request heading=220",
             "materialize",
             f"verify {SERVICE}",
             "test",
