@@ -27,7 +27,7 @@ DUCKDB_TESTS := tests/contracts/test_duckdb_engine.py tests/golden \
   tests/integration/test_push.py tests/integration/test_push_windows.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test debian-packages test-full check faults fuzz bench bench-feast protos clean
+.PHONY: help demo test debian-packages test-full lint check faults fuzz bench bench-feast protos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,11 +68,13 @@ test-full: debian-packages $(VENV)/.test $(DUCKDB_OLD) ## also the tests that ne
 	$(BIN)/pytest -m full
 	PYTHONPATH=$(CURDIR)/$(DUCKDB_OLD) $(BIN)/pytest $(BOTH_CORES) -q -m "not full" $(DUCKDB_TESTS)
 
-check: $(VENV)/.dev ## format, lint, types, layers and the fast tests
+lint: $(VENV)/.dev ## format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint ## the same and the fast tests
 	$(BIN)/pytest -q $(BOTH_CORES) -m "not slow and not full"
 
 faults: debian-packages $(VENV)/.test ## the fault tests at length (FAULT_ROUNDS=1, SOAK_MINUTES=12)

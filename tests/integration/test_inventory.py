@@ -91,7 +91,8 @@ def test_info_tells_what_answers_and_masks_passwords(folder: Path) -> None:
     assert report["online"] == "redis://me:***@127.0.0.1:1/0"
     assert report["state"]["registry"] == "ok"
     assert "[store-unavailable]" in report["state"]["online"]
-    assert report["objects"] == {"entities": 1, "sources": 2, "views": 1, "services": 1}
+    made = {"entities": 1, "sources": 2, "views": 1, "services": 1}
+    assert report["objects"] == made | {"on_demand": 0, "requests": 0}
 
 
 def test_info_works_where_the_repository_does_not(folder: Path) -> None:
