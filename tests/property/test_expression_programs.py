@@ -259,7 +259,7 @@ def nested(depth: int, text: str) -> str:
         ("coalesce(1 / x, 1 / {0})", 15),
         ("if({0} > 1 AND b OR y > {1}, x, y)", 15),
         ("greatest({0}, y)", 30),
-        ("nullif({0}, y)", 30),
+        ("nullif({0}, y)", 8),
     ],
 )
 def test_deep_nesting(con: duckdb.DuckDBPyConnection, text: str, depth: int) -> None:
