@@ -29,6 +29,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::featurestore.jobs.known_time.KnownTimeWarning"),
     pytest.mark.filterwarnings("ignore::featurestore.jobs.source_report.NullCreatedTimeWarning"),
+    pytest.mark.filterwarnings("ignore::featurestore.engines.base.SumOverflowWarning"),
 ]
 
 
