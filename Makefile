@@ -6,6 +6,7 @@ ONLINE ?= lmdb
 QUICK ?=
 JSON ?= benchmarks/results/latest.json
 AGAINST ?=
+BENCH ?=
 FEAST := feast[redis,duckdb]==0.67.*
 FEAST_JSON ?= benchmarks/results/feast.json
 MINUTES ?= 10
@@ -83,8 +84,8 @@ faults: debian-packages $(VENV)/.test ## the fault tests at length (FAULT_ROUNDS
 fuzz: $(VENV)/.test $(DUCKDB_OLD) ## the property tests with ever new examples, for MINUTES=10
 	@$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
-bench: $(VENV)/.test ## benchmarks beside the bare back ends (QUICK=1 for a smoke run; JSON=, AGAINST= files)
-	@$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick) --json $(JSON) $(if $(AGAINST),--against $(AGAINST))
+bench: $(VENV)/.test ## benchmarks beside the bare back ends (QUICK=1 for a smoke run; BENCH= names; JSON=, AGAINST= files)
+	@$(BIN)/python benchmarks/run.py $(BENCH) $(if $(QUICK),--quick) --json $(JSON) $(if $(AGAINST),--against $(AGAINST))
 
 $(VENV)/feast/.done: $(VENV)/.test
 	@$(PYTHON) -m venv $(VENV)/feast

@@ -359,9 +359,21 @@ def _round(call: Call, values: Sequence[_Value], read: Signature) -> _Value:
     digits = call.arguments[1]
     if not isinstance(digits, Literal):
         raise InternalError(f"round takes its digits as a literal, not {digits!r}")
-    # Of an infinite number, DuckDB 1.5 makes 0 where it rounds to tens.
-    ready = [_settled(values[0])] if int(str(digits.value)) < 0 else values
-    return _apply(f"round({{0}}, {digits.value})", ready, read.result, loose=True)
+    # DuckDB's own rounding to digits is another one in 1.5 than in 2.0 (0.95 to 1.0 or 0.9), so
+    # only its rounding to whole numbers is used.
+    places = int(str(digits.value))
+    scale = f"{10.0 ** abs(places)!r}::DOUBLE"
+    if places < 0:
+        return _apply(f"(round({{0}} / {scale}) * {scale})", values, read.result, loose=True)
+    value = values[0]
+    scaled = (
+        f"CASE WHEN isfinite({{0}} * {scale}) THEN round({{0}} * {scale}) / {scale} ELSE {{0}} END"
+    )
+    if not value.guarded:
+        return _Value(scaled.format(value.text), read.result, loose=True, guarded=True)
+    held = f"lambda v: {scaled.format('v')}"
+    text = f"list_transform([{value.text}], {held})[1]"
+    return _Value(text, read.result, loose=True, guarded=True)
 
 
 def _date_diff(call: Call, values: Sequence[_Value], read: Signature) -> _Value:

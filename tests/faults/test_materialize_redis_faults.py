@@ -95,6 +95,7 @@ def test_a_fault_in_the_middle(make_repo: MakeRepo, valkey: RedisServer, fault: 
         assert fs.describe("views", "price")["online"] == []
         # The same object goes on where it stopped.
         fault.end(valkey)
+        wait_for(lambda: store_answers(fs))
         fs.materialize()
         check_whole(fs)
 

@@ -227,7 +227,8 @@ def test_kill_9_anywhere_loses_and_doubles_nothing(
 ) -> None:
     """The command is killed again and again while messages arrive; then another one finishes."""
     command, sent = [sys.executable, "-m", "featurestore", "ingest", "landings"], 0
-    for round_number in range(4):
+    # After each kill Kafka waits for the session of the one that died.
+    for round_number in range(2 if airport.url.startswith("kafka") else 4):
         airport.send("landings", [landing(n, 1.0) for n in range(sent + 1, sent + 201)])
         sent += 200
         process = subprocess.Popen(command, cwd=airport.folder, stderr=subprocess.DEVNULL)

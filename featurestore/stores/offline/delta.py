@@ -80,12 +80,12 @@ def _failure(source: FileSource, folder: str, error: Exception) -> FeatureStoreE
         return SourceMissing(f"{about}: {folder} is no Delta table. Correct `path` or `format`")
     if not is_s3(folder):
         return unreadable(source, folder, str(error))
-    if any(mark in words for mark in ("403", "401", "privileges", "credential")):
+    if re.search(r"\b40[13]\b|privileges|credential", words):
         return StoreAccessDenied(
             f"{about}: S3 refuses our credentials for {folder}. Set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY to those of someone who may read it"
         )
-    if any(mark in words for mark in ("NoSuchBucket", "404")):
+    if re.search(r"NoSuchBucket|\b404\b", words):
         return SourceMissing(f"{about}: there is no bucket for {folder}. Correct the path")
     return StoreUnavailable(f"{about}: S3 can't be used now: {words}")
 

@@ -300,14 +300,17 @@ class AsyncClient:
     async def _open(self) -> Link:
         target = self._target
         context = target.ssl_context()
-        _, link = await self._loop.create_connection(
-            lambda: Link(target, self._loop),
-            target.host,
-            target.port,
-            ssl=context,
-            server_hostname=target.host if context else None,
-        )
+        link = Link(target, self._loop)
         try:
+            # Cancelled in the moment when TLS is agreed on, this would close politely, which nobody
+            # waits for; hence the abort.
+            await self._loop.create_connection(
+                lambda: link,
+                target.host,
+                target.port,
+                ssl=context,
+                server_hostname=target.host if context else None,
+            )
             commands = greeting(target)
             deadline = self._loop.time() + self._timeout_s
             check_greeting(target, await link.submit(pack(commands), len(commands), deadline))
