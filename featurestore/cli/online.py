@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurestore.cli.options import Json, Repo, ask, complete_service, open_store
+from featurestore.cli.options import (
+    TOKEN_VARIABLE,
+    Insecure,
+    Json,
+    Repo,
+    Tls,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    TokenFile,
+    ask,
+    complete_service,
+    open_store,
+)
 from featurestore.cli.output import note, say, show_json, show_table, working
 from featurestore.errors import InvalidJoinKey, InvalidRequest, InvalidRequestInput
 from featurestore.timeline import format_instant
@@ -22,7 +35,6 @@ if TYPE_CHECKING:
     from featurestore.wire.response import OnlineResponse
 
 Rows = list[dict[str, Any]]
-TOKEN_VARIABLE = "FEATURESTORE__SECURITY__TOKEN"  # noqa: S105 # a name
 
 
 def serve(
@@ -99,27 +111,12 @@ def get_online(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Ask this server over gRPC, not the store itself."),
     ] = None,
-    tls: Annotated[
-        bool, typer.Option("--tls", help="With --target: TLS, by the system's authorities.")
-    ] = False,
-    tls_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TLS, by these authorities (PEM).")
-    ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Our own certificate (PEM), with --tls-key.")
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The key of --tls-cert (PEM).")
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help=f"Holds our token; else the environment's {TOKEN_VARIABLE}."
-        ),
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Send the token to other machines in plain text.")
-    ] = False,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
+    insecure: Insecure = False,
     full_feature_names: Annotated[
         bool, typer.Option("--full-feature-names", help="Name features view__feature.")
     ] = False,

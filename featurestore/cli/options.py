@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
+TOKEN_VARIABLE = "FEATURESTORE__SECURITY__TOKEN"  # noqa: S105 # a name
+
 Repo = Annotated[
     Path,
     typer.Option(
@@ -28,6 +30,25 @@ Repo = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+# How a command that asks a server gets there.
+Tls = Annotated[
+    bool, typer.Option("--tls", help="With --target: TLS, by the system's authorities.")
+]
+TlsCa = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="TLS, by these authorities (PEM).")
+]
+TlsCert = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Our own certificate (PEM), with --tls-key.")
+]
+TlsKey = Annotated[Path | None, typer.Option(metavar="FILE", help="The key of --tls-cert (PEM).")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help=f"Holds our token; else the environment's {TOKEN_VARIABLE}."),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Send the token to other machines in plain text.")
+]
 
 
 def open_store(repo: Path, overrides: Mapping[str, Any] | None = None) -> FeatureStore:

@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurestore.cli.online import TOKEN_VARIABLE, client_of
-from featurestore.cli.options import Json, Repo, open_store
+from featurestore.cli.online import client_of
+from featurestore.cli.options import (
+    Insecure,
+    Json,
+    Repo,
+    Tls,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    TokenFile,
+    open_store,
+)
 from featurestore.cli.output import note, say, show_json, show_rows
 from featurestore.errors import InvalidRequest
 
@@ -42,27 +52,12 @@ def push(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Push to this server over gRPC."),
     ] = None,
-    tls: Annotated[
-        bool, typer.Option("--tls", help="With --target: TLS, by the system's authorities.")
-    ] = False,
-    tls_ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TLS, by these authorities (PEM).")
-    ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Our own certificate (PEM), with --tls-key.")
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The key of --tls-cert (PEM).")
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help=f"Holds our token; else the environment's {TOKEN_VARIABLE}."
-        ),
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Send the token to other machines in plain text.")
-    ] = False,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token_file: TokenFile = None,
+    insecure: Insecure = False,
 ) -> None:
     """Push rows of a source: readable online when this returns, and offline.
 

@@ -59,6 +59,22 @@ def undefined_conditions(view: TypedView) -> dict[str, Expression]:
     return {name: condition for name, condition in found.items() if condition is not None}
 
 
+def derived_columns(
+    view: TypedView, features: Sequence[TypedFeature] | None = None
+) -> dict[str, tuple[Expression, DType]]:
+    """What `view` computes of a row of its source: keys of another type there, and the features
+    (all by default) as `feature_column`s, or what its windows read."""
+    derived: dict[str, tuple[Expression, DType]] = {
+        key.name: (Column(key.name), key.dtype)
+        for key in view.keys
+        if view.source.dtype(key.name) != key.dtype
+    }
+    if view.is_windowed:
+        return {**derived, **window_inputs(view).columns}
+    wanted = view.features if features is None else features
+    return derived | {feature_column(f.name): (f.expression, f.dtype) for f in wanted}
+
+
 def view_rel(
     view: TypedView,
     repo: TypedRepo,
@@ -75,16 +91,7 @@ def view_rel(
     of `undefined_conditions`. Instead of the source's own rows, those of the `Input` that `pushed`
     names: the source's columns and `ARRIVED`."""
     source = view.source
-    derived: dict[str, tuple[Expression, DType]] = {
-        key.name: (Column(key.name), key.dtype)
-        for key in view.keys
-        if source.dtype(key.name) != key.dtype
-    }
-    if view.is_windowed:
-        derived |= window_inputs(view).columns
-        features = ()
-    for feature in view.features if features is None else features:
-        derived[feature_column(feature.name)] = (feature.expression, feature.dtype)
+    derived = derived_columns(view, features)
     if with_undefined:
         for name, condition in undefined_conditions(view).items():
             derived[undefined_column(name)] = (condition, BOOL)

@@ -145,6 +145,13 @@ def _where(value: _Value, condition: str) -> _Value:
     return _Value(text, value.dtype, guarded=True)
 
 
+def _repeated(template: str, value: _Value) -> str:
+    """`template`, which says its `{0}` more than once, of `value`."""
+    if not value.guarded:
+        return template.format(value.text)
+    return f"list_transform([{value.text}], lambda v: {template.format('v')})[1]"
+
+
 def _settled(value: _Value) -> _Value:
     """`value` with NULL for inf and NaN, and 0.0 for -0.0 (which adding 0.0 gives)."""
     if not value.loose:
@@ -365,15 +372,9 @@ def _round(call: Call, values: Sequence[_Value], read: Signature) -> _Value:
     scale = f"{10.0 ** abs(places)!r}::DOUBLE"
     if places < 0:
         return _apply(f"(round({{0}} / {scale}) * {scale})", values, read.result, loose=True)
-    value = values[0]
-    scaled = (
-        f"CASE WHEN isfinite({{0}} * {scale}) THEN round({{0}} * {scale}) / {scale} ELSE {{0}} END"
-    )
-    if not value.guarded:
-        return _Value(scaled.format(value.text), read.result, loose=True, guarded=True)
-    held = f"lambda v: {scaled.format('v')}"
-    text = f"list_transform([{value.text}], {held})[1]"
-    return _Value(text, read.result, loose=True, guarded=True)
+    scaled = f"{{0}} * {scale}"
+    text = f"CASE WHEN isfinite({scaled}) THEN round({scaled}) / {scale} ELSE {{0}} END"
+    return _Value(_repeated(text, values[0]), read.result, loose=True, guarded=True)
 
 
 def _date_diff(call: Call, values: Sequence[_Value], read: Signature) -> _Value:

@@ -16,9 +16,8 @@ import pyarrow.compute as pc
 from featurestore import exprlib
 from featurestore.compiler.pysource import python_batch
 from featurestore.compiler.rel import ARRIVED, CREATED_US, DELETED, EVENT_US
-from featurestore.compiler.scans import feature_column
-from featurestore.compiler.window_inputs import window_inputs
-from featurestore.definitions.expression import Column, Expression, columns_of
+from featurestore.compiler.scans import derived_columns
+from featurestore.definitions.expression import Column, columns_of
 from featurestore.dtypes import DType, Kind, to_arrow
 from featurestore.jobs.push_tables import event_us
 
@@ -35,15 +34,7 @@ class Stamper:
         source = view.source
         self._source = source
         self._keys = [key.name for key in view.keys]
-        derived: dict[str, tuple[Expression, DType]] = {
-            key.name: (Column(key.name), key.dtype)
-            for key in view.keys
-            if source.dtype(key.name) != key.dtype
-        }
-        if view.is_windowed:
-            derived |= window_inputs(view).columns
-        else:
-            derived |= {feature_column(f.name): (f.expression, f.dtype) for f in view.features}
+        derived = derived_columns(view)
         self._dtypes = {name: dtype for name, (_, dtype) in derived.items()}
         self._bare = {n: e.name for n, (e, _) in derived.items() if isinstance(e, Column)}
         computed = {n: e for n, (e, _) in derived.items() if not isinstance(e, Column)}
