@@ -71,10 +71,3 @@ def reach_us(spans: Iterable[Spanned]) -> int | None:
             return None
         longest = max(longest, span.window_us + span.delay_us + span.hop_us)
     return longest
-
-
-def not_found_before_us(at_us: int, spans: Iterable[Spanned]) -> int | None:
-    """A key whose newest event is before this instant is NOT_FOUND at `at_us`; None (there is a
-    lifetime window): only one that has no event at all."""
-    reach = reach_us(spans)
-    return None if reach is None else at_us - reach

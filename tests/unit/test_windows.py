@@ -135,8 +135,7 @@ class TestReach:
 
         spans = [Span(10, 5, 2), Span(12), Span(3, 13)]
         assert windows.reach_us(spans) == 17
-        assert windows.not_found_before_us(100, spans) == 83
-        assert windows.not_found_before_us(100, [*spans, Span(None)]) is None
+        assert windows.reach_us([*spans, Span(None)]) is None
 
 
 class TestValueBytes:
