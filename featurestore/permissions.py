@@ -5,6 +5,7 @@ A grant is written `action:project/resource`:
     read:shop/offer_model     one feature service    read:shop/views/weather    one view, by refs
     read:shop                 all of the project     apply:shop/env/staging     one environment
     push:shop/landings        one source             *:shop                     everything in it
+    track:shop/delay          one experiment, training set or model by its name
 
 `*` stands for any action, any project, or (as the whole resource or its last part) any resource.
 What is written without a resource means all of them. Nothing is allowed that no grant allows.
@@ -23,13 +24,17 @@ from typing import Any, Literal, get_args
 from featurestore.errors import InvalidRequest, PermissionDenied, Unauthenticated, suggest
 
 Action = Literal[
-    "read", "info", "metrics", "push", "apply", "materialize", "delete", "approve", "admin"
+    "read", "info", "metrics", "push", "apply", "materialize", "delete", "track", "approve", "admin"
 ]
-"""`info` (what is served, docs, reflection) comes with any other grant of the project; `admin` is
-tokens, roles, access control, the audit log."""
+"""`track` is making training sets and runs and registering models; `info` (what is served, docs,
+reflection) comes with any other grant of the project; `admin` is tokens, roles, access control, the
+audit log."""
 ACTIONS: tuple[Action, ...] = get_args(Action)
-WRITES: tuple[Action, ...] = ("apply", "materialize", "delete", "push", "approve", "admin")
+WRITES: tuple[Action, ...] = ("apply", "materialize", "delete", "push", "track", "approve", "admin")
 """Whoever may do any of these may add records, which mean nothing before an alias names them."""
+
+TRACKS: tuple[Action, ...] = ("track", "apply", "approve", "admin")
+"""Whoever may do any of these to an experiment, a training set or a model may write its records."""
 
 Need = tuple[tuple[Action, ...], str | None]
 """Any of these actions on this resource (None: on any)."""
@@ -244,9 +249,20 @@ def needs_of_commit(
                 needs[("delete",), name] = None
             case "token" | "policy":
                 needs[("admin",), None] = None
+            case "run":  # its name is `experiment/id`
+                needs[TRACKS, tracked(name)] = None
+            case "training_set" | "model" | "evaluation":
+                needs[TRACKS, name] = None
+            case "snapshot":
+                needs[TRACKS, None] = None
             case _:
                 needs[WRITES, None] = None
     return tuple(needs)
+
+
+def tracked(run: str) -> str:
+    """The experiment of a run that is called `experiment/id`."""
+    return run.rpartition("/")[0] or run
 
 
 def _need_of_alias(alias: str) -> Need:
@@ -260,6 +276,8 @@ def _need_of_alias(alias: str) -> Need:
             return ("materialize",), f"env/{rest}"
         case "online":
             return ("materialize", "apply"), None
+        case "training_set":
+            return TRACKS, rest
         case "approval":
             return ("approve",), None
         case _:

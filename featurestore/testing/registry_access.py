@@ -51,8 +51,8 @@ def _moves(alias: str, kind: str = "fact") -> Commit:
     return lambda registry: registry.commit(records=[record], aliases={alias: record.id})
 
 
-def _writes(kind: str) -> Commit:
-    return lambda registry: registry.commit(records=[Record(kind=kind, name="customer")])
+def _writes(kind: str, name: str = "customer") -> Commit:
+    return lambda registry: registry.commit(records=[Record(kind=kind, name=name)])
 
 
 def _removes(alias: str) -> Commit:
@@ -88,6 +88,17 @@ CASES: Mapping[str, Case] = {
         _writes("deletion"), ("delete:shop/customer",), ("apply:shop", "delete:shop/order")
     ),
     "write a blob": Case(lambda r: r.commit(blobs=[b"x"]), ("materialize:shop",)),
+    "track a run": Case(
+        _writes("run", "delay/1a2b"),
+        ("track:shop/delay", "track:shop", "apply:shop", "admin:shop"),
+        ("track:shop/del", "track:shop/delay/1a2b", "push:shop", "apply:shop/env/prod"),
+    ),
+    "make a training set": Case(
+        _moves("training_set/x", "training_set"),
+        ("track:shop/x", "track:shop", "approve:shop"),
+        ("track:shop/y", "apply:shop/env/prod", "push:shop"),
+    ),
+    "name a snapshot": Case(_writes("snapshot"), ("track:shop/any", "apply:shop/env/x")),
     "approve": Case(_moves("approval/x"), ("approve:shop",), ("apply:shop", "delete:shop")),
     "make a token": Case(_moves("token/z", "token"), ("admin:shop",), ("apply:shop",)),
     "revoke a token": Case(_removes("token/z"), ("admin:shop",), ("apply:shop", "delete:shop")),

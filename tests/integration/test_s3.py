@@ -4,6 +4,7 @@ it, and what goes wrong."""
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from featurestore.config import OfflineSettings
 from featurestore.definitions.source import FileSource
 from featurestore.engines.duckdb import DuckDBEngine
 from featurestore.errors import (
+    CorruptRow,
     FeatureStoreError,
     InvalidRepository,
     InvalidSettings,
@@ -33,6 +35,8 @@ from featurestore.errors import (
     StoreUnavailable,
 )
 from featurestore.jobs.project import files_of
+from featurestore.stores.offline.artifacts import ArtifactStore
+from featurestore.stores.offline.folder import OfflineFolder
 
 SOURCES = {
     "one": "one.parquet",
@@ -313,6 +317,32 @@ def test_an_etag_tells_contents_of_one_size_and_second(server: S3Server) -> None
         found.append(etag_of(files, f"{BUCKET}/content"))
     assert [size for size, _ in found] == [3, 3, 3]
     assert found[0] == found[2] != found[1]
+
+
+def test_artifacts_are_kept_in_the_bucket(server: S3Server, tmp_path: Path) -> None:
+    options_here = options(server)
+    store = ArtifactStore(OfflineFolder.at(f"s3://{BUCKET}/kept", tmp_path, options_here))
+    big = os.urandom(20 * 2**20)
+    (tmp_path / "model" / "deep").mkdir(parents=True)
+    (tmp_path / "model" / "deep" / "weights.bin").write_bytes(big)
+    (tmp_path / "model" / "notes.txt").write_text("notes")
+    artifact = store.put(tmp_path / "model")
+    assert store.put(tmp_path / "model") == artifact
+    assert len(store.list()) == 3
+    copy = store.fetch(artifact, tmp_path / "copy")
+    assert (copy / "deep" / "weights.bin").read_bytes() == big
+    assert (copy / "notes.txt").read_text() == "notes"
+    [notes] = [file for file in store.files(artifact) if file.path == "notes.txt"]
+    with server.files().open_output_stream(
+        f"{BUCKET}/kept/artifacts/{notes.digest[:2]}/{notes.digest}"
+    ) as out:
+        out.write(b"other")
+    with pytest.raises(CorruptRow, match="not what was put"):
+        store.read(notes.digest)
+    store.remove(notes.digest)
+    assert not store.there(notes.digest)
+    with pytest.raises(SnapshotMissing, match="is gone"):
+        store.read(notes.digest)
 
 
 def test_a_server_that_is_gone(tmp_path: Path) -> None:

@@ -156,6 +156,21 @@ def test_a_deletion_takes_its_entity() -> None:
     assert needs == ((("delete",), "customer"),)
 
 
+def test_a_run_takes_its_experiment() -> None:
+    needs = needs_of_commit(
+        ["training_set/trips"],
+        [("run", "team/delay/1a2b"), ("training_set", "trips"), ("snapshot", "landings")],
+        blobs=False,
+        ledger=False,
+    )
+    anyone = ("track", "apply", "approve", "admin")
+    assert set(needs) == {
+        (anyone, "team/delay"),
+        (anyone, "trips"),
+        (anyone, None),
+    }
+
+
 def test_roles_have_names() -> None:
     assert parse_allowance("deployer") == "deployer"
     for text in ("", "Deployer", "a b", "a/b", "-x", "x" * 64):

@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -54,20 +54,22 @@ class OfflineFolder:
         """Where the file `name` stands."""
         return f"{self.base}/{name}"
 
-    def list(self, below: str) -> tuple[KeptFile, ...]:
-        """The Parquet files below the folder `below`, in name order. Raises what S3 does."""
-        found = self._list_s3(below) if is_s3(self.base) else self._list_local(below)
+    def list(self, below: str, *, ending: str = ".parquet") -> tuple[KeptFile, ...]:
+        """The files below the folder `below` whose names end so, in name order. Raises what S3
+        does."""
+        remote = is_s3(self.base)
+        found = self._list_s3(below, ending) if remote else self._list_local(below, ending)
         return tuple(sorted(found, key=lambda file: file.name))
 
-    def _list_local(self, below: str) -> Iterable[KeptFile]:
+    def _list_local(self, below: str, ending: str) -> Iterable[KeptFile]:
         base = Path(self.base)
-        for path in (base / below).rglob("*.parquet"):
-            if not path.name.startswith("."):
+        for path in (base / below).rglob(f"*{ending}"):
+            if not path.name.startswith(".") and path.is_file():
                 stat = path.stat()
                 name = path.relative_to(base).as_posix()
                 yield KeptFile(name, str(path), stat.st_size, stat.st_mtime_ns)
 
-    def _list_s3(self, below: str) -> Iterable[KeptFile]:
+    def _list_s3(self, below: str, ending: str) -> Iterable[KeptFile]:
         from pyarrow.fs import FileSelector, FileType
 
         base = bucket_path(self.base)
@@ -75,9 +77,54 @@ class OfflineFolder:
             selector = FileSelector(f"{base}/{below}", recursive=True, allow_not_found=True)
             infos = self.s3.client().get_file_info(selector)
         for info in infos:
-            if info.type is FileType.File and info.path.endswith(".parquet"):
+            if info.type is FileType.File and info.path.endswith(ending):
                 name = PurePosixPath(info.path).relative_to(base).as_posix()
                 yield KeptFile(name, f"{SCHEME}{info.path}", info.size, info.mtime_ns or 0)
+
+    def size(self, name: str) -> int | None:
+        """How many bytes a file has; None where there is none. Raises what S3 does."""
+        if not is_s3(self.base):
+            path = Path(self.url(name))
+            return path.stat().st_size if path.is_file() else None
+        from pyarrow.fs import FileType
+
+        with translated(f"Folder {self.base}"):
+            [info] = self.s3.client().get_file_info([bucket_path(self.url(name))])
+        return int(info.size) if info.type is FileType.File else None
+
+    @contextmanager
+    def beside(self, name: str) -> Iterator[Path]:
+        """Where to write, on this machine, what `adopt` makes the file `name`; it is gone after the
+        block. Raises `FileNotWritten`."""
+        if is_s3(self.base):
+            with tempfile.TemporaryDirectory(prefix="featurestore-") as folder:
+                yield Path(folder) / "part"
+            return
+        path = Path(self.url(name))
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+        with writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def adopt(self, part: Path, name: str) -> None:
+        """Make `part`, a whole file written where `beside` said, the file `name`, in place of one
+        of that name. Raises `FileNotWritten`, what S3 does."""
+        if not is_s3(self.base):
+            path = Path(self.url(name))
+            with writable(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part.replace(path)
+            return
+        with (
+            translated(f"Folder {self.base}"),
+            part.open("rb") as file,
+            self.s3.client().open_output_stream(bucket_path(self.url(name))) as out,
+        ):
+            shutil.copyfileobj(file, out, UPLOAD_BYTES)
 
     def open(self, name: str) -> pa.NativeFile:
         """A file to read from at random. Raises `OSError` for one that is gone."""
@@ -113,12 +160,7 @@ class OfflineFolder:
         with tempfile.TemporaryDirectory(prefix="featurestore-") as folder:
             part = Path(folder) / "part.parquet"
             _write_whole(part, schema, batches, group_rows)
-            with (
-                translated(f"Folder {self.base}"),
-                part.open("rb") as file,
-                self.s3.client().open_output_stream(bucket_path(self.url(name))) as out,
-            ):
-                shutil.copyfileobj(file, out, UPLOAD_BYTES)
+            self.adopt(part, name)
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone is fine. Raises what S3 does."""
@@ -136,19 +178,27 @@ def _write_whole(
 
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            with parquet.ParquetWriter(file, schema) as writer:
-                for batch in batches:
-                    writer.write_batch(batch, row_group_size=group_rows)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                with parquet.ParquetWriter(file, schema) as writer:
+                    for batch in batches:
+                        writer.write_batch(batch, row_group_size=group_rows)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Raises `FileNotWritten` for what keeps `path` from being written."""
+    try:
+        yield
     except OSError as error:
         raise FileNotWritten(
             f"{path} can't be written: {error.strerror or error}. Free some disk space, or "
             "check the folder's permissions; what was there before is untouched."
         ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
