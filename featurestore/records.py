@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from featurestore.errors import InvalidRecord
 from featurestore.fingerprint import canonical_json, fingerprint, short
@@ -30,6 +30,15 @@ class Edge:
     parent: str
     role: str
     transformation: Transformation = "DIRECT"
+
+
+class Link(NamedTuple):
+    """An edge of the graph, both ends by id."""
+
+    child: str
+    parent: str
+    role: str
+    transformation: Transformation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -373,6 +373,89 @@ class RegistryContract(RegistryAccessRules):
         assert len(registry.walk(chain[0].id, direction="down")) == 299
         assert len(registry.walk(chain[-1].id, direction="up", depth_max=7)) == 7
 
+    def test_a_walk_may_begin_at_several_records(self, registry: Registry) -> None:
+        one, two = fact("one"), fact("two")
+        both = fact("both", one, two)
+        registry.commit(records=[one, two, both])
+        links = registry.walk([one.id, two.id, one.id], direction="down")
+        assert [(link.child, link.parent) for link in links] == [
+            (both.id, one.id),
+            (both.id, two.id),
+        ]
+        assert registry.walk([], direction="down") == []
+
+    def test_every_depth_of_a_diamond_is_walked_once(self, registry: Registry) -> None:
+        """Paths of many lengths lead to one record; its edges come once, at its nearest level."""
+        chain = [fact("0")]
+        for number in range(1, 30):
+            chain.append(fact(str(number), *chain[-2:]))
+        registry.commit(records=chain)
+        for depth_max, edges in ((1, 2), (2, 6), (15, 57), (16, 57), (17, 57), (100, 57)):
+            links = registry.walk(chain[-1].id, direction="up", depth_max=depth_max)
+            assert len(links) == len(set(links)) == edges
+
+    def test_a_walk_as_of_an_instant(self, opener: RegistryOpener) -> None:
+        old = fact("old")
+        with opener.open() as registry:
+            registry.commit(records=[old])
+        clock = ManualClock(NOW_US + 10)
+        with opener.registry.open(
+            opener.url, project="shop", root=opener.root, clock=clock, author="ann"
+        ) as registry:
+            young = fact("young", old)
+            registry.commit(records=[young])
+            assert registry.walk(old.id, direction="down", at_us=NOW_US + 9) == []
+            assert len(registry.walk(old.id, direction="down", at_us=NOW_US + 10)) == 1
+            assert len(registry.walk(young.id, direction="up", at_us=NOW_US + 10)) == 1
+
+    def test_a_walk_stops_at_what_it_must_not_pass(self, registry: Registry) -> None:
+        top = fact("top")
+        list_ = Record(kind="list", name="all", parents=(Edge(parent=top.id, role="fact"),))
+        below = fact("below", list_)
+        registry.commit(records=[top, list_, below])
+        assert [link.child for link in registry.walk(top.id, direction="down")] == [
+            list_.id,
+            below.id,
+        ]
+        stopped = registry.walk(top.id, direction="down", past=("list",))
+        assert [link.child for link in stopped] == [list_.id]
+
+    def test_twins_say_the_same_of_the_same(self, registry: Registry) -> None:
+        about, other = fact("owner", by="ann"), fact("owner", by="bob")
+        one = fact("f", about, version="aa")
+        twin, changed = fact("f", other, version="aa"), fact("f", other, version="bb")
+        namesake = Record(kind="view", name="f", body={"version": "aa"})
+        bare = fact("bare")
+        registry.commit(
+            records=[about, other, one, twin, changed, namesake, bare, fact("bare", one)]
+        )
+        assert registry.twins([one.id]) == [one.id, twin.id]
+        assert registry.twins([changed.id, bare.id]) == [changed.id, bare.id]
+        assert registry.twins([fact("nobody").id]) == []
+
+    def test_aliases_as_of_an_instant(self, opener: RegistryOpener) -> None:
+        one, two = fact("one"), fact("two")
+        moves: list[dict[str, str | None]] = [
+            {"a/x": one.id, "b": one.id},
+            {"a/x": two.id},
+            {"a/x": None},
+        ]
+        for after, aliases in enumerate(moves):
+            with opener.registry.open(
+                opener.url,
+                project="shop",
+                root=opener.root,
+                clock=ManualClock(NOW_US + 10 * after),
+                author="ann",
+            ) as registry:
+                registry.commit(records=[one, two], aliases=aliases)
+        with opener.open() as registry:
+            assert registry.aliases("a/", at_us=NOW_US - 1) == {}
+            assert registry.aliases(at_us=NOW_US + 9).keys() == {"a/x", "b"}
+            assert registry.aliases("a/", at_us=NOW_US + 9)["a/x"].target == one.id
+            assert registry.aliases("a/", at_us=NOW_US + 19)["a/x"].target == two.id
+            assert registry.aliases(at_us=NOW_US + 20).keys() == {"b"}
+
     def test_a_walk_begins_at_a_record(self, registry: Registry) -> None:
         with pytest.raises(RecordNotFound):
             registry.walk(fact("nobody").id, direction="up")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 from featurestore.permissions import Identity
-from featurestore.records import Alias, AliasEvent, AliasIs, LedgerRow, Record, StoredRecord
+from featurestore.records import Alias, AliasEvent, AliasIs, LedgerRow, Link, Record, StoredRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,8 +66,8 @@ class Registry(ABC):
         """Records by kind, name or ids, oldest first."""
 
     @abstractmethod
-    def aliases(self, prefix: str = "") -> dict[str, Alias]:
-        """The aliases whose name begins with `prefix`, by name."""
+    def aliases(self, prefix: str = "", *, at_us: int | None = None) -> dict[str, Alias]:
+        """The aliases whose name begins with `prefix`, by name; as they stood at `at_us`."""
 
     @abstractmethod
     def history(self, alias: str) -> list[AliasEvent]:
@@ -75,10 +75,26 @@ class Registry(ABC):
 
     @abstractmethod
     def walk(
-        self, record_id: str, *, direction: Literal["up", "down"], depth_max: int = WALK_DEPTH_MAX
-    ) -> list[tuple[str, str, str, str]]:
-        """Edges (child, parent, role, transformation) reachable from a record, nearest first:
-        `up` towards parents, `down` towards children. Directed and cycle-safe."""
+        self,
+        record_id: str | Sequence[str],
+        *,
+        direction: Literal["up", "down"],
+        depth_max: int = WALK_DEPTH_MAX,
+        at_us: int | None = None,
+        past: Sequence[str] = (),
+    ) -> list[Link]:
+        """Edges reachable from a record, or from several, nearest first: `up` towards parents,
+        `down` towards children. Directed and cycle-safe.
+
+        `at_us`: among the records that were born by then. `past`: records of these kinds are
+        reached, but not walked past. Raises `LimitExceeded`.
+        """
+
+    @abstractmethod
+    def twins(self, ids: Sequence[str]) -> list[str]:
+        """These records and all that say the same: of the same kind and name, with the same
+        `version` in the body. (A record's id covers its parents, hence also their descriptions.)
+        Unknown ids are left out."""
 
     @abstractmethod
     def blob(self, digest: str) -> bytes:

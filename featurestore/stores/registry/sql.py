@@ -26,11 +26,12 @@ from featurestore.records import (
     AliasIs,
     Edge,
     LedgerRow,
+    Link,
     Record,
     StoredRecord,
     show_id,
 )
-from featurestore.stores.registry import schema, writes
+from featurestore.stores.registry import graph, schema, writes
 from featurestore.stores.registry.access import (
     AUDIT,
     POLICY_ALIAS,
@@ -188,9 +189,12 @@ class SqlRegistry(Registry):
                 for stored in self._select(connection, table.c.seq.in_(chunk), *where)
             ]
 
-    def aliases(self, prefix: str = "") -> dict[str, Alias]:
+    def aliases(self, prefix: str = "", *, at_us: int | None = None) -> dict[str, Alias]:
         with self._database.reading() as connection:
-            return self._aliases(connection, prefix)
+            if at_us is None:
+                return self._aliases(connection, prefix)
+            rows = sorted(graph.targets_at(connection, self._project, prefix, at_us))
+            return {name: Alias(name=name, target=to, serial=n) for name, to, n in rows}
 
     def history(self, alias: str) -> list[AliasEvent]:
         event = schema.alias_event
@@ -218,20 +222,31 @@ class SqlRegistry(Registry):
 
     def walk(
         self,
-        record_id: str,
+        record_id: str | Sequence[str],
         *,
         direction: Literal["up", "down"],
         depth_max: int = WALK_DEPTH_MAX,
-    ) -> list[tuple[str, str, str, str]]:
+        at_us: int | None = None,
+        past: Sequence[str] = (),
+    ) -> list[Link]:
+        ids = [record_id] if isinstance(record_id, str) else list(dict.fromkeys(record_id))
         with self._database.reading() as connection:
-            start = writes.sequences(connection, self._project, [record_id]).get(record_id)
-            if start is None:
-                raise RecordNotFound(record_id)
-            rows = connection.execute(_reachable(start, direction)).all()
-        leaving = defaultdict[int, list[tuple[Any, ...]]](list)
-        for near, *rest in rows:
-            leaving[near].append(tuple(rest))
-        return _nearest_first(start, leaving, depth_max)
+            known = writes.sequences(connection, self._project, ids)
+            for wanted in ids:
+                if wanted not in known:
+                    raise RecordNotFound(wanted)
+            return graph.walk(
+                connection,
+                [known[wanted] for wanted in ids],
+                direction=direction,
+                depth_max=depth_max,
+                at_us=at_us,
+                past=past,
+            )
+
+    def twins(self, ids: Sequence[str]) -> list[str]:
+        with self._database.reading() as connection:
+            return graph.twins(connection, self._project, sorted(set(ids)))
 
     def blob(self, digest: str) -> bytes:
         table = schema.blob
@@ -317,42 +332,3 @@ class SqlRegistry(Registry):
         return StoredRecord(
             id=row.id, record=record, created_at_us=row.created_at_us, author=row.author
         )
-
-
-def _reachable(start: int, direction: Literal["up", "down"]) -> sa.Select[Any]:
-    """The edges that leave the records reachable from `start`, each with the end that it leaves
-    from, the other end, and what the caller wants to know of it."""
-    edge, child, parent = schema.edge, schema.record.alias("c"), schema.record.alias("p")
-    near, far = edge.c.child, edge.c.parent
-    if direction == "down":
-        near, far = far, near
-    reached = sa.select(sa.literal(start, schema.SEQUENCE).label("seq")).cte(
-        "reached", recursive=True
-    )
-    # UNION drops what was reached before, which ends cycles and visits each record once.
-    reached = reached.union(sa.select(far).join_from(edge, reached, near == reached.c.seq))
-    return (
-        sa.select(near, far, child.c.id, parent.c.id, edge.c.role, edge.c.transformation)
-        .join_from(edge, reached, near == reached.c.seq)
-        .join(child, edge.c.child == child.c.seq)
-        .join(parent, edge.c.parent == parent.c.seq)
-        .order_by(near, edge.c.child, edge.c.position)
-    )
-
-
-def _nearest_first(
-    start: int, leaving: Mapping[int, Sequence[tuple[Any, ...]]], depth_max: int
-) -> list[tuple[str, str, str, str]]:
-    edges, seen, level = list[tuple[str, str, str, str]](), {start}, [start]
-    for _ in range(depth_max):
-        following = list[int]()
-        for near in level:
-            for far, *shown in leaving.get(near, ()):
-                edges.append((shown[0], shown[1], shown[2], shown[3]))
-                if far not in seen:
-                    seen.add(far)
-                    following.append(far)
-        if not following:
-            break
-        level = following
-    return edges

@@ -1,0 +1,97 @@
+"""What lies downstream of records: services, training sets, runs and models."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from featurestore.lifecycle.lineage import Blast, Hit, label_of, reached
+from featurestore.records import Transformation
+
+if TYPE_CHECKING:
+    from featurestore.stores.registry.base import Registry
+
+LEAVES = ("repo",)
+"""Kinds that a walk does not go past: a repo record has every definition as parent."""
+
+_KINDS = ("service", "training_set", "run", "model")
+
+
+def downstream(registry: Registry, record_ids: Iterable[str], *, at_us: int | None = None) -> Blast:
+    """What depends on these records, or on others that say the same (`Registry.twins`): services
+    of the environments, training sets, runs, and models with their stages. Ids that the registry
+    does not have are left out: nothing depends on them.
+
+    `at_us`: as it stood then. Raises `LimitExceeded`, `StoreUnavailable`.
+    """
+    starts = registry.twins(list(record_ids))
+    if not starts:
+        return Blast()
+    how = reached(
+        starts, registry.walk(starts, direction="down", at_us=at_us, past=LEAVES), direction="down"
+    )
+    return blast_of(registry, how, at_us=at_us)
+
+
+def blast_of(
+    registry: Registry, how: Mapping[str, Transformation], *, at_us: int | None = None
+) -> Blast:
+    """Those of the records reached that people ask for, with their labels and aliases."""
+    found = {kind: [i for i in how if i.startswith(f"{kind}:")] for kind in _KINDS}
+    homes = environments_of(registry, found["service"], at_us=at_us)
+    names = aliases_of(registry, ("training_set/", "model/", "env/"), at_us=at_us)
+    numbers = {
+        stored.id: stored.record.body.get("number")
+        for stored in (registry.records(ids=found["model"]) if found["model"] else ())
+    }
+
+    def hits(kind: str, aliases: Mapping[str, tuple[str, ...]]) -> tuple[Hit, ...]:
+        made = (
+            Hit(
+                kind=kind,
+                name=(name := name_of(record_id)),
+                id=record_id,
+                transformation=how[record_id],
+                label=label_of(kind, name, record_id, number=numbers.get(record_id)),
+                aliases=aliases.get(record_id, ()),
+            )
+            for record_id in found[kind]
+        )
+        return tuple(sorted(made, key=lambda hit: (hit.name, len(hit.label), hit.label, hit.id)))
+
+    return Blast(
+        services=tuple(hit for hit in hits("service", homes) if hit.aliases),
+        training_sets=hits("training_set", names),
+        runs=hits("run", names),
+        models=hits("model", names),
+    )
+
+
+def name_of(record_id: str) -> str:
+    """The name in a record id."""
+    return record_id.partition(":")[2].rpartition("@")[0]
+
+
+def aliases_of(
+    registry: Registry, prefixes: Iterable[str], *, at_us: int | None = None
+) -> dict[str, tuple[str, ...]]:
+    """By record id: the aliases with one of these prefixes that point to it."""
+    found = defaultdict[str, list[str]](list)
+    for prefix in prefixes:
+        for name, alias in registry.aliases(prefix, at_us=at_us).items():
+            found[alias.target].append(name)
+    return {target: tuple(sorted(names)) for target, names in found.items()}
+
+
+def environments_of(
+    registry: Registry, ids: Iterable[str], *, at_us: int | None = None
+) -> dict[str, tuple[str, ...]]:
+    """By the id of a definition's record: the environments (`env/prod`) that have it."""
+    ids = list(ids)
+    repos = aliases_of(registry, ("env/",), at_us=at_us) if ids else {}
+    found = defaultdict[str, list[str]](list)
+    if repos:
+        for link in registry.walk(ids, direction="down", depth_max=1, at_us=at_us):
+            found[link.parent] += repos.get(link.child, ())
+    return {record_id: tuple(sorted(set(names))) for record_id, names in found.items() if names}
