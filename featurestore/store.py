@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from featurestore.compiler.spans import Span
     from featurestore.compiler.typed import TypedRepo
     from featurestore.engines.base import Engine
+    from featurestore.facades.lineage import LineageQuestions
     from featurestore.jobs.access import Asker
     from featurestore.jobs.apply import ApplyResult
     from featurestore.jobs.deletions import Deletion
@@ -93,6 +94,18 @@ class FeatureStore:
     def online_store(self) -> OnlineStore:
         """The online store."""
         return project.open_online_store(self.settings.online, root=self.settings.root)
+
+    @cached_property
+    def lineage(self) -> LineageQuestions:
+        """Where things come from, and what depends on them."""
+        from featurestore.facades.lineage import LineageQuestions
+
+        return LineageQuestions(
+            lambda: self.registry,
+            self._context,
+            environment=self.settings.project.environment,
+            now_us=self.clock.now_us,
+        )
 
     def plan(self) -> ChangePlan:
         """What `apply` would change in the environment; changes nothing."""

@@ -16,7 +16,17 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from featurestore.cli import access, data, definitions, doctor, feature_tests, init, online, push
+from featurestore.cli import (
+    access,
+    data,
+    definitions,
+    doctor,
+    feature_tests,
+    init,
+    lineage,
+    online,
+    push,
+)
 from featurestore.cli.demo import command as demo
 from featurestore.cli.output import note, say, show_error, show_json
 from featurestore.errors import FeatureStoreError
@@ -77,6 +87,13 @@ app.command()(data.verify)
 app.command()(data.optimize)
 app.command()(data.sweep)
 app.command("delete-entity")(online.delete_entity)
+app.command()(lineage.impact)
+app.command("who-uses")(lineage.who_uses)
+app.command()(lineage.lineage)
+app.command()(lineage.diff)
+app.command()(lineage.history)
+app.command()(lineage.freshness)
+app.command()(lineage.blast)
 app.add_typer(access.token, name="token")
 app.add_typer(access.access, name="access")
 app.add_typer(access.audit, name="audit")

@@ -9,10 +9,11 @@ has those: a walk never reaches features that are not used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, assert_never
 
 from featurestore.compiler.hashing import source_version
+from featurestore.compiler.query_lineage import query_lineage
 from featurestore.compiler.typed import (
     Argument,
     Column,
@@ -30,16 +31,19 @@ from featurestore.compiler.typed import (
     Use,
     ViewUse,
 )
-from featurestore.definitions.expression import canonical, columns_of, show
+from featurestore.definitions.expression import canonical, column_lineage, columns_of, show
 from featurestore.definitions.python_function import PythonFunction
 from featurestore.definitions.source import FileSource
 from featurestore.fingerprint import canonical_json, fingerprint, fingerprint_bytes
-from featurestore.records import Edge, Record
+from featurestore.records import RECORD_BODY_BYTES_MAX, Edge, Record, Transformation
 from featurestore.timeline import format_duration
 from featurestore.windows import LIFETIME
 
 SHOWN_COLUMNS_BYTES_MAX = 32 * 1024
 """A source with a longer list of columns shows their number only."""
+
+BODY_SEAM_BYTES = 8
+"""Of the braces and commas between the parts of a body."""
 
 METADATA_FIELDS = ("description", "owner", "tags")
 
@@ -53,7 +57,7 @@ def definition_records(repo: TypedRepo) -> tuple[Record, ...]:
     entities = {e.name: entity_record(e) for e in repo.entities.values()}
     sources: dict[str, Record] = {}
     for source in repo.sources.values():
-        sources[source.name] = source_record(source, sources)
+        sources[source.name] = source_record(source, sources, repo.sources)
     features: dict[str, dict[str, Record]] = {}
     views: dict[str, Record] = {}
     for view in repo.views.values():
@@ -91,8 +95,11 @@ def entity_record(entity: TypedEntity) -> Record:
     return Record(kind="entity", name=entity.name, body=body)
 
 
-def source_record(source: TypedSource, inputs: Mapping[str, Record]) -> Record:
-    """`source:weather@…`; its parents are the sources that a query reads."""
+def source_record(
+    source: TypedSource, inputs: Mapping[str, Record], typed: Mapping[str, TypedSource]
+) -> Record:
+    """`source:weather@…`; its parents are the sources that a query reads (`inputs` and `typed` have
+    them by name), and `column_lineage` says from which of their columns its own come."""
     definition = source.definition
     body: dict[str, Any] = {
         "version": source.version,
@@ -121,8 +128,23 @@ def source_record(source: TypedSource, inputs: Mapping[str, Record]) -> Record:
         }
     else:
         body |= {"query": definition.query.strip(), "inputs": list(source.inputs)}
+        body |= _column_lineage(source, body, typed)
     parents = tuple(Edge(parent=inputs[name].id, role="source") for name in source.inputs)
     return Record(kind="source", name=source.name, body=body, parents=parents)
+
+
+def _column_lineage(
+    source: TypedSource, body: Mapping[str, Any], typed: Mapping[str, TypedSource]
+) -> dict[str, Any]:
+    """What the columns of a query come from; nothing where that is too much for a record."""
+    definition = source.definition
+    if isinstance(definition, FileSource):
+        return {}
+    inputs = {name: [column.name for column in typed[name].columns] for name in source.inputs}
+    columns = [column.name for column in source.columns]
+    found = {"column_lineage": asdict(query_lineage(definition.query, inputs, columns))}
+    size = len(canonical_json(dict(body)).encode()) + len(canonical_json(found).encode())
+    return found if "columns" in body and size <= RECORD_BODY_BYTES_MAX - BODY_SEAM_BYTES else {}
 
 
 def feature_record(
@@ -281,8 +303,9 @@ def on_demand_feature_record(
     requests: Mapping[str, Record],
     features: Mapping[str, Mapping[str, Record]],
 ) -> Record:
-    """`feature:trip.delay_per_mile@…`: what it reads enters by value, features as themselves and
-    request inputs by their source; `columns` are both, as the expression calls them."""
+    """`feature:trip.delay_per_mile@…`: what it reads, features as themselves and request inputs by
+    their source; `columns` are both, as the expression calls them. Into a function all enters by
+    value, into an expression what only decides which value is taken enters indirectly."""
     function = view.function
     tree: list[Any] = canonical(feature.expression)
     if function is not None:
@@ -301,8 +324,12 @@ def on_demand_feature_record(
         "columns": columns,
         **_metadata(Metadata(description=feature.description)),
     }
-    used = [argument for argument in view.arguments if argument.name in columns]
-    parents = dict.fromkeys(_parent(argument, requests, features) for argument in used)
+    how = {} if function is not None else column_lineage(feature.expression)
+    parents = dict.fromkeys(
+        _parent(argument, requests, features, how.get(argument.name, "DIRECT"))
+        for argument in view.arguments
+        if argument.name in columns
+    )
     return Record(
         kind="feature", name=f"{view.name}.{feature.name}", body=body, parents=tuple(parents)
     )
@@ -312,12 +339,13 @@ def _parent(
     argument: Argument,
     requests: Mapping[str, Record],
     features: Mapping[str, Mapping[str, Record]],
+    how: Transformation,
 ) -> Edge:
     if isinstance(argument.origin, TypedRequestSource):
         record = requests[argument.origin.name]
     else:
         record = features[argument.origin.view.name][argument.feature]
-    return Edge(parent=record.id, role=record.kind)
+    return Edge(parent=record.id, role=record.kind, transformation=how)
 
 
 def on_demand_record(view: TypedOnDemandView, features: Mapping[str, Record]) -> Record:

@@ -21,20 +21,21 @@ def tables_of(query: str) -> tuple[str, ...]:
     """
     from sqlglot import exp
 
-    tables = [table for table in _parse(query).find_all(exp.Table) if not _is_cte(table)]
+    tables = [table for table in parse_query(query).find_all(exp.Table) if not _is_cte(table)]
     return tuple(sorted({name for table in tables if (name := _name(table))}))
 
 
 def canonical_query(query: str) -> str:
     """`query` without its layout, comments and letter case of keywords: equal meaning as far as
     the syntax shows it gives equal text. Raises `InvalidExpression` as `tables_of` does."""
-    text: str = _parse(query).sql(
+    text: str = parse_query(query).sql(
         dialect="duckdb", identify=True, comments=False, normalize_functions="upper"
     )
     return text
 
 
-def _parse(query: str) -> _Node:
+def parse_query(query: str) -> _Node:
+    """The tree of one SELECT, in DuckDB's SQL. Raises `InvalidExpression`."""
     import sqlglot
     from sqlglot import exp
     from sqlglot.errors import ParseError, SqlglotError

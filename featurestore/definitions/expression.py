@@ -15,6 +15,7 @@ from typing import Any, assert_never
 from featurestore.definitions.functions import FUNCTIONS, Signature, common_type
 from featurestore.dtypes import BOOL, DType, Kind
 from featurestore.errors import InvalidExpression, TypeMismatch, suggest
+from featurestore.records import Transformation
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def columns_of(expression: Expression) -> tuple[str, ...]:
     return tuple(dict.fromkeys(n.name for n in walk(expression) if isinstance(n, Column)))
 
 
-def column_lineage(expression: Expression | str) -> dict[str, str]:
+def column_lineage(expression: Expression | str) -> dict[str, Transformation]:
     """The columns that an expression (or its text) reads, in the order of first use, and how, in
     OpenLineage's words. `DIRECT`: the value is computed from the column's; that is so for arguments
     of all functions and operators, comparisons included, and for every result of CASE, `if` and
@@ -140,14 +141,14 @@ def column_lineage(expression: Expression | str) -> dict[str, str]:
     Raises `InvalidExpression` as `parse_expression` does.
     """
     tree = parse_expression(expression) if isinstance(expression, str) else expression
-    found: dict[str, str] = {}
+    found: dict[str, Transformation] = {}
     for name, kind in _reads(tree, "DIRECT"):
         if found.get(name) != "DIRECT":
             found[name] = kind
     return found
 
 
-def _reads(node: Expression, kind: str) -> Iterator[tuple[str, str]]:
+def _reads(node: Expression, kind: Transformation) -> Iterator[tuple[str, Transformation]]:
     deciding = asked_only(node)
     if isinstance(node, Column):
         yield node.name, kind

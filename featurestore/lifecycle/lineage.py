@@ -93,7 +93,14 @@ class Blast:
 
 
 def label_of(kind: str, name: str, record_id: str, *, number: object = None) -> str:
-    """A record as people say it: `delay v3`, `service offer_model`, `view:weather@1a2b3c4d`."""
-    if kind == "model" and number is not None:
-        return f"{name} v{number}"
-    return name if kind in ("service", "run") else show_id(record_id).partition(":")[2]
+    """A record as people say it: `delay v3`, `weather:temp`, `landings`, and with a digest where
+    one name has many: `delays@1a2b3c4d`."""
+    match kind:
+        case "model" if number is not None:
+            return f"{name} v{number}"
+        case "feature":
+            return name.replace(".", ":", 1)
+        case "training_set" | "snapshot" | "model":
+            return show_id(record_id).partition(":")[2]
+        case _:
+            return name

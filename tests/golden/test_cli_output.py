@@ -5,6 +5,7 @@ Digests are masked: they say which definition it is, not how it is shown.
 
 from __future__ import annotations
 
+import getpass
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from featurestore.cli.init import write_repository
 from featurestore.cli.main import run
+from featurestore.store import FeatureStore
 from featurestore.timeline import to_us
 
 GOLDEN = Path(__file__).parent / "cli"
@@ -22,6 +24,15 @@ NOW_US = to_us("2026-11-23T08:00:00Z")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repos") / "my_shop"
     write_repository(folder, now_us=NOW_US)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def applied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("applied") / "my_shop"
+    write_repository(folder, now_us=NOW_US)
+    with FeatureStore(folder) as store:
+        store.apply()
     return folder
 
 
@@ -80,3 +91,31 @@ def test_a_training_set(
     options = ["--include-status", "--rows", "5", "--repo", str(repo)]
     assert run([*arguments, *options], debug=False) == 0
     check("get_historical", capsys.readouterr().out, request)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("impact", ["impact", "orders.refused"]),
+        ("impact_json", ["impact", "orders.refused", "--json"]),
+        ("impact_nothing", ["impact", "orders.order_id"]),
+        ("who_uses", ["who-uses", "last_order:amount"]),
+        ("lineage_up", ["lineage", "offer_model"]),
+        ("lineage_down", ["lineage", "orders.refused", "--down"]),
+        ("lineage_json", ["lineage", "shop:refused_share", "--depth", "1", "--json"]),
+        ("diff", ["diff", "env/prod@2020-01-01"]),
+        ("history", ["history", "env/prod"]),
+        ("blast", ["blast", "orders", "--start", "2026-11-01"]),
+    ],
+)
+def test_lineage(
+    name: str,
+    arguments: list[str],
+    *,
+    applied: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    assert run([*arguments, "--repo", str(applied)], debug=False) == 0
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<instant>", capsys.readouterr().out)
+    check(name, text.replace(getpass.getuser(), "<user>"), request)

@@ -22,6 +22,7 @@ from featurestore import config, errors
 from featurestore.cli.main import app
 from featurestore.client import AsyncFeatureClient, FeatureClient
 from featurestore.errors import FeatureStoreError
+from featurestore.facades.lineage import LineageQuestions
 from featurestore.jobs.training import RetrievalJob
 from featurestore.plugins import Group
 from featurestore.serving import http_server
@@ -151,7 +152,7 @@ class TestCommandLine:
         options, arguments = set[str](), []
         for parameter in self.commands[command].params:
             if parameter.param_type_name == "option":
-                options |= set(parameter.opts)
+                options |= {*parameter.opts, *parameter.secondary_opts}
             else:
                 arguments.append(parameter)
         common = {"-r"} | ({"-e"} & options)
@@ -212,6 +213,7 @@ class TestPython:
         ("section", "kind"),
         [
             ("FeatureStore", FeatureStore),
+            ("fs.lineage", LineageQuestions),
             ("RetrievalJob", RetrievalJob),
             ("FeatureClient", FeatureClient),
             ("FeatureClient", AsyncFeatureClient),
@@ -221,7 +223,7 @@ class TestPython:
     def test_every_method_and_no_other(self, section: str, kind: type) -> None:
         wanted = public(kind)
         if kind is FeatureStore:
-            attributes = {"repo", "engine", "registry", "online_store"}
+            attributes = {"repo", "engine", "registry", "online_store", "lineage"}
             assert attributes <= wanted & quoted(self.text[section])
             wanted -= attributes
         if kind is RetrievalJob:

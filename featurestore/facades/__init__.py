@@ -1,0 +1,1 @@
+"""Namespaces of `FeatureStore`: one class each, one line per method."""

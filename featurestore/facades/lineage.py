@@ -1,0 +1,103 @@
+"""`fs.lineage`: questions about where things come from and what depends on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from featurestore.timeline import to_us
+
+if TYPE_CHECKING:
+    from featurestore.jobs.lineage_blast import BadData
+    from featurestore.jobs.lineage_freshness import Freshness
+    from featurestore.jobs.lineage_history import Diff
+    from featurestore.jobs.lineage_impact import Impact
+    from featurestore.jobs.lineage_tree import Lineage
+    from featurestore.jobs.lineage_uses import Uses
+    from featurestore.jobs.materialize import Context
+    from featurestore.lifecycle.lineage import Direction
+    from featurestore.records import AliasEvent
+    from featurestore.stores.registry.base import Registry
+
+Instant = datetime | str | int | None
+
+
+class LineageQuestions:
+    """The questions of `fs.lineage`. `at` has each answered as of that instant: aliases as they
+    stood, records that were born by then. All raise `RecordNotFound` with what is close,
+    `AmbiguousRecord` and `LimitExceeded`."""
+
+    def __init__(
+        self,
+        registry: Callable[[], Registry],
+        context: Callable[[], Context],
+        *,
+        environment: str,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._registry = registry
+        self._context = context
+        self._environment = environment
+        self._now_us = now_us
+
+    def impact(self, target: str, *, at: Instant = None) -> Impact:
+        """What a change of a column (`"weather.temp"`), a source, a feature (`"view:feature"`) or
+        anything else that has a name would touch: features, services, training sets, runs, models,
+        each DIRECT or INDIRECT."""
+        from featurestore.jobs.lineage_impact import impact
+
+        return impact(self._registry(), target, at_us=_us(at))
+
+    def who_uses(self, target: str, *, metrics: str | None = None, at: Instant = None) -> Uses:
+        """Who uses a feature or a view, when it was last trained on and materialized, and, where
+        the address of a server's metrics is given, how often it was looked up there. Raises
+        `ServerUnavailable` for metrics that do not come."""
+        from featurestore.jobs.lineage_uses import who_uses
+
+        return who_uses(self._registry(), target, metrics=metrics, at_us=_us(at))
+
+    def of(
+        self, target: str, *, up: bool = True, depth: int | None = None, at: Instant = None
+    ) -> Lineage:
+        """What something was made of (`up`), down to columns of sources, or else what was made of
+        it; at most `depth` links away."""
+        from featurestore.jobs.lineage_tree import lineage
+
+        direction: Direction = "up" if up else "down"
+        return lineage(self._registry(), target, direction=direction, depth=depth, at_us=_us(at))
+
+    def diff(self, alias: str, start: datetime | str | int, end: Instant = None) -> Diff:
+        """What moved below an alias (`"env/prod"`, `"model/delay/production"`) between two
+        instants, until now by default."""
+        from featurestore.jobs.lineage_history import diff
+
+        end_us = self._now_us() if end is None else to_us(end)
+        return diff(self._registry(), alias, from_us=to_us(start), to_us=end_us)
+
+    def history(self, alias: str, *, at: Instant = None) -> list[AliasEvent]:
+        """The moves of an alias, oldest first: who, when, from, to, why."""
+        from featurestore.jobs.lineage_history import history
+
+        return history(self._registry(), alias, at_us=_us(at))
+
+    def freshness(self, service: str, *, at: Instant = None) -> Freshness:
+        """Up to which instant what a service answers is known: the least of what it reads. Raises
+        `UnknownService` for one that the environment does not serve."""
+        from featurestore.jobs.lineage_freshness import freshness
+
+        at_us = self._now_us() if at is None else to_us(at)
+        return freshness(self._registry(), service, environment=self._environment, at_us=at_us)
+
+    def blast(
+        self, target: str, *, start: Instant = None, end: Instant = None, at: Instant = None
+    ) -> BadData:
+        """Which training sets, runs and models saw a bad snapshot (its id), or rows of a source
+        with event times in `[start, end)`. Raises `InvalidRequest`."""
+        from featurestore.jobs.lineage_blast import bad_data
+
+        return bad_data(self._registry(), target, from_us=_us(start), to_us=_us(end), at_us=_us(at))
+
+
+def _us(instant: Instant) -> int | None:
+    return None if instant is None else to_us(instant)

@@ -1,0 +1,172 @@
+"""`impact`: what a change of a column, a source, a feature or any other record would touch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from featurestore.jobs.lineage import LEAVES, blast_of, environments_of, name_of
+from featurestore.jobs.lineage_refs import Target, find
+from featurestore.lifecycle.columns import (
+    ANY,
+    UNRESOLVED,
+    column_node,
+    source_column,
+    split_node,
+    unresolved_of,
+    value_links,
+)
+from featurestore.lifecycle.lineage import Blast, reached
+from featurestore.records import Link, Record, Transformation
+
+if TYPE_CHECKING:
+    from featurestore.stores.registry.base import Registry
+
+_OF_COLUMNS = ("source:", "request_source:", "feature:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """A feature, as `view:feature`, that is touched: how, in which roles it reads what is touched
+    (`value`, `where`, `key`, …), and in which environments it stands now (none: in the past)."""
+
+    name: str
+    transformation: Transformation
+    roles: tuple[str, ...]
+    environments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """A column of a query (`*`: its rows) that may read what was asked for: it can't be told."""
+
+    source: str
+    column: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Impact:
+    """What a change of `target` would touch, as of `at_us` (None: now).
+
+    `blast` are services, training sets, runs and models. Where a query can't be looked through,
+    `doubts` say so, and `maybe` is what lies behind it and may be touched, too.
+    """
+
+    target: str
+    at_us: int | None = None
+    features: tuple[Touched, ...] = ()
+    blast: Blast = field(default_factory=Blast)
+    doubts: tuple[Doubt, ...] = ()
+    maybe: Blast = field(default_factory=Blast)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is touched for all that is known."""
+        return not (self.features or self.blast.every or self.doubts)
+
+
+def impact(registry: Registry, target: str, *, at_us: int | None = None) -> Impact:
+    """What a change of `target` would touch: `source.column`, `source`, `view:feature`, or whatever
+    else `find` understands. Versions of the past count, for models that were trained on them may
+    live. Raises `RecordNotFound`, `AmbiguousRecord`, `LimitExceeded`."""
+    asked = find(registry, target, at_us=at_us)
+    starts = registry.twins(asked.ids)
+    links = registry.walk(starts, direction="down", at_us=at_us, past=LEAVES)
+    if asked.column is None:
+        return _of_records(registry, asked, starts, links, at_us)
+    by_id = column_records(registry, [*starts, *(link.child for link in links)])
+    graph = value_links(links, by_id)
+    nodes, any_column = _nodes(asked, by_id)
+    told = [link for link in graph if link.role != UNRESOLVED]
+    how = reached(nodes, told)
+    anyhow = reached([*nodes, *any_column], graph)
+    doubtful: dict[str, Transformation] = {node: "INDIRECT" for node in anyhow if node not in how}
+    return Impact(
+        target=target,
+        at_us=at_us,
+        features=_touched(registry, how, told, nodes, at_us),
+        blast=blast_of(registry, how, at_us=at_us),
+        doubts=_doubts(graph, by_id, {*nodes, *any_column, *anyhow}),
+        maybe=blast_of(registry, doubtful, at_us=at_us),
+    )
+
+
+def _of_records(
+    registry: Registry, asked: Target, starts: list[str], links: list[Link], at_us: int | None
+) -> Impact:
+    how = reached(starts, links)
+    return Impact(
+        target=asked.text,
+        at_us=at_us,
+        features=_touched(registry, how, links, starts, at_us),
+        blast=blast_of(registry, how, at_us=at_us),
+    )
+
+
+def column_records(registry: Registry, ids: Iterable[str]) -> dict[str, Record]:
+    """The sources and features among `ids`, and their parents, by id."""
+    wanted = sorted({record_id for record_id in ids if record_id.startswith(_OF_COLUMNS)})
+    by_id = {stored.id: stored.record for stored in registry.records(ids=wanted)}
+    parents = {edge.parent for record in by_id.values() for edge in record.parents}
+    more = sorted(parents - by_id.keys())
+    return by_id | {stored.id: stored.record for stored in registry.records(ids=more)}
+
+
+def _nodes(asked: Target, by_id: Mapping[str, Record]) -> tuple[list[str], list[str]]:
+    """The nodes of the column asked for; and, of sources whose columns are not recorded, those
+    that stand for any of their columns."""
+    nodes, any_column = list[str](), list[str]()
+    for record_id, record in by_id.items():
+        if (record.kind, record.name) == (asked.kind, asked.newest.record.name):
+            column = source_column(record, asked.column or "")
+            if column is not None:
+                nodes.append(column_node(record_id, column))
+                any_column += [] if "columns" in record.body else [column_node(record_id, ANY)]
+    return nodes, any_column
+
+
+def _touched(
+    registry: Registry,
+    how: Mapping[str, Transformation],
+    links: Iterable[Link],
+    starts: Collection[str],
+    at_us: int | None,
+) -> tuple[Touched, ...]:
+    found = [record_id for record_id in how if record_id.startswith("feature:")]
+    homes = environments_of(registry, found, at_us=at_us)
+    roles, ways, places = (defaultdict[str, set[str]](set) for _ in range(3))
+    for link in links:
+        if link.child in how and (link.parent in how or link.parent in starts):
+            roles[link.child].add(link.role)
+    by_name = defaultdict[str, set[str]](set)
+    for record_id in found:
+        name = name_of(record_id).replace(".", ":", 1)
+        by_name[name] |= roles[record_id]
+        ways[name].add(how[record_id])
+        places[name] |= set(homes.get(record_id, ()))
+    return tuple(
+        Touched(
+            name=name,
+            transformation="DIRECT" if "DIRECT" in ways[name] else "INDIRECT",
+            roles=tuple(sorted(by_name[name])),
+            environments=tuple(sorted(places[name])),
+        )
+        for name in sorted(by_name)
+    )
+
+
+def _doubts(
+    graph: Iterable[Link], by_id: Mapping[str, Record], touched: Collection[str]
+) -> tuple[Doubt, ...]:
+    found = dict[tuple[str, str], Doubt]()
+    for link in graph:
+        record_id, column = split_node(link.child)
+        if link.role == UNRESOLVED and link.parent in touched and column not in (None, ANY):
+            record = by_id[record_id]
+            why = unresolved_of(record).get(str(column), "its columns were not recorded")
+            doubt = Doubt(source=record.name, column=str(column), why=why)
+            found[doubt.source, doubt.column] = doubt
+    return tuple(found[key] for key in sorted(found))

@@ -1,0 +1,131 @@
+"""What people call things: a column (`weather.temp`), a feature (`origin_weather:temp`), an alias
+(`env/prod`, `model/delay/production`), a record id, whole or shortened, `kind:name`, or a bare name
+where only one thing has it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from featurestore.errors import AmbiguousRecord, RecordNotFound
+from featurestore.lifecycle.columns import source_column
+from featurestore.records import StoredRecord, show_id
+
+if TYPE_CHECKING:
+    from featurestore.stores.registry.base import Registry
+
+NAMED_KINDS = (
+    "source",
+    "request_source",
+    "entity",
+    "view",
+    "on_demand_view",
+    "service",
+    "model",
+    "training_set",
+    "run",
+    "snapshot",
+)
+"""Kinds that a bare name may mean; aliases stand before them."""
+
+_KIND_NAME = re.compile(r"(?P<kind>[a-z][a-z_]*):(?P<name>[^@]+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a text means: every record of that kind and name that was born by then, oldest first,
+    or the one record that an id or an alias names. `column`: of these sources."""
+
+    text: str
+    records: tuple[StoredRecord, ...]
+    column: str | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the records, oldest first."""
+        return [stored.id for stored in self.records]
+
+    @property
+    def newest(self) -> StoredRecord:
+        """The youngest of the records."""
+        return self.records[-1]
+
+    @property
+    def kind(self) -> str:
+        """The kind of the records."""
+        return self.newest.record.kind
+
+
+def find(registry: Registry, text: str, *, at_us: int | None = None) -> Target:
+    """What `text` means at that instant. Raises `RecordNotFound` with what is close, and
+    `AmbiguousRecord` for a name or shortened id that several things have."""
+    if "@" in text:
+        stored = registry.record(text)
+        return _born([stored], text, at_us)
+    if alias := registry.aliases(text, at_us=at_us).get(text):
+        return _born(registry.records(ids=[alias.target]), text, at_us)
+    if ":" in text:
+        return _by_colon(registry, text, at_us)
+    if "." in text and (target := _column(registry, text, at_us)):
+        return target
+    return _by_name(registry, text, at_us)
+
+
+def _by_colon(registry: Registry, text: str, at_us: int | None) -> Target:
+    view, _, feature = text.partition(":")
+    if found := _named(registry, "feature", f"{view}.{feature}", at_us):
+        return Target(text=text, records=found)
+    parts = _KIND_NAME.fullmatch(text)
+    if parts and (found := _named(registry, parts["kind"], parts["name"], at_us)):
+        return Target(text=text, records=found)
+    known = [stored.record.name for stored in registry.records(kind="feature")]
+    raise RecordNotFound(text, known=sorted({name.replace(".", ":", 1) for name in known}))
+
+
+def _column(registry: Registry, text: str, at_us: int | None) -> Target | None:
+    name, _, column = text.partition(".")
+    sources = [
+        stored
+        for kind in ("source", "request_source")
+        for stored in _named(registry, kind, name, at_us)
+    ]
+    if not sources:
+        return None
+    having = tuple(s for s in sources if source_column(s.record, column) is not None)
+    if not having:
+        known = {c for s in sources for c in s.record.body.get("columns", ())}
+        raise RecordNotFound(text, known=[f"{name}.{column}" for column in sorted(known)])
+    return Target(text=text, records=having, column=column)
+
+
+def _by_name(registry: Registry, text: str, at_us: int | None) -> Target:
+    found = {
+        kind: records for kind in NAMED_KINDS if (records := _named(registry, kind, text, at_us))
+    }
+    if len(found) > 1:
+        raise AmbiguousRecord(text, found=[f"{kind}:{text}" for kind in found])
+    if not found:
+        aliases = list(registry.aliases(at_us=at_us))
+        raise RecordNotFound(text, known=aliases + _names(registry))
+    return Target(text=text, records=next(iter(found.values())))
+
+
+def _named(registry: Registry, kind: str, name: str, at_us: int | None) -> tuple[StoredRecord, ...]:
+    found = registry.records(kind=kind, name=name)
+    return tuple(stored for stored in found if at_us is None or stored.created_at_us <= at_us)
+
+
+def _names(registry: Registry) -> list[str]:
+    """Of definitions; what else there is may be too much to look through for a suggestion."""
+    kinds = ("source", "entity", "view", "on_demand_view", "service")
+    return sorted({s.record.name for kind in kinds for s in registry.records(kind=kind)})
+
+
+def _born(found: Sequence[StoredRecord], text: str, at_us: int | None) -> Target:
+    for stored in found:
+        if at_us is not None and stored.created_at_us > at_us:
+            raise RecordNotFound(f"{show_id(stored.id)} at that instant")
+    return Target(text=text, records=tuple(found))
