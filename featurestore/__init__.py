@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Aggregation": "featurestore.definitions.aggregation",
     "AsyncFeatureClient": "featurestore.client",
+    "DataContract": "featurestore.definitions.gates",
     "Entity": "featurestore.definitions.entity",
     "Feature": "featurestore.definitions.view",
     "FeatureClient": "featurestore.client",
@@ -22,6 +23,7 @@ _HOMES = {
     "FeatureTest": "featurestore.definitions.feature_test",
     "FeatureView": "featurestore.definitions.view",
     "FileSource": "featurestore.definitions.source",
+    "Gates": "featurestore.definitions.gates",
     "OnDemandFeatureView": "featurestore.definitions.on_demand",
     "RequestBatch": "featurestore.client",
     "RequestSource": "featurestore.definitions.on_demand",
@@ -34,6 +36,7 @@ _HOMES = {
 __all__ = [
     "Aggregation",
     "AsyncFeatureClient",
+    "DataContract",
     "Entity",
     "Feature",
     "FeatureClient",
@@ -43,6 +46,7 @@ __all__ = [
     "FeatureTest",
     "FeatureView",
     "FileSource",
+    "Gates",
     "OnDemandFeatureView",
     "RequestBatch",
     "RequestSource",
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
     from featurestore.definitions.entity import Entity
     from featurestore.definitions.expression import column_lineage
     from featurestore.definitions.feature_test import FeatureTest
+    from featurestore.definitions.gates import DataContract, Gates
     from featurestore.definitions.on_demand import (
         OnDemandFeatureView,
         RequestSource,

@@ -253,8 +253,10 @@ def needs_of_commit(
                 needs[TRACKS, tracked(name)] = None
             case "training_set" | "model" | "evaluation":
                 needs[TRACKS, name] = None
-            case "snapshot":
+            case "snapshot" | "promotion" | "gate_report":
                 needs[TRACKS, None] = None
+            case "approval" | "break_glass":
+                needs[("approve",), f"model/{name}"] = None
             case _:
                 needs[WRITES, None] = None
     return tuple(needs)
@@ -269,16 +271,38 @@ def _need_of_alias(alias: str) -> Need:
     kind, _, rest = alias.partition("/")
     match kind:
         case "env":
-            return ("apply",), f"env/{rest}"
+            return _need_of_environment(rest)
         case "serving":
             return ("apply", "materialize"), f"env/{rest.partition('/')[0]}"
         case "store":
             return ("materialize",), f"env/{rest}"
         case "online":
             return ("materialize", "apply"), None
-        case "training_set":
+        case "training_set" | "evaluation":
             return TRACKS, rest
+        case "model":
+            return _need_of_model(rest)
+        case "promotion":
+            return TRACKS, None
         case "approval":
             return ("approve",), None
         case _:
             return ("admin",), None
+
+
+def _need_of_environment(rest: str) -> Need:
+    """`prod`, or `dev/model/delay/production`, which is kept for an environment."""
+    environment, _, below = rest.partition("/")
+    kind, _, model = below.partition("/")
+    if kind == "model":
+        return _need_of_model(model)
+    return (("admin",), None) if below else (("apply",), f"env/{environment}")
+
+
+def _need_of_model(rest: str) -> Need:
+    """Whoever may track a model registers its versions (`model/delay`) and puts them into staging;
+    what is in production, and what leaves it, takes approval."""
+    name, _, stage = rest.partition("/")
+    if stage in ("", "staging"):
+        return TRACKS, name
+    return ("approve",), f"model/{name}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from featurestore.config import Settings, load_settings
+from featurestore.errors import RecordNotFound
 from featurestore.jobs import project
 from featurestore.timeline import Clock, SystemClock, to_us
 from featurestore.tracing import Tracing, job_span, open_tracing
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedRepo
     from featurestore.engines.base import Engine
     from featurestore.facades.lineage import LineageQuestions
+    from featurestore.facades.models import ModelRegistry
     from featurestore.jobs.access import Asker
     from featurestore.jobs.apply import ApplyResult
     from featurestore.jobs.deletions import Deletion
+    from featurestore.jobs.gates import Bench
     from featurestore.jobs.ingest import Ingested
     from featurestore.jobs.inventory import Kind
     from featurestore.jobs.materialize import Context, Progress
+    from featurestore.jobs.models import Models
     from featurestore.jobs.optimize import Optimized
     from featurestore.jobs.push import Pusher
     from featurestore.jobs.training import RetrievalJob
@@ -106,6 +110,13 @@ class FeatureStore:
             environment=self.settings.project.environment,
             now_us=self.clock.now_us,
         )
+
+    @cached_property
+    def models(self) -> ModelRegistry:
+        """The model registry."""
+        from featurestore.facades.models import ModelRegistry
+
+        return ModelRegistry(self._models, self._bench, lambda: project.load_gates(self.settings))
 
     def plan(self) -> ChangePlan:
         """What `apply` would change in the environment; changes nothing."""
@@ -491,6 +502,32 @@ class FeatureStore:
             registry=self.registry,
             project=self.settings.project.name,
             now_us=self.clock.now_us(),
+        )
+
+    def _models(self) -> Models:
+        from featurestore.jobs.models import Models
+        from featurestore.stores.offline.artifacts import ArtifactStore
+
+        return Models(
+            registry=self.registry,
+            project=self.settings.project.name,
+            environment=self.settings.project.environment,
+            artifacts=ArtifactStore(project.offline_folder(self.settings)),
+            clock=self.clock,
+            repo=lambda: self.repo,
+        )
+
+    def _open_training_set(self, ref: str) -> Any:
+        raise RecordNotFound(f"training set {ref}")
+
+    def _bench(self) -> Bench:
+        from featurestore.jobs.gates import Bench
+
+        return Bench(
+            models=self._models(),
+            context=self._context,
+            open_set=self._open_training_set,
+            verify=lambda service, samples, seed: self.verify(service, samples=samples, seed=seed),
         )
 
     def _refresh(self) -> None:

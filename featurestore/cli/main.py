@@ -27,6 +27,7 @@ from featurestore.cli import (
     online,
     push,
 )
+from featurestore.cli import models as model_commands
 from featurestore.cli.demo import command as demo
 from featurestore.cli.output import note, say, show_error, show_json
 from featurestore.errors import FeatureStoreError
@@ -97,6 +98,7 @@ app.command()(lineage.blast)
 app.add_typer(access.token, name="token")
 app.add_typer(access.access, name="access")
 app.add_typer(access.audit, name="audit")
+app.add_typer(model_commands.models, name="models")
 app.command()(definitions.info)
 app.command()(doctor.doctor)
 app.command()(demo.demo)

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from featurestore.definitions.entity import Entity
 from featurestore.definitions.feature_test import FeatureTest
+from featurestore.definitions.gates import Gates
 from featurestore.definitions.names import Definition, gather
 from featurestore.definitions.on_demand import OnDemandFeatureView, RequestSource
 from featurestore.definitions.service import FeatureService
@@ -43,6 +44,7 @@ _Named = TypeVar(
     FeatureService,
     FeatureTest,
     StreamSource,
+    Gates,
 )
 
 
@@ -60,6 +62,7 @@ class Definitions:
     services: tuple[FeatureService, ...] = ()
     tests: tuple[FeatureTest, ...] = ()
     streams: tuple[StreamSource, ...] = ()
+    gates: tuple[Gates, ...] = ()
     errors: tuple[DefinitionError, ...] = field(default=(), compare=False)
 
 
@@ -105,6 +108,7 @@ def collect(objects: Iterable[object]) -> Definitions:
         services=_distinct([v for v in distinct if isinstance(v, FeatureService)], errors),
         tests=_distinct([v for v in distinct if isinstance(v, FeatureTest)], errors),
         streams=_distinct(streams, errors),
+        gates=_distinct([v for v in distinct if isinstance(v, Gates)], errors),
         errors=tuple(errors),
     )
 

@@ -18,7 +18,7 @@ from featurestore.definitions.feature_test import FeatureTest
 from featurestore.definitions.repo import load
 from featurestore.definitions.source import FileSource, SqlSource, file_format, our_names
 from featurestore.dtypes import INT64, TIMESTAMP
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, InvalidRepository
 from featurestore.fingerprint import fingerprint
 from featurestore.permissions import Identity
 from featurestore.stores.offline import push_log
@@ -28,6 +28,7 @@ from featurestore.timeline import SystemClock
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedRepo, TypedSource
     from featurestore.config import OfflineSettings, OnlineSettings, Settings
+    from featurestore.definitions.gates import Gates
     from featurestore.dtypes import DType
     from featurestore.engines.base import Engine
     from featurestore.stores.online.base import OnlineStore
@@ -62,6 +63,14 @@ def load_repo(settings: Settings, engine: Engine) -> TypedRepo:
 def load_tests(settings: Settings) -> tuple[FeatureTest, ...]:
     """The feature tests of the definition files, which `load_repo` has found to be sound."""
     return load(settings.root).tests
+
+
+def load_gates(settings: Settings) -> dict[str, Gates]:
+    """The gates that the definition files declare, by model. Raises `InvalidRepository`."""
+    definitions = load(settings.root)
+    if definitions.errors:
+        raise InvalidRepository(definitions.errors)
+    return {gates.model: gates for gates in definitions.gates}
 
 
 def _schema(

@@ -1,1 +1,1 @@
-"""Pure rules of what lives on: lineage. No clock, no thread, no I/O."""
+"""Pure rules of what lives on: lineage, models, promotions, gates. No clock, no thread, no I/O."""

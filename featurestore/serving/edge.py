@@ -52,6 +52,7 @@ _TABLE: dict[type[FeatureStoreError], Codes] = {
     errors.CorruptRow: Codes(grpc.StatusCode.DATA_LOSS, 500),
     errors.CorruptPlan: Codes(grpc.StatusCode.DATA_LOSS, 500),
     errors.CorruptLog: Codes(grpc.StatusCode.DATA_LOSS, 500),
+    errors.LifecycleError: Codes(grpc.StatusCode.FAILED_PRECONDITION, 409),
     errors.NotApplied: Codes(grpc.StatusCode.FAILED_PRECONDITION, 409),
     errors.ServerUnavailable: Codes(grpc.StatusCode.UNAVAILABLE, 503),
     errors.ServerOverloaded: Codes(grpc.StatusCode.RESOURCE_EXHAUSTED, 429),

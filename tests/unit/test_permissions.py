@@ -151,6 +151,22 @@ def test_a_commit_takes_what_it_moves() -> None:
         assert (("admin",), None) in needs_of_commit([], [(kind, "x")], blobs=False, ledger=False)
 
 
+def test_production_takes_approval_of_the_model() -> None:
+    def need(*aliases: str, records: tuple[tuple[str, str], ...] = ()) -> set[object]:
+        return set(needs_of_commit(aliases, records, blobs=False, ledger=False))
+
+    trackers, approvers = (("track", "apply", "approve", "admin"), "delay"), (
+        ("approve",), "model/delay",
+    )  # fmt: skip
+    assert need("model/delay", "model/delay/staging", "evaluation/delay") == {trackers}
+    assert need("env/dev/model/delay/staging") == {trackers}
+    for stage in ("production", "archived", "unheard-of", "production/more"):
+        assert need(f"model/delay/{stage}") == need(f"env/dev/model/delay/{stage}") == {approvers}
+    assert need(records=(("approval", "delay"), ("break_glass", "delay"))) == {approvers}
+    for other in ("env/dev/token/x", "env/dev/", "env/dev/env/prod", "env//x"):
+        assert need(other) <= {(("admin",), None), (("apply",), "env/dev")}
+
+
 def test_a_deletion_takes_its_entity() -> None:
     needs = needs_of_commit([], [("deletion", "customer")], blobs=False, ledger=False)
     assert needs == ((("delete",), "customer"),)

@@ -23,6 +23,7 @@ from featurestore.cli.main import app
 from featurestore.client import AsyncFeatureClient, FeatureClient
 from featurestore.errors import FeatureStoreError
 from featurestore.facades.lineage import LineageQuestions
+from featurestore.facades.models import ModelRegistry
 from featurestore.jobs.training import RetrievalJob
 from featurestore.plugins import Group
 from featurestore.serving import http_server
@@ -198,6 +199,7 @@ class TestPython:
             "Aggregation", "Entity", "FileSource", "SqlSource", "Feature", "FeatureView",
             "FeatureService", "FeatureTest", "StreamSource",
             "RequestSource", "OnDemandFeatureView", "@on_demand_feature_view",
+            "Gates", "DataContract",
         }  # fmt: skip
         for name, arguments in documented.items():
             listed = arguments.partition("`;")[0].strip("` ")
@@ -214,6 +216,7 @@ class TestPython:
         [
             ("FeatureStore", FeatureStore),
             ("fs.lineage", LineageQuestions),
+            ("fs.models", ModelRegistry),
             ("RetrievalJob", RetrievalJob),
             ("FeatureClient", FeatureClient),
             ("FeatureClient", AsyncFeatureClient),
@@ -223,7 +226,7 @@ class TestPython:
     def test_every_method_and_no_other(self, section: str, kind: type) -> None:
         wanted = public(kind)
         if kind is FeatureStore:
-            attributes = {"repo", "engine", "registry", "online_store", "lineage"}
+            attributes = {"repo", "engine", "registry", "online_store", "lineage", "models"}
             assert attributes <= wanted & quoted(self.text[section])
             wanted -= attributes
         if kind is RetrievalJob:
@@ -234,6 +237,7 @@ class TestPython:
         ("section", "kind"),
         [
             ("FeatureStore", FeatureStore),
+            ("fs.models", ModelRegistry),
             ("FeatureClient", FeatureClient),
             ("FeatureClient", AsyncFeatureClient),
         ],

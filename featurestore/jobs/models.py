@@ -1,0 +1,374 @@
+"""The model registry: versions with numbers, where they come from, and in which stage they are.
+
+A version is one commit: its record, and the alias `model/<name>` that moves from the version before
+to it. Of two that take a number at once one wins, and the other takes the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featurestore.compiler.definition_records import definition_records, function_blobs
+from featurestore.errors import CommitConflict, InvalidRequest, RecordNotFound
+from featurestore.jobs import access, model_flavors
+from featurestore.jobs.environments import applied_in
+from featurestore.jobs.model_origin import origin_of, signature_of
+from featurestore.lifecycle.models import (
+    MODEL,
+    STAGES,
+    Draft,
+    ModelRef,
+    ModelVersion,
+    Stage,
+    check_metrics,
+    check_model_name,
+    check_text,
+    model_alias,
+    newest_alias,
+    parse_ref,
+)
+from featurestore.records import AliasEvent, AliasIs
+
+if TYPE_CHECKING:
+    from featurestore.compiler.typed import TypedRepo
+    from featurestore.stores.offline.artifacts import ArtifactStore
+    from featurestore.stores.registry.base import Registry
+    from featurestore.timeline import Clock
+
+REGISTER_ATTEMPTS_MAX = 64
+"""How often a version whose number another took meanwhile takes the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """What the jobs about models work on; the repository is loaded when one needs it."""
+
+    registry: Registry
+    project: str
+    environment: str
+    artifacts: ArtifactStore
+    clock: Clock
+    repo: Callable[[], TypedRepo]
+
+    def asker(self) -> access.Asker:
+        """Who asks, now."""
+        return access.Asker(
+            registry=self.registry, project=self.project, now_us=self.clock.now_us()
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A version and the stage that it is in, in one environment."""
+
+    version: ModelVersion
+    stage: Stage
+
+
+def register(
+    models: Models,
+    name: str,
+    artifact: object,
+    *,
+    run: Any = None,
+    training_set: Any = None,
+    service: Any = None,
+    signature: Any = None,
+    metrics: Mapping[str, float] | None = None,
+    flavor: str | None = None,
+    description: str = "",
+) -> ModelVersion:
+    """Keep a model's bytes and write it down as the next version of `name`.
+
+    Raises `InvalidRequest`, `RecordNotFound` for a run or training set that is not there,
+    `UnknownService`, `SignatureMismatch`, `PermissionDenied`.
+    """
+    check_model_name(name)
+    measured = check_metrics(metrics or {})
+    described = check_text(description, "description")
+    origin, service_records = origin_of(
+        models.registry,
+        models.environment,
+        models.repo,
+        run=run,
+        training_set=training_set,
+        service=service,
+    )
+    given = signature_of(
+        models.registry, origin, artifact, signature, name=name, new=service_records
+    )
+    access.authorize(models.asker(), "track", name, detail="register a model")
+    found, kept = model_flavors.pack(artifact, models.artifacts, flavor=flavor)
+    draft = Draft(
+        name=name,
+        flavor=found,
+        artifact=kept,
+        signature=given,
+        metrics=measured,
+        origin=origin,
+        description=described,
+        libraries=model_flavors.libraries_in_use(),
+    )
+    blobs = function_blobs(models.repo()) if service_records else []
+    for _ in range(REGISTER_ATTEMPTS_MAX - 1):
+        try:
+            return _commit(models, draft, service_records, blobs)
+        except CommitConflict:
+            continue
+    return _commit(models, draft, service_records, blobs)
+
+
+def _commit(
+    models: Models, draft: Draft, records: Sequence[Any], blobs: Sequence[bytes]
+) -> ModelVersion:
+    alias = newest_alias(draft.name)
+    newest = models.registry.aliases(alias).get(alias)
+    number, before = 1, None
+    if newest is not None:
+        before = newest.target
+        number = ModelVersion.of(models.registry.record(before)).number + 1
+    record = draft.record(number)
+    models.registry.commit(
+        requires=[AliasIs(alias, before)],
+        records=[*records, record],
+        blobs=blobs,
+        aliases={alias: record.id},
+        reason=f"register {draft.name}/{number}",
+    )
+    return ModelVersion.of(models.registry.record(record.id))
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def versions_of(registry: Registry, name: str | None = None) -> list[ModelVersion]:
+    """All versions, of `name` or of every model; by name and number."""
+    found = [ModelVersion.of(stored) for stored in registry.records(kind=MODEL, name=name)]
+    return sorted(found, key=lambda version: (version.name, version.number))
+
+
+def get(
+    registry: Registry, ref: str, *, environment: str, at_us: int | None = None
+) -> ModelVersion:
+    """A version by `delay` (the newest), `delay/3`, `delay/production` or its record's id; as of an
+    instant, if one is given. Raises `InvalidRequest`, `RecordNotFound`."""
+    if str(ref).startswith(f"{MODEL}:"):
+        return ModelVersion.of(registry.record(ref))
+    wanted = parse_ref(ref)
+    if wanted.stage is not None:
+        return _in_stage(registry, wanted, environment, at_us)
+    versions = [
+        version
+        for version in versions_of(registry, wanted.name)
+        if at_us is None or version.created_at_us <= at_us
+    ]
+    if not versions:
+        raise RecordNotFound(f"model {wanted.name}", known=model_names(registry))
+    if wanted.number is None:
+        return versions[-1]
+    for version in versions:
+        if version.number == wanted.number:
+            return version
+    raise RecordNotFound(
+        f"model {ref}", known=[f"{wanted.name}/{version.number}" for version in versions]
+    )
+
+
+def _in_stage(
+    registry: Registry, wanted: ModelRef, environment: str, at_us: int | None
+) -> ModelVersion:
+    assert wanted.stage is not None  # noqa: S101 - the caller asked
+    alias = model_alias(wanted.name, wanted.stage, environment)
+    target = target_at(registry, alias, at_us)
+    if target is None:
+        names = model_names(registry)
+        if wanted.name not in names:
+            raise RecordNotFound(f"model {wanted.name}", known=names)
+        when = "" if at_us is None else " then"
+        raise RecordNotFound(
+            f"model {wanted.name}/{wanted.stage} (no version of it is in {wanted.stage} of "
+            f"environment {environment!r}{when})"
+        )
+    return ModelVersion.of(registry.record(target))
+
+
+def target_at(registry: Registry, alias: str, at_us: int | None) -> str | None:
+    """Where an alias points, or pointed at an instant."""
+    if at_us is None:
+        found = registry.aliases(alias).get(alias)
+        return None if found is None else found.target
+    moves = [event for event in registry.history(alias) if event.at_us <= at_us]
+    return moves[-1].target if moves else None
+
+
+def model_names(registry: Registry) -> list[str]:
+    """The names of all models."""
+    below = (alias.partition("/")[2] for alias in registry.aliases(f"{MODEL}/"))
+    return sorted({name for name in below if "/" not in name})
+
+
+def stages_of(
+    registry: Registry, name: str, environment: str, at_us: int | None = None
+) -> dict[str, Stage]:
+    """The stage of each version of `name` that was ever promoted there, by record id."""
+    found: dict[str, Stage] = {}
+    for stage in ("archived", "staging", "production"):
+        alias = model_alias(name, stage, environment)
+        moves = [e for e in registry.history(alias) if at_us is None or e.at_us <= at_us]
+        if stage == "archived":
+            found |= {event.target: "archived" for event in moves if event.target is not None}
+        elif moves and moves[-1].target is not None:
+            found[moves[-1].target] = "staging" if stage == "staging" else "production"
+    return found
+
+
+def list_models(
+    registry: Registry, name: str | None = None, *, environment: str, at_us: int | None = None
+) -> tuple[Staged, ...]:
+    """All versions (of `name`) with the stage that they have in the environment. Raises
+    `RecordNotFound` for a name that no model has."""
+    versions = [v for v in versions_of(registry, name) if at_us is None or v.created_at_us <= at_us]
+    if name is not None and not versions:
+        raise RecordNotFound(f"model {name}", known=model_names(registry))
+    stages = {n: stages_of(registry, n, environment, at_us) for n in {v.name for v in versions}}
+    return tuple(
+        Staged(version=version, stage=stages[version.name].get(version.id, "development"))
+        for version in versions
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageMove:
+    """One move of a stage: which version left it (None: nobody), which came, who did it, why."""
+
+    stage: str
+    at_us: int
+    before: str | None
+    after: str | None
+    by: str
+    reason: str
+
+
+def history(
+    registry: Registry, name: str, *, environment: str, at_us: int | None = None
+) -> tuple[StageMove, ...]:
+    """All moves of the model's stages in an environment, oldest first, up to an instant."""
+    check_model_name(name)
+    refs = {version.id: version.ref for version in versions_of(registry, name)}
+    if not refs:
+        raise RecordNotFound(f"model {name}", known=model_names(registry))
+    moves = [
+        _move(stage, event, refs)
+        for stage in STAGES[1:]
+        for event in registry.history(model_alias(name, stage, environment))
+        if at_us is None or event.at_us <= at_us
+    ]
+    return tuple(sorted(moves, key=lambda move: (move.at_us, STAGES.index(move.stage))))
+
+
+def _move(stage: str, event: AliasEvent, refs: Mapping[str, str]) -> StageMove:
+    return StageMove(
+        stage=stage,
+        at_us=event.at_us,
+        before=None if event.previous is None else refs.get(event.previous, event.previous),
+        after=None if event.target is None else refs.get(event.target, event.target),
+        by=event.author,
+        reason=event.reason,
+    )
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelComparison:
+    """A version beside another one, by default the champion: `metrics` by name with the values of
+    both, and in what else they differ (the champion's value first)."""
+
+    model: str
+    champion: str
+    metrics: Mapping[str, tuple[float | None, float | None]]
+    differences: Mapping[str, tuple[Any, Any]]
+
+
+def compare(
+    registry: Registry, ref: str, champion: str | None = None, *, environment: str
+) -> ModelComparison:
+    """A version beside the one in production, or beside `champion`. Raises `RecordNotFound`."""
+    new = get(registry, ref, environment=environment)
+    old = get(registry, champion or f"{new.name}/production", environment=environment)
+    names = sorted({*new.metrics, *old.metrics})
+    facts = {
+        "flavor": (old.flavor, new.flavor),
+        "artifact": (old.artifact.digest, new.artifact.digest),
+        "size_bytes": (old.artifact.size, new.artifact.size),
+        "training_set": (old.training_set, new.training_set),
+        "run": (old.run, new.run),
+        "service": (old.service_name, new.service_name),
+        "service_version": (old.service_version, new.service_version),
+        "inputs": (_inputs(old), _inputs(new)),
+        "libraries": (dict(old.libraries), dict(new.libraries)),
+        "author": (old.author, new.author),
+    }
+    return ModelComparison(
+        model=new.ref,
+        champion=old.ref,
+        metrics={name: (old.metrics.get(name), new.metrics.get(name)) for name in names},
+        differences={name: pair for name, pair in facts.items() if pair[0] != pair[1]},
+    )
+
+
+def _inputs(version: ModelVersion) -> list[list[str]] | None:
+    return None if version.signature is None else version.signature.body()["inputs"]
+
+
+# --- bytes ----------------------------------------------------------------------------------------
+
+
+def load(models: Models, ref: str, *, trust: bool = False) -> Any:
+    """The model itself, of checked bytes; see `model_flavors.load`."""
+    version = get(models.registry, ref, environment=models.environment)
+    return model_flavors.load(version, models.artifacts, trust=trust)
+
+
+def download(models: Models, ref: str, to: str | Path) -> Path:
+    """Copy a model's artifact into the folder `to`, checked; returns where it is."""
+    version = get(models.registry, ref, environment=models.environment)
+    folder = Path(to)
+    if folder.exists() and not folder.is_dir():
+        raise InvalidRequest(f"{folder} is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return model_flavors.download(version, models.artifacts, folder)
+
+
+def with_environment(models: Models, environment: str | None) -> Models:
+    """The same for another environment; None: its own."""
+    return models if environment is None else replace(models, environment=environment)
+
+
+def service_version_in(registry: Registry, environment: str, service: str | None) -> str | None:
+    """The version of a service that an environment has; None where it has none."""
+    applied = None if service is None else applied_in(registry, environment)
+    return None if applied is None or service is None else applied.version("service", service)
+
+
+__all__ = [
+    "ModelComparison",
+    "Models",
+    "StageMove",
+    "Staged",
+    "compare",
+    "definition_records",
+    "download",
+    "get",
+    "history",
+    "list_models",
+    "load",
+    "model_names",
+    "register",
+    "stages_of",
+    "versions_of",
+]

@@ -1,0 +1,132 @@
+"""What the commands about models print, word for word (`--update-golden` renews it)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from model_repository import logistic, open_store, pin, write_repository
+
+from featurestore.cli.main import run
+
+GOLDEN = Path(__file__).parent / "cli"
+GATES = """
+from featurestore import Gates
+
+late_gates = Gates("late", size_bytes_max=100_000)
+"""
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_repository(tmp_path_factory.mktemp("models") / "parcels", gates=GATES)
+    import joblib
+
+    joblib.dump(logistic(), folder / "model.joblib")
+    (folder / "big.bin").write_bytes(b"x" * 100_001)
+    with open_store(folder) as store:
+        store.apply()
+        pin(store)
+    return folder
+
+
+class Shell:
+    def __init__(
+        self, repo: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+    ) -> None:
+        self._repo, self._capsys, self._request = repo, capsys, request
+
+    def __call__(self, *arguments: str, status: int = 0, golden: str = "") -> str:
+        given = ["models", *arguments, "--repo", str(self._repo)]
+        assert run(given, debug=False) == status
+        printed = self._capsys.readouterr()
+        if golden:
+            self._check(golden, printed.out or printed.err)
+        return printed.out
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", status=status))
+
+    def _check(self, name: str, text: str) -> None:
+        text = re.sub(r"\b([0-9a-f]{64}|[0-9a-f]{10}|[0-9a-f]{8})\b", "########", text)
+        text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<instant>", text)
+        text = re.sub(r"(?m)^libraries .*$", "libraries     …", text)
+        text = re.sub(r"\b[\d,]+ bytes", "<n> bytes", text)
+        path = GOLDEN / f"{name}.txt"
+        if self._request.config.getoption("--update-golden", default=False):
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def shell(
+    repo: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
+    monkeypatch.setenv("LOGNAME", "ann")
+    return Shell(repo, capsys, request)
+
+
+def test_a_model_from_the_shell(shell: Shell, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = str(repo / "model.joblib")
+    origin = ["--run", "late/r1", "--training-set", "parcels"]
+    shell("register", "late", model, *origin, "--metric", "auc=0.81", golden="models_register")
+    second = ["--metric", "auc=0.84", "--metric", "brier=0.2", "--description", "Less weight"]
+    made = shell.json("register", "late", model, *origin, *second)
+    assert (made["ref"], made["lineage_complete"], made["missing"]) == ("late/2", True, [])
+    assert re.fullmatch(r"\d{4}-.*Z", made["created_at"])
+    shell("register", "late", str(repo / "big.bin"), *origin)
+    shell("register", "loose", model, golden="models_register_loose")
+
+    pending = shell("promote", "late/1", "--to", "production", "--reason", "The first one")
+    shell._check("models_promote", pending)
+    request = re.findall(r"^request +(\w{10})$", pending, re.MULTILINE)[0]
+    shell("approve", request, status=1, golden="models_approve_own")
+    monkeypatch.setenv("LOGNAME", "bob")
+    shell("approve", request, "--reason", "Looks fine", golden="models_approve")
+    assert shell.json("show", request)["state"] == "APPLIED"
+
+    shell("promote", "late/2", "--to", "staging", "--reason", "Try it", golden="models_staging")
+    failed = ["promote", "late/3", "--to", "production", "--reason", "Big"]
+    shell(*failed, status=1, golden="models_promote_failed")
+    assert shell.json(*failed, status=1)["gates"]["passed"] is False
+    assert shell.json("gates", "late/3", status=1)["passed"] is False
+    shell("gates", "late/2", golden="models_gates")
+    shell("promote", "loose", "--to", "staging", "--reason", "x", status=1, golden="models_loose")
+
+    second_request = shell.json("promote", "late/2", "--to", "production", "--reason", "Better")
+    assert second_request["state"] == "PENDING_APPROVAL"
+    assert len(second_request["evidence_hash"]) == 64
+    refused = shell.json("reject", second_request["id"], "--reason", "Not now", "--by", "cem")
+    assert refused["state"] == "REJECTED"
+    third = shell.json("promote", "late/2", "--to", "production", "--reason", "Better")["id"]
+    assert shell.json("withdraw", third)["state"] == "WITHDRAWN"
+
+    shell("list", golden="models_list")
+    assert [one["stage"] for one in shell.json("list", "late")] == [
+        "production", "staging", "development",
+    ]  # fmt: skip
+    shell("show", "late/1", golden="models_show")
+    assert shell.json("show", "late/production")["promotions"][0]["state"] == "APPLIED"
+    shell("compare", "late/2", golden="models_compare")
+    assert shell.json("compare", "late/2")["metrics"]["auc"] == {"champion": 0.81, "model": 0.84}
+    shell("archive", "late/2", "--reason", "Enough", golden="models_archive")
+    shell("history", "late", golden="models_history")
+    assert shell.json("history", "late", "--at", "2020-01-01T00:00:00Z") == []
+    assert Path(shell.json("download", "late/1", "--to", str(repo / "copy"))["path"]).is_file()
+
+
+def test_what_is_wrong_is_said(shell: Shell, repo: Path) -> None:
+    for arguments, words in (
+        (["show", "nope"], "no 'model nope'"),
+        (["promote", "late", "--to", "prod", "--reason", "x"], "staging or production"),
+        (["register", "late", "nowhere.bin"], "is not there"),
+        (["register", "late", str(repo / "model.joblib"), "--metric", "auc"], "name=value"),
+    ):
+        assert run(["models", *arguments, "--repo", str(repo)], debug=False) == 1
+        assert words in shell._capsys.readouterr().err
