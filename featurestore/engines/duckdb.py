@@ -28,7 +28,7 @@ from featurestore.engines.duckdb_sql import to_sql
 from featurestore.engines.duckdb_values import from_duckdb
 from featurestore.engines.duckdb_windows import Workbench
 from featurestore.engines.sql import quote, sql_type
-from featurestore.errors import InvalidExpression, InvalidSettings
+from featurestore.errors import InternalError, InvalidExpression, InvalidSettings
 
 if TYPE_CHECKING:
     import duckdb
@@ -216,15 +216,18 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
+    last = -1
     try:
         while True:
             with translated(rel):
                 batch = next(reader, None)
             if batch is None:
                 return
+            found = batch.columns
+            if len(found) > len(schema):
+                last = _in_order(found.pop(), after=last)
             columns = [
-                column.cast(wanted)
-                for column, wanted in zip(batch.columns, schema.types, strict=True)
+                column.cast(wanted) for column, wanted in zip(found, schema.types, strict=True)
             ]
             whole = pa.RecordBatch.from_arrays(columns, schema=schema)
             for start in range(0, whole.num_rows, batch_rows):
@@ -232,6 +235,17 @@ def _batches(
     finally:
         del reader
         cursor.close()
+
+
+def _in_order(positions: pa.Array, *, after: int) -> int:
+    """The last of `positions`. The query computes on rows that a sort has put in order, and that
+    they stay so is DuckDB's way, not SQL's promise."""
+    numbers = positions.to_numpy()
+    if len(numbers) == 0:
+        return after
+    if numbers[0] <= after or (numbers[1:] <= numbers[:-1]).any():
+        raise InternalError("rows came out of their order")
+    return int(numbers[-1])
 
 
 def _text(cursor: duckdb.DuckDBPyConnection, rel: Rel, bench: Workbench) -> str:

@@ -51,7 +51,8 @@ from featurestore.engines.duckdb_scans import (
     scan_sql,
 )
 from featurestore.engines.duckdb_shared import shared_sources
-from featurestore.engines.sql import expression_sql, literal, quote, sql_type
+from featurestore.engines.sql import literal, quote, sql_type
+from featurestore.engines.sql_expressions import expression_sql, shared_sql
 from featurestore.timeline import DAY_US
 
 if TYPE_CHECKING:
@@ -112,19 +113,38 @@ def to_sql(rel: Rel, describe: Describe, ask: Ask, bench: Workbench | None = Non
     """The query that yields the rows of `rel`, its columns in the order of `rel.schema`.
 
     An `Input` is read from a table named `input_table(name)`. Rows keep the order of the input
-    that stands leftmost below joins. Windows are computed on `bench` while the text is written.
+    that stands leftmost below joins; where something is computed after they were put in order, a
+    last column has their positions. Windows are computed on `bench` while the text is written.
     Raises `SourceSchemaChanged`.
     """
     if bench is not None:
         bench.shared = shared_sources(rel)
-    query = Query(describe, functools.cache(ask), bench)
+    query = Query(describe, functools.cache(ask), bench, sorted_at=_below_derivations(rel))
     if isinstance(rel, Sql):
         table = _sql(query, rel, materialized=False)
     else:
         table = query.table(rel, frozenset(rel.schema))
-    order = "" if table.row is None else f"\nORDER BY {table.row}"
-    columns = ", ".join(table.columns[name] for name in rel.schema)
-    return f"{query.ctes()}SELECT {columns}\nFROM {table.name}{order}"
+    columns = [table.columns[name] for name in rel.schema]
+    order = _order(table)
+    if query.is_sorted and table.row is not None:
+        columns, order = [*columns, table.row], ""
+    return f"{query.ctes()}SELECT {', '.join(columns)}\nFROM {table.name}{order}"
+
+
+def _below_derivations(rel: Rel) -> Rel | None:
+    """The relation whose rows are put in order: what is computed from them then need not be moved
+    by the sort. None where nothing is computed at the end."""
+    while isinstance(rel, Project):
+        rel = rel.input
+    if not isinstance(rel, Derive):
+        return None
+    while isinstance(rel, Derive):
+        rel = rel.input
+    return rel
+
+
+def _order(table: Table) -> str:
+    return "" if table.row is None else f"\nORDER BY {table.row}"
 
 
 def input_table(name: str) -> str:
@@ -139,6 +159,8 @@ class Query:
     describe: Describe
     ask: Ask
     bench: Workbench | None = None
+    sorted_at: Rel | None = None
+    is_sorted: bool = False
     _ctes: list[str] = field(default_factory=list)
     _shared: dict[str, str] = field(default_factory=dict)
 
@@ -160,11 +182,18 @@ class Query:
         listed = ",\n".join(self._ctes)
         return f"WITH {listed}\n" if listed else ""
 
-    def table(  # noqa: PLR0911 - one per node
-        self, rel: Rel, needed: Collection[str], within: Within | None = None
-    ) -> Table:
+    def table(self, rel: Rel, needed: Collection[str], within: Within | None = None) -> Table:
         """Write `rel`; the result has at least the columns `needed`. Rows that are not `within`
         are left out where that costs nothing, and the result is `bounded`."""
+        table = self._table(rel, needed, within)
+        if rel is not self.sorted_at or table.row is None:
+            return table
+        self.is_sorted = True
+        return _sorted(self, table, needed)
+
+    def _table(  # noqa: PLR0911 - one per node
+        self, rel: Rel, needed: Collection[str], within: Within | None
+    ) -> Table:
         from featurestore.engines.duckdb_windows import window_join
         from featurestore.engines.duckdb_winners import as_of_join, latest
 
@@ -223,6 +252,14 @@ class Query:
         row = None if inner.row is None else quote(ROW)
         name = self.add(label, text)
         return Table(name=name, columns=names, row=row, place=inner.place, bounded=inner.bounded)
+
+
+def _sorted(query: Query, table: Table, needed: Collection[str]) -> Table:
+    """The rows in their order, which projections above keep."""
+    columns = {name: text for name, text in table.columns.items() if name in needed}
+    listed = ", ".join([*columns.values(), f"{table.row} AS {quote(ROW)}"])
+    name = query.add("sorted", f"SELECT {listed}\nFROM {table.name}{_order(table)}")
+    return Table(name=name, columns=columns, row=quote(ROW))
 
 
 # --- what is read ---------------------------------------------------------------------------------
@@ -292,6 +329,20 @@ def _expression(expression: Expression, inner: Table, schema: Mapping[str, DType
     return expression_sql(_renamed(expression, bare), {bare[n]: schema[n] for n in used})
 
 
+def _expressions(
+    query: Query, expressions: Mapping[str, Expression], inner: Table, schema: Mapping[str, DType]
+) -> tuple[Table, Mapping[str, str]]:
+    """The texts of `expressions`, and what they are over: `inner` with more columns, perhaps."""
+    bare = {name: _bare(inner.columns[name]) for name in inner.columns}
+    renamed = {name: _renamed(one, bare) for name, one in expressions.items()}
+    shared = shared_sql(renamed, {bare[name]: schema[name] for name in bare})
+    for layer in shared.layers:
+        items = "".join(f", {text} AS {name}" for name, text in layer.items())
+        name = query.add("parts", f"SELECT *{items}\nFROM {inner.name} AS r")
+        inner = replace(inner, name=name, loaded=False)
+    return inner, shared.texts
+
+
 def _bare(identifier: str) -> str:
     return identifier[1:-1].replace('""', '"')
 
@@ -317,10 +368,11 @@ def _derive(query: Query, rel: Derive, needed: Collection[str], within: Within |
     inner = query.table(rel.input, {*used, *(set(needed) - derived.keys())}, within)
     schema = rel.input.schema
     columns = {n: inner.of("r", n) for n in inner.columns if n not in rel.columns}
+    trees = {name: expression for name, (expression, _) in derived.items()}
+    inner, texts = _expressions(query, trees, inner, schema)
     for name, (expression, dtype) in derived.items():
-        text = _expression(expression, inner, schema)
-        have = infer(expression, schema)
-        columns[name] = values.lossless(text, have, dtype, what=literal(f"column {name!r}"))
+        have, what = infer(expression, schema), literal(f"column {name!r}")
+        columns[name] = values.lossless(texts[name], have, dtype, what=what)
     return query.rows("derive", inner, columns)
 
 

@@ -13,6 +13,7 @@ import pytest
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_expressions import computed
 from test_expression_functions import STRATEGIES, arrow_type
 from test_expression_python import NOW_US, bits, columns, enough, plain
 
@@ -41,7 +42,6 @@ from featurestore.dtypes import (
     TIMESTAMP,
     DType,
 )
-from featurestore.engines.sql import expression_sql
 
 SCHEMA = {
     "i": INT64,
@@ -188,11 +188,9 @@ def compute(con: duckdb.DuckDBPyConnection, program: Sequence[Expression], rows:
             for i, (n, t) in enumerate(SCHEMA.items())
         }
     )
-    texts = [
-        duckdb.SQLExpression(expression_sql(tree, SCHEMA)).alias(f"o{position}")
-        for position, tree in enumerate(program)
-    ]
-    return con.from_arrow(table).select(*texts).fetchall()
+    trees = {f"o{position}": tree for position, tree in enumerate(program)}
+    found = computed(con.from_arrow(table), trees, SCHEMA)
+    return [tuple(row.values()) for row in found.to_pylist()]
 
 
 def check(con: duckdb.DuckDBPyConnection, program: Sequence[Expression], rows: Rows) -> None:

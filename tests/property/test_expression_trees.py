@@ -16,6 +16,7 @@ from effort import examples
 from expression_reference import VALUES, naive, remainder, settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_expressions import computed
 from test_expression_functions import STRATEGIES, compute
 
 from featurestore.definitions.expression import (
@@ -30,7 +31,7 @@ from featurestore.definitions.expression import (
 )
 from featurestore.definitions.undefined import undefined
 from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, DType, parse, to_arrow
-from featurestore.engines.sql import expression_sql
+from featurestore.engines.sql_expressions import expression_sql
 
 
 @pytest.fixture(scope="module")
@@ -301,8 +302,7 @@ def test_random_trees(tree: Expression, rows: list[tuple[Any, ...]]) -> None:
         table = pa.Table.from_pylist(
             named, schema=pa.schema([(n, to_arrow(t)) for n, t in SCHEMA.items()])
         )
-        relation = con.from_arrow(table).select(duckdb.SQLExpression(text).alias("r"))
-        got = relation.to_arrow_table().column(0).to_pylist()
+        got = computed(con.from_arrow(table), {"r": tree}, SCHEMA).column(0).to_pylist()
     assert got == [evaluate(tree, row) for row in named], text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import gzip
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -27,7 +28,7 @@ from featurestore.compiler.rel import (
     Stamped,
 )
 from featurestore.config import OfflineSettings
-from featurestore.definitions.expression import Column
+from featurestore.definitions.expression import Column, parse_expression
 from featurestore.dtypes import (
     BOOL,
     BYTES,
@@ -41,6 +42,7 @@ from featurestore.dtypes import (
     DType,
     parse,
 )
+from featurestore.engines import duckdb_sql
 from featurestore.engines.duckdb import DuckDBEngine
 from featurestore.errors import (
     InternalError,
@@ -449,6 +451,49 @@ def test_streamed_inputs_of_many_batches_keep_their_order(
     found = engine.stream(rel, inputs={"left": table.to_reader(max_chunksize=50_000)}).read_all()
     assert found.column("n").to_pylist() == list(range(count))
     assert found.column("v").unique().to_pylist() == [7]
+
+
+def derived_of_a_join(tmp_path: Path) -> tuple[Derive, pa.Table]:
+    """Something computed from the last value of each of many rows' keys, and the rows."""
+    count, keys = 300_000, 1_000
+    known = pa.table(
+        {"k": range(keys), "at": pa.array([0] * keys, pa.timestamp("us")), "v": range(keys)}
+    )
+    files = parquet(tmp_path, known, schema={"k": INT64, "at": TIMESTAMP, "v": INT64})
+    right = Stamped(
+        input=scan(files), keys=("k",), event_time="at", created_time=None, event_time_is=None,
+        op=None, tiebreak=(),
+    )  # fmt: skip
+    left = Input(name="left", dtypes={"n": INT64, "key": INT64, "t": INT64})
+    joined = AsOfJoin(
+        left=left, right=right, keys={"key": "k"}, left_time="t", columns={"v": "v"}, status="s",
+        as_of="known", known_until_us=None, ttl_us=None, grace_us=None,
+    )  # fmt: skip
+    text = "round(sqrt(v * 1.5) / (v - 7), 3)"
+    rel = Derive(input=joined, columns={"x": (parse_expression(text), FLOAT64)})
+    data = {"n": range(count), "key": [n * 7 % keys for n in range(count)], "t": [1] * count}
+    return rel, pa.table(data)
+
+
+def test_what_is_computed_keeps_the_order_of_the_rows(tmp_path: Path) -> None:
+    rel, data = derived_of_a_join(tmp_path)
+    settings = OfflineSettings(memory_limit="1GB", threads=4)
+    with DuckDBEngine.open(settings, temp_directory=str(tmp_path / "spill")) as engine:
+        found = engine.stream(rel, inputs={"left": data}, batch_rows=10_000).read_all()
+    assert found.column("n").equals(data.column("n"))
+    assert found.column("v").equals(data.column("key"))
+    values = found.column("x").to_pylist()
+    assert values[1] is None
+    assert values[2] == round(math.sqrt(14 * 1.5) / 7, 3)
+
+
+def test_rows_out_of_their_order_are_noticed(
+    engine: DuckDBEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rel, data = derived_of_a_join(tmp_path)
+    monkeypatch.setattr(duckdb_sql, "_order", lambda table: f" ORDER BY {table.row} DESC")
+    with pytest.raises(InternalError, match="out of their order"):
+        engine.stream(rel, inputs={"left": data}).read_all()
 
 
 def test_an_input_must_be_given(engine: DuckDBEngine) -> None:

@@ -21,7 +21,8 @@ from featurestore.dtypes import (
     parse,
     to_arrow,
 )
-from featurestore.engines.sql import expression_sql, literal, quote, sql_type
+from featurestore.engines.sql import literal, quote, sql_type
+from featurestore.engines.sql_expressions import expression_sql
 from featurestore.errors import InternalError, InvalidExpression, TypeMismatch
 
 
