@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from featurestore.aggregates import bucket_dtype, output_dtype
@@ -95,18 +95,19 @@ def _parts(work: Work, aggregation: Aggregation, source: TypedSource, about: str
             work.has_column(aggregation, schema, aggregation.column, missing)
             return None
         elif aggregation.column != ROWS:
-            argument = expressions.parse_expression(aggregation.column)
+            argument, dtype = _read(aggregation.column, schema)
         if argument is not None:
-            dtype = expressions.infer(argument, schema)
+            dtype = dtype or expressions.infer(argument, schema)
         if aggregation.where is not None:
-            where = expressions.parse_expression(aggregation.where)
-            found = expressions.inferred(where, schema)
+            where, found = _read(aggregation.where, schema, "where: ")
             if found not in (None, BOOL):
                 raise TypeMismatch(f"where must be true or false, and this is {found}")
         if aggregation.by is not None:
-            plain = aggregation.by in schema
-            by = (expressions.Column if plain else expressions.parse_expression)(aggregation.by)
-            by_dtype = expressions.infer(by, schema)
+            if aggregation.by in schema:
+                by = expressions.Column(aggregation.by)
+            else:
+                by, by_dtype = _read(aggregation.by, schema, "by: ")
+            by_dtype = by_dtype or expressions.infer(by, schema)
     except DefinitionError as error:
         work.errors.append(placed(error, aggregation, f"{about}: "))
         return None
@@ -124,6 +125,18 @@ def _parts(work: Work, aggregation: Aggregation, source: TypedSource, about: str
         work.add(aggregation, message, TypeMismatch)
         return None
     return _Parts(argument, dtype, where, by, by_dtype, output)
+
+
+def _read(
+    text: str, schema: Mapping[str, DType], part: str = ""
+) -> tuple[Expression, DType | None]:
+    """`read_expression`; an aggregation has several texts, and errors say of which `part` they
+    speak."""
+    try:
+        return expressions.read_expression(text, schema)
+    except DefinitionError as error:
+        error.message = f"{part}{error.message}"
+        raise
 
 
 def _windows(aggregation: Aggregation, parts: _Parts) -> Iterator[TypedAggregation]:

@@ -235,10 +235,10 @@ class _Resolving:
             try:
                 parsed = expressions.parse_expression(feature.expression or "")
                 mine = {name: names.find(name) for name in columns_of(parsed)}
-                tree = renamed(parsed, {name: found.name for name, found in mine.items()})
-                schema = {argument.name: argument.dtype for argument in mine.values()}
-                found = expressions.inferred(tree, schema)
-                wanted = feature.declared_dtype or found or expressions.infer(tree, schema)
+                schema = {name: argument.dtype for name, argument in mine.items()}
+                parsed, found = expressions.read_expression(feature.expression or "", schema)
+                wanted = feature.declared_dtype or found or expressions.infer(parsed, schema)
+                tree = renamed(parsed, {name: argument.name for name, argument in mine.items()})
             except DefinitionError as error:
                 self.work.errors.append(placed(error, feature, f"{about}: "))
                 continue

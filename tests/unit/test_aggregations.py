@@ -271,10 +271,10 @@ def test_wrong_definitions(wrong: Wrong, error: type[DefinitionError], message: 
         (Aggregation("carrier", "sum", "1d"), landings(), TypeMismatch, "sum takes numbers"),
         (Aggregation("dely", "sum", "1d"), landings(), UnknownReference, "Did you mean 'delay'"),
         (
-            Aggregation("*", "count", "1d", where="dely > 1"),
+            Aggregation("*", "count", "1d", where="1 < dely"),
             landings(),
             DefinitionError,
-            "Did you mean 'delay'",
+            r"where: .*Did you mean 'delay'\? \(at character 4\)",
         ),
         (
             Aggregation("*", "count", "1d", where="delay"),
@@ -286,7 +286,13 @@ def test_wrong_definitions(wrong: Wrong, error: type[DefinitionError], message: 
             Aggregation("*", "count", "1d", by="carier"),
             landings(),
             DefinitionError,
-            "Did you mean 'carrier'",
+            r"by: .*Did you mean 'carrier'\? \(at character 0\)",
+        ),
+        (
+            Aggregation("delay * length(delay)", "sum", "1d", name="x"),
+            landings(),
+            TypeMismatch,
+            r"\(at character 8\)",
         ),
         (
             Aggregation("*", "count", "1d", by="delay / 2", name="x"),

@@ -101,6 +101,7 @@ class TestExpressions:
             ('Feature("x", "history__dela")', "invalid-expression", "history__delay"),
             ('Feature("x", "frobnicate(delay)")', "invalid-expression", "frobnicate"),
             ('Feature("x", "upper(delay)")', "type-mismatch", "upper"),
+            ('Feature("x", "delay > length(delay)")', "type-mismatch", "(at character 8)"),
             ('Feature("x", "delay", dtype="string")', "type-mismatch", "CAST(delay AS VARCHAR)"),
             ('Feature("x", "NULL")', "type-mismatch", "always NULL"),
             ('Feature("x")', "definition-error", "no expression"),
