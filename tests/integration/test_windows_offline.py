@@ -44,6 +44,8 @@ by_carrier = FeatureView("by_carrier", carrier, clean, features=[
     Aggregation("arr_delay", "max", "24h", name="worst_of_carrier")])
 large = FeatureView("large", plane, landings, features=[
     Aggregation("arr_delay * 0 + 4611686018427387904", "sum", "24h", name="large_sum")])
+inverse = FeatureView("inverse", plane, landings, features=[
+    Aggregation("1 / (arr_delay - 60)", "sum", windows=["3h", "24h"], name="inverse")])
 newest = FeatureView("newest", plane, landings, features=[Feature("arr_delay")])
 model = FeatureService("model", features=[
     newest, history, carriers, history[["late_24h"]].with_name("again"),
@@ -162,6 +164,10 @@ class TestTrainingSets:
         job = store.get_historical_features(frame(("N1", 5)), ["history"])
         (report,) = job.source_report()
         assert (report.rows, report.null_keys, report.dead_letters) == (8, 1, 1)
+
+    def test_arguments_without_a_result_are_reported(self, store: FeatureStore) -> None:
+        (report,) = store.get_historical_features(frame(("N1", 5)), ["inverse"]).source_report()
+        assert report.undefined_values == {"inverse_3h": 3, "inverse_24h": 3}
 
 
 class TestOverflow:

@@ -24,6 +24,7 @@ from test_theorem import Life, begin, begin_on
 
 from featurestore import FeatureStore
 from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, DType
+from featurestore.statuses import Status
 from featurestore.testing.compare import check_same_rows
 from featurestore.testing.data import VALUES, Choose, seeded, to_array, to_rows
 from featurestore.testing.oracle import Value, read_value, training_rows
@@ -185,10 +186,15 @@ def compare(
     names = [f"{view.name}__{f.name}" for view in views for f in view.features]
     names += [f"v0__{name}" for name in life.cases[0].features]
     wanted = [{"n": n, **{name: row[name] for name in names}} for n, row in enumerate(expected)]
+    stored = [Status(row["v0__status"]).name for row in expected]
+    statuses = {f"{view.name}__status": Status.PRESENT.name for view in views}
+    with_statuses = [
+        row | statuses | {"v0__status": status} for row, status in zip(wanted, stored, strict=True)
+    ]
     asked: Any = {"sent": sent, "requests": requests, "names": names}
     dtypes = frame_dtypes(life.cases)
-    check_same_rows(offline(store, frame, dtypes, **asked), wanted, life)
-    check_same_rows(online(store, frame, **asked), wanted, life)
+    check_same_rows(offline(store, frame, dtypes, **asked), with_statuses, life)
+    check_same_rows(online(store, frame, stored=stored, **asked), wanted, life)
 
 
 def offline(
@@ -203,14 +209,19 @@ def offline(
     table = arrow_frame(frame, dtypes)
     for name, dtype in requests.items():
         table = table.append_column(name, to_array(sent[name], dtype))
-    job = store.get_historical_features(table, "computed", full_feature_names=True)
-    return numbered(job.to_arrow(), names)
+    job = store.get_historical_features(
+        table, "computed", full_feature_names=True, include_status=True
+    )
+    found = job.to_arrow()
+    views = dict.fromkeys(name.partition("__")[0] for name in names)
+    return numbered(found, [*names, *(f"{view}__status" for view in views)])
 
 
 def online(
     store: FeatureStore,
     frame: Frame,
     *,
+    stored: Sequence[str],
     sent: Mapping[str, Sequence[Value]],
     requests: Mapping[str, DType],
     names: Sequence[str],
@@ -223,11 +234,14 @@ def online(
         for name, values in sent.items()
     }
     answer = store.get_online_features("computed", keys, request=request, full_feature_names=True)
-    computed = [name for name in answer.feature_names if name.startswith("d")]
     found = answer.to_dict()
-    for name in computed:
-        statuses = ["NULL_VALUE" if value is None else "PRESENT" for value in found[name]]
-        assert answer.statuses[name] == statuses
+    for name in answer.feature_names:
+        views = ["PRESENT"] * len(frame) if name.startswith("d") else stored
+        statuses = [
+            "NULL_VALUE" if status == "PRESENT" and value is None else status
+            for value, status in zip(found[name], views, strict=True)
+        ]
+        assert answer.statuses[name] == statuses, (name, answer.statuses[name], statuses)
     return numbered(answer.to_arrow(), names)
 
 
