@@ -21,7 +21,8 @@ SETTINGS_FILE = "featurestore.toml"
 ENVIRONMENT_PREFIX = "FEATURESTORE__"
 INTEGER_MAX = 2**31 - 1
 """The greatest number of any setting: what C libraries below take."""
-_PROJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,62}")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,62}")
+"""Of a project and of an environment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,7 +320,7 @@ def _build(folder: Path, values: dict[str, dict[str, Any]]) -> Settings:
     if name is None:
         raise InvalidSettings('[project] name is missing; write name = "my_project"', file=file)
     for key, text in values["project"].items():
-        if not _PROJECT_NAME.fullmatch(text):
+        if not NAME_PATTERN.fullmatch(text):
             raise InvalidSettings(
                 f"[project] {key} = {_shown(text)}: use 1 to 63 letters, digits, _ and -, "
                 "beginning with a letter or digit",

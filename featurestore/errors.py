@@ -212,11 +212,23 @@ class ChangeError(FeatureStoreError):
 
 
 class DestructiveChange(ChangeError):
+    """Something would be removed that models in use (`models`) need."""
+
     code = "destructive-change"
+
+    def __init__(self, message: str, *, models: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.models = list(models)
 
 
 class ProductionImpact(ChangeError):
+    """Something would change below models in production (`models`), and no reason was given."""
+
     code = "production-impact"
+
+    def __init__(self, message: str, *, models: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.models = list(models)
 
 
 class StalePlan(ChangeError):

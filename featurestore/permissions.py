@@ -274,8 +274,10 @@ def _need_of_alias(alias: str) -> Need:
             return _need_of_environment(rest)
         case "serving":
             return ("apply", "materialize"), f"env/{rest.partition('/')[0]}"
+        case "pinned":
+            return ("apply", "materialize", "approve"), f"env/{rest.partition('/')[0]}"
         case "store":
-            return ("materialize",), f"env/{rest}"
+            return ("materialize", "apply"), f"env/{rest}"
         case "online":
             return ("materialize", "apply"), None
         case "training_set" | "evaluation":

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from featurestore.compiler.spans import Span
     from featurestore.compiler.typed import TypedRepo
     from featurestore.engines.base import Engine
+    from featurestore.facades.environments import Environments
     from featurestore.facades.lineage import LineageQuestions
     from featurestore.facades.models import ModelRegistry
     from featurestore.jobs.access import Asker
@@ -118,27 +119,65 @@ class FeatureStore:
 
         return ModelRegistry(self._models, self._bench, lambda: project.load_gates(self.settings))
 
+    @cached_property
+    def environments(self) -> Environments:
+        """The environments as a whole: `list`, `diff`, `promote`, `rollback`, `delete`."""
+        from featurestore.facades.environments import Environments
+
+        return Environments(lambda: self.registry, self._asker, self._refresh)
+
     def plan(self) -> ChangePlan:
-        """What `apply` would change in the environment; changes nothing."""
+        """What `apply` would change in the environment, what filling its tables would read, and all
+        that lies downstream; changes nothing."""
         from featurestore.jobs import apply
+        from featurestore.jobs.backfills import Estimates
 
-        return apply.plan(self.repo, self.registry, self.settings.project.environment)
+        offline, now_us = project.offline_folder(self.settings), self.clock.now_us()
+        return apply.plan(
+            self.repo,
+            self.registry,
+            self.settings.project.environment,
+            estimates=Estimates(root=self.settings.root, offline=offline, now_us=now_us),
+        )
 
-    def apply(self, plan: ChangePlan | None = None, *, serve_now: bool = False) -> ApplyResult:
-        """Commit the definitions. `plan`: only if nothing moved since (else `StalePlan`).
-        `serve_now`: serve new versions before they are materialized."""
-        from featurestore.jobs import access, apply
+    def apply(
+        self,
+        plan: ChangePlan | None = None,
+        *,
+        serve_now: bool = False,
+        allow_production_impact: str | None = None,
+    ) -> ApplyResult:
+        """Commit the definitions.
 
-        where = f"env/{self.settings.project.environment}"
+        Args:
+            plan: only if nothing moved since (else `StalePlan`).
+            serve_now: serve new versions before they are materialized.
+            allow_production_impact: why a breaking change below a model in production is meant; it
+                is recorded.
+
+        Raises `StalePlan`; `DestructiveChange` where something goes that a model in use pins;
+        `ProductionImpact` where something breaks below a model in production without a reason.
+        """
+        from featurestore.jobs import access, apply, store_identity
+
+        environment = self.settings.project.environment
+        where = f"env/{environment}"
         repo = self.repo
         access.authorize(self._asker(), "apply", where)
         with job_span(self._tracing, "apply", {"featurestore.environment": where}):
+            store_identity.adopt(
+                lambda: self.online_store,
+                self.registry,
+                project=self.settings.project.name,
+                environment=environment,
+            )
             result = apply.apply(
                 repo,
                 self.registry,
-                self.settings.project.environment,
+                environment,
                 plan=plan,
                 serve_now=serve_now,
+                allow_production_impact=allow_production_impact,
             )
         self._refresh()
         return result

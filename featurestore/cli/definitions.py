@@ -53,12 +53,15 @@ Kinds = Annotated[
 def plan(
     repo: Repo = Path(),
     as_json: Json = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Also write the plan to this file, for `apply`."),
     ] = None,
 ) -> int:
-    """Show what `apply` would change.
+    """Show what `apply` would change, what it would build, and what lies downstream.
 
     Exit status: 0 nothing, 2 changes, 1 error.
     """
@@ -66,11 +69,28 @@ def plan(
         changes = store.plan()
     if output is not None:
         output.write_text(changes.to_json(), encoding="utf-8")
-    if as_json:
-        show_json(json.loads(changes.to_json()))
-    else:
-        say(str(changes))
+    show_plan(changes, as_json=as_json, markdown=markdown)
     return 0 if changes.is_empty else CHANGES_PENDING
+
+
+def show_plan(plan: ChangePlan, *, as_json: bool, markdown: bool) -> None:
+    """Print a plan in one of its three forms."""
+    if as_json:
+        show_json(json.loads(plan.to_json()))
+    elif markdown:
+        say(plan.to_markdown().rstrip("\n"))
+    else:
+        say(str(plan))
+
+
+Impact = Annotated[
+    str | None,
+    typer.Option(
+        "--allow-production-impact",
+        metavar="REASON",
+        help="Why a breaking change below a model in production is meant; it is recorded.",
+    ),
+]
 
 
 def apply(
@@ -84,11 +104,14 @@ def apply(
         bool,
         typer.Option("--serve-now", help="Serve new versions before they are materialized."),
     ] = False,
+    allow_production_impact: Impact = None,
 ) -> None:
     """Commit the definitions to the registry."""
     with open_store(repo) as store, working("applying"):
         planned = None if plan_file is None else _read_plan(plan_file)
-        result = store.apply(planned, serve_now=serve_now)
+        result = store.apply(
+            planned, serve_now=serve_now, allow_production_impact=allow_production_impact
+        )
         environment = store.settings.project.environment
         waiting = sorted(name for name, moved in result.serving.items() if not moved)
     changes = result.plan

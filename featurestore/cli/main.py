@@ -21,6 +21,7 @@ from featurestore.cli import (
     data,
     definitions,
     doctor,
+    environments,
     feature_tests,
     init,
     lineage,
@@ -74,6 +75,7 @@ def version(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 app.command()(init.init)
 app.command()(definitions.plan)
 app.command()(definitions.apply)
+app.add_typer(environments.env, name="env")
 app.command()(data.materialize)
 app.command()(online.serve)
 app.command()(push.push)

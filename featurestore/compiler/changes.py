@@ -6,34 +6,35 @@ reviewed, and applied later, as long as neither the environment nor the reposito
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import Any
 
 from featurestore.compiler.change_details import describe_change
+from featurestore.compiler.change_plan import (
+    Affected,
+    Backfill,
+    Build,
+    Category,
+    Change,
+    ChangePlan,
+)
 from featurestore.compiler.definition_records import definition_records
 from featurestore.compiler.typed import TypedRepo, TypedView
-from featurestore.errors import InvalidRequest
-from featurestore.fingerprint import short
-from featurestore.records import Record, StoredRecord, show_id
+from featurestore.records import Record, StoredRecord
 
 __all__ = [
+    "Affected",
+    "Backfill",
     "Build",
     "Category",
     "Change",
     "ChangePlan",
+    "compare",
     "definition_records",
+    "objects_of",
     "online_alias",
     "plan_changes",
-    "render",
+    "table_alias",
 ]
-
-PLAN_FORMAT = 1
-FEATURES_SHOWN_MAX = 20
-"""Of one view, in the text for people."""
 
 _KINDS = (
     "entity",
@@ -48,84 +49,14 @@ _KINDS = (
 Objects = Mapping[tuple[str, str], Record]
 
 
-class Category(StrEnum):
-    """How much a change matters: METADATA describes, ADDITIVE brings something new and leaves all
-    values alone, BREAKING changes the values of something that exists, REMOVAL takes it away."""
-
-    METADATA = "METADATA"
-    ADDITIVE = "ADDITIVE"
-    BREAKING = "BREAKING"
-    REMOVAL = "REMOVAL"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One object's change. A feature's `name` is `view.feature`. `details` say what changed, each
-    in a few words (`ttl 7d → 3d`); `services` are the feature services downstream of it."""
-
-    kind: str
-    name: str
-    category: Category
-    details: tuple[str, ...] = ()
-    services: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Build:
-    """A view whose rows need an online table that does not exist yet, beside the old one if there
-    is one."""
-
-    view: str
-    storage_hash: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangePlan:
-    """What would happen to `environment`.
-
-    `base` is the repo record that the environment has (None: nothing was ever applied), `target`
-    the one that it would get.
-    """
-
-    project: str
-    environment: str
-    base: str | None
-    target: str
-    changes: tuple[Change, ...] = ()
-    builds: tuple[Build, ...] = ()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the environment has this very repository already."""
-        return self.base == self.target
-
-    def to_json(self) -> str:
-        """The plan as JSON text, for a file, a review or a program."""
-        return json.dumps({"format": PLAN_FORMAT, **asdict(self)}, indent=2, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> ChangePlan:
-        """The plan that `to_json` wrote. Raises `InvalidRequest` for any other text."""
-        try:
-            values = json.loads(text)
-            if values.pop("format") != PLAN_FORMAT:
-                raise ValueError("it has another format")
-            changes = tuple(_change(change) for change in values.pop("changes"))
-            builds = tuple(Build(**build) for build in values.pop("builds"))
-            return cls(changes=changes, builds=builds, **values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InvalidRequest(
-                f"This is not a plan of ours ({error}). "
-                "Make one with: featurestore plan --output plan.json"
-            ) from error
-
-    def __str__(self) -> str:
-        return render(self)
-
-
 def online_alias(view: TypedView) -> str:
     """The alias of the current online table of a view: `online/weather/0123456789abcdef`."""
-    return f"online/{view.name}/{view.storage_hash[:16]}"
+    return table_alias(view.name, view.storage_hash)
+
+
+def table_alias(view: str, storage_hash: str) -> str:
+    """The same from a view's name and its storage hash."""
+    return f"online/{view}/{storage_hash[:16]}"
 
 
 def plan_changes(
@@ -135,7 +66,7 @@ def plan_changes(
     environment: str,
     online_aliases: Collection[str] = (),
 ) -> ChangePlan:
-    """Compare.
+    """Compare a repository with what an environment has.
 
     Args:
         current: the environment's repo record and its parents, in any order; None or empty where
@@ -146,83 +77,51 @@ def plan_changes(
 
     Raises `InvalidRecord` for a definition too large for a record.
     """
-    records = definition_records(wanted)
-    old = _objects(stored.record for stored in current or ())
-    new = _objects(records)
-    base = next((stored.id for stored in current or () if stored.record.kind == "repo"), None)
-    return ChangePlan(
+    return compare(
+        [stored.record for stored in current or ()],
+        definition_records(wanted),
         project=wanted.project,
         environment=environment,
+        online_aliases=online_aliases,
+    )
+
+
+def compare(
+    current: Sequence[Record],
+    target: Sequence[Record],
+    *,
+    project: str,
+    environment: str,
+    online_aliases: Collection[str] = (),
+) -> ChangePlan:
+    """The same for records: a repo record and its parents each, in any order; `current` may be
+    empty."""
+    old, new = objects_of(current), objects_of(target)
+    base = next((record.id for record in current if record.kind == "repo"), None)
+    wanted = next(record.id for record in target if record.kind == "repo")
+    return ChangePlan(
+        project=project,
+        environment=environment,
         base=base,
-        target=records[-1].id,
-        changes=_changes(old, new),
-        builds=tuple(
-            Build(view=view.name, storage_hash=view.storage_hash)
-            for view in wanted.views.values()
-            if online_alias(view) not in online_aliases
-        ),
+        target=wanted,
+        changes=() if base == wanted else _changes(old, new),
+        builds=tuple(_builds(old, new, online_aliases)),
     )
 
 
-def render(plan: ChangePlan) -> str:
-    """The plan for people: a line per object, its features below each view, what will be built,
-    and a count per category."""
-    since = f"since {show_id(plan.base)}" if plan.base else "for the first time"
-    if plan.is_empty:
-        return f"No changes: environment {plan.environment!r} has this repository already."
-    lines = [f"Changes to environment {plan.environment!r} of {plan.project}, {since}:"]
-    lines += _lines(plan.changes)
-    if plan.builds:
-        lines.append("New online tables, to be filled by: featurestore materialize")
-        lines += [f"    {build.view} ({short(build.storage_hash)})" for build in plan.builds]
-    counts = Counter(change.category for change in plan.changes)
-    total = ", ".join(f"{counts[name]} {name}" for name in Category if counts[name])
-    lines.append(f"In all: {total or 'nothing that has a category'}.")
-    return "\n".join(lines)
-
-
-_SIGNS = {
-    Category.METADATA: ".",
-    Category.ADDITIVE: "+",
-    Category.BREAKING: "!",
-    Category.REMOVAL: "-",
-}
-
-
-def _lines(changes: Iterable[Change]) -> Iterator[str]:
-    shown = Counter[str]()
-    for change in changes:
-        view = change.name.partition(".")[0] if change.kind == "feature" else ""
-        shown[view] += 1
-        if not view or shown[view] <= FEATURES_SHOWN_MAX:
-            yield _line(change)
-        elif shown[view] == FEATURES_SHOWN_MAX + 1:
-            yield f"      … more features of {view}; --json lists them all"
-
-
-def _line(change: Change) -> str:
-    indent = "      " if change.kind == "feature" else "  "
-    kind = change.kind.replace("_", " ").replace("on demand", "on-demand")
-    head = f"{indent}{_SIGNS[change.category]} {change.category:<8} {kind} {change.name}"
-    details = f": {'; '.join(change.details)}" if change.details else ""
-    hit = ""
-    if change.services and change.category in (Category.BREAKING, Category.REMOVAL):
-        hit = f" [services: {', '.join(change.services)}]"
-    return f"{head}{details}{hit}"
-
-
-def _change(values: dict[str, Any]) -> Change:
-    return Change(
-        kind=values["kind"],
-        name=values["name"],
-        category=Category(values["category"]),
-        details=tuple(values["details"]),
-        services=tuple(values["services"]),
-    )
-
-
-def _objects(records: Iterable[Record]) -> Objects:
+def objects_of(records: Iterable[Record]) -> Objects:
+    """Definitions by kind and name."""
     return {(r.kind, r.name): r for r in records if r.kind in _KINDS}
+
+
+def _builds(old: Objects, new: Objects, online_aliases: Collection[str]) -> Iterator[Build]:
+    """The tables that are missing, in the order of their views' names."""
+    for kind, name in sorted(key for key in new if key[0] == "view"):
+        wanted = str(new[kind, name].body["storage_hash"])
+        if table_alias(name, wanted) in online_aliases:
+            continue
+        had = str(old[kind, name].body["storage_hash"]) if (kind, name) in old else None
+        yield Build(view=name, storage_hash=wanted, beside=None if had == wanted else had)
 
 
 def _changes(old: Objects, new: Objects) -> tuple[Change, ...]:

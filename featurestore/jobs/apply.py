@@ -8,14 +8,13 @@ ends in the same state.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from featurestore.compiler.changes import ChangePlan, online_alias, plan_changes
-from featurestore.compiler.definition_records import definition_records, function_blobs
+from featurestore.compiler.changes import ChangePlan, online_alias
+from featurestore.compiler.definition_records import function_blobs
 from featurestore.compiler.online import compile_serving_plan
-from featurestore.errors import CommitConflict, StalePlan
+from featurestore.errors import StalePlan
 from featurestore.jobs.environments import (
     Applied,
     applied_in,
@@ -23,6 +22,7 @@ from featurestore.jobs.environments import (
     current_views,
     environment_alias,
 )
+from featurestore.jobs.moves import move
 from featurestore.jobs.online_tables import (
     OnlineTable,
     add_generation,
@@ -32,11 +32,13 @@ from featurestore.jobs.online_tables import (
     online_tables,
     serving_plans,
 )
+from featurestore.jobs.plan import plan_repository
 from featurestore.jobs.publish import publish
-from featurestore.records import AliasIs, show_id
+from featurestore.records import show_id
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedRepo
+    from featurestore.jobs.backfills import Estimates
     from featurestore.stores.registry.base import Registry
 
 __all__ = [
@@ -46,7 +48,6 @@ __all__ = [
     "add_generation",
     "applied_in",
     "apply",
-    "apply_changes",
     "current_repo",
     "current_views",
     "drop_unused_tables",
@@ -74,15 +75,16 @@ class ApplyResult:
     serving: dict[str, bool]
 
 
-def plan(repo: TypedRepo, registry: Registry, environment: str) -> ChangePlan:
-    """What `apply` would change; changes nothing. Raises `InvalidRecord`."""
-    applied = applied_in(registry, environment)
-    return plan_changes(
-        applied.records if applied else None,
-        repo,
-        environment=environment,
-        online_aliases=registry.aliases("online/"),
-    )
+def plan(
+    repo: TypedRepo,
+    registry: Registry,
+    environment: str,
+    *,
+    estimates: Estimates | None = None,
+) -> ChangePlan:
+    """What `apply` would change; changes nothing. `estimates`: also say what filling the tables
+    will read. Raises `InvalidRecord`."""
+    return plan_repository(repo, registry, environment, estimates=estimates).plan
 
 
 def apply(
@@ -92,74 +94,73 @@ def apply(
     *,
     plan: ChangePlan | None = None,
     serve_now: bool = False,
+    allow_production_impact: str | None = None,
 ) -> ApplyResult:
     """Carry out `plan`, or else whatever it takes to bring the environment to `repo`: without a
-    plan, an apply that another one beat makes a new plan and tries again.
+    plan, an apply that another one beat makes a new plan and tries again. `serve_now`: serve new
+    versions before their rows are there. `allow_production_impact` is the reason for a change below
+    a model in production.
 
-    Raises `StalePlan` where the given plan no longer fits, or where others keep moving the
-    environment; `InvalidRecord`, `TypeMismatch`.
+    Raises `StalePlan` where the given plan is of another environment or repository, where the
+    environment has moved since, or where others keep moving it; `DestructiveChange`,
+    `ProductionImpact`; `InvalidRecord`, `TypeMismatch`.
     """
-    if plan is not None:
-        return apply_changes(plan, repo, registry, environment, serve_now=serve_now)
-    for _ in range(APPLY_ATTEMPTS_MAX - 1):
-        with suppress(StalePlan):
-            fresh = _plan(repo, registry, environment)
-            return apply_changes(fresh, repo, registry, environment, serve_now=serve_now)
-    fresh = _plan(repo, registry, environment)
-    return apply_changes(fresh, repo, registry, environment, serve_now=serve_now)
-
-
-_plan = plan
-
-
-def apply_changes(
-    plan: ChangePlan,
-    repo: TypedRepo,
-    registry: Registry,
-    environment: str,
-    *,
-    serve_now: bool = False,
-) -> ApplyResult:
-    """Carry out `plan`: records and the environment's alias in one commit, then the online tables
-    that are missing, then the serving aliases of what is complete (`serve_now`: of everything).
-
-    Raises `StalePlan` where the plan is of another environment, where the repository is no longer
-    the one planned, or where the environment has moved since.
-    """
-    records = definition_records(repo)
-    _check_fits(plan, repo, environment, target=records[-1].id)
     for service in repo.services.values():
         # What can't be served must fail now, not when the definitions are there already.
         compile_serving_plan(
             service.name, service.version, service.uses, project=repo.project, tables={}
         )
-    alias = environment_alias(environment)
-    try:
-        registry.commit(
-            requires=[AliasIs(alias, plan.base)],
-            records=() if plan.is_empty else records,
-            blobs=() if plan.is_empty else function_blobs(repo),
-            aliases={} if plan.is_empty else {alias: plan.target},
-            reason="apply",
-        )
-    except CommitConflict as error:
-        raise StalePlan(
-            f"Environment {environment!r} is at {error.found or 'nothing'}, the plan begins at "
-            f"{error.expected or 'nothing'}: another apply was first. Make a new plan"
-        ) from error
+    done = _commit(repo, registry, environment, plan, allow_production_impact)
     ensure_online_tables(registry, list(repo.views.values()))
     serving = publish(repo, registry, environment, serve_now=serve_now)
-    return ApplyResult(plan=plan, repo=plan.target, serving=serving)
+    return ApplyResult(plan=done, repo=done.target, serving=serving)
 
 
-def _check_fits(plan: ChangePlan, repo: TypedRepo, environment: str, *, target: str) -> None:
-    if (plan.project, plan.environment) != (repo.project, environment):
+def _commit(
+    repo: TypedRepo,
+    registry: Registry,
+    environment: str,
+    plan: ChangePlan | None,
+    allow_production_impact: str | None,
+) -> ChangePlan:
+    """Records and the environment's alias in one commit; the plan that was carried out."""
+    attempts = 1 if plan is not None else APPLY_ATTEMPTS_MAX
+    for attempts_left in reversed(range(attempts)):
+        found = plan_repository(repo, registry, environment)
+        if plan is not None:
+            _check_fits(plan, found.plan)
+        try:
+            move(
+                registry,
+                found.plan,
+                records=found.records,
+                blobs=function_blobs(repo),
+                action="apply",
+                allow_production_impact=allow_production_impact,
+            )
+        except StalePlan:
+            if attempts_left:
+                continue
+            raise
+        return plan or found.plan
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _check_fits(plan: ChangePlan, now: ChangePlan) -> None:
+    """Whether `plan` is the one that would be made `now`."""
+    if (plan.project, plan.environment) != (now.project, now.environment):
         raise StalePlan(
             f"The plan is for environment {plan.environment!r} of project {plan.project!r}, not "
-            f"for {environment!r} of {repo.project!r}"
+            f"for {now.environment!r} of {now.project!r}"
         )
-    if plan.target != target:
+    if plan.target != now.target:
         raise StalePlan(
-            f"The plan leads to {show_id(plan.target)}, but the repository is {show_id(target)}: "
-            "its definitions changed after the plan was made. Make a new plan"
+            f"The plan leads to {show_id(plan.target)}, but the repository is "
+            f"{show_id(now.target)}: its definitions changed after the plan was made. Make a new "
+            "plan"
+        )
+    if plan.base != now.base:
+        raise StalePlan(
+            f"Environment {plan.environment!r} is at {now.base or 'nothing'}, the plan begins at "
+            f"{plan.base or 'nothing'}: another apply was first. Make a new plan"
         )

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from featurestore.lifecycle.changes import model_prefix, stages_in
+
 if TYPE_CHECKING:
-    from featurestore.records import StoredRecord
+    from featurestore.records import Alias, StoredRecord
     from featurestore.stores.registry.base import Registry
 
 
@@ -33,6 +35,20 @@ class Applied:
 def environment_alias(environment: str) -> str:
     """`env/prod`."""
     return f"env/{environment}"
+
+
+def environment_aliases(registry: Registry) -> dict[str, Alias]:
+    """The aliases of all environments, by environment; what else begins with `env/` left out."""
+    aliases = registry.aliases("env/")
+    names = {name: name.removeprefix("env/") for name in aliases}
+    return {names[name]: alias for name, alias in aliases.items() if "/" not in names[name]}
+
+
+def live_models(registry: Registry, environment: str) -> list[StoredRecord]:
+    """The model versions that are in use in an environment."""
+    aliases = registry.aliases(model_prefix(environment))
+    ids = {a.target for name, a in aliases.items() if stages_in([name], environment)}
+    return registry.records(ids=sorted(ids)) if ids else []
 
 
 def applied_in(registry: Registry, environment: str) -> Applied | None:

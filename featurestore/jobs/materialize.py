@@ -153,6 +153,8 @@ def sweep(context: Context, *, now_us: int) -> int:
 
     Returns the number of rows freed.
     """
+    # What a model in use has come to pin since the last publication must not be given up.
+    publish(None, context.registry, context.environment)
     drop_unused_tables(context.registry)
     keep = fields_in_use(context.registry) | {store_identity.FIELD}
     keep |= fields_lately_served(context.registry, since_us=now_us - SERVED_LATELY_US)

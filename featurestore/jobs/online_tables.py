@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from featurestore.compiler.changes import online_alias
 from featurestore.compiler.online import field_id
 from featurestore.errors import CommitConflict, CorruptPlan
+from featurestore.jobs.environments import environment_aliases
 from featurestore.records import AliasIs, Record
 from featurestore.timeline import SECOND_US
 from featurestore.wire.plans import ServingPlan
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedView
-    from featurestore.records import StoredRecord
+    from featurestore.records import Alias, StoredRecord
     from featurestore.stores.registry.base import Registry
 
 ATTEMPTS_MAX = 32
@@ -60,6 +61,15 @@ def online_tables(registry: Registry, views: Iterable[TypedView]) -> dict[str, O
     return {storage_hash: _table(by_id[target]) for storage_hash, target in targets.items()}
 
 
+def current_tables(registry: Registry) -> dict[str, OnlineTable]:
+    """The current tables of all views and environments, by alias."""
+    aliases = registry.aliases("online/")
+    by_id = {
+        one.id: one for one in registry.records(ids=sorted({a.target for a in aliases.values()}))
+    }
+    return {name: _table(by_id[alias.target]) for name, alias in aliases.items()}
+
+
 def ensure_online_tables(registry: Registry, views: Sequence[TypedView]) -> dict[str, OnlineTable]:
     """The same, after making the tables that are missing.
 
@@ -89,7 +99,7 @@ def fields_in_use(registry: Registry) -> set[bytes]:
         for storage_hash, generation in by_id.values()
         if generation >= current.get(storage_hash, generation + 1)
     }
-    for plan in serving_plans(registry).values():
+    for plan in plans_in_force(registry):
         fields |= {lookup.field for lookup in plan.lookups}
     return fields
 
@@ -99,9 +109,9 @@ def fields_lately_served(registry: Registry, *, since_us: int) -> set[bytes]:
     are: servers may still answer from them."""
     names = {stored.record.name for stored in registry.records(kind="serving_plan")}
     fields = set[bytes]()
-    for environment in registry.aliases("env/"):
+    for environment in environment_aliases(registry):
         for name in names:
-            moves = registry.history(f"serving/{environment.removeprefix('env/')}/{name}")
+            moves = registry.history(f"serving/{environment}/{name}")
             replaced = [m.previous for m in moves if m.at_us > since_us and m.previous is not None]
             for stored in registry.records(ids=sorted(set(replaced))):
                 # A plan that can't be read is served by nobody.
@@ -117,10 +127,10 @@ def drop_unused_tables(registry: Registry) -> list[str]:
 
     Raises `CommitConflict` where an environment moved meanwhile; try again later.
     """
-    environments = registry.aliases("env/")
+    environments = environment_aliases(registry)
     online = registry.aliases("online/")
-    serving = registry.aliases("serving/")
-    needed = {use.storage_hash for plan in serving_plans(registry).values() for use in plan.lookups}
+    serving = registry.aliases("serving/") | registry.aliases("pinned/")
+    needed = {use.storage_hash for plan in plans_in_force(registry) for use in plan.lookups}
     for environment in environments.values():
         parents = registry.record(environment.target).record.parents
         ids = [edge.parent for edge in parents if edge.role == "view"]
@@ -138,6 +148,14 @@ def drop_unused_tables(registry: Registry) -> list[str]:
     return unused
 
 
+def plans_in_force(registry: Registry) -> list[ServingPlan]:
+    """The serving plans of all environments that are in force, and those that are pinned.
+
+    Raises `CorruptPlan`.
+    """
+    return _plans(registry, registry.aliases("serving/") | registry.aliases("pinned/"))
+
+
 def serving_plans(registry: Registry, environment: str | None = None) -> dict[str, ServingPlan]:
     """The serving plans in force, by alias; of all environments by default.
 
@@ -145,12 +163,16 @@ def serving_plans(registry: Registry, environment: str | None = None) -> dict[st
     """
     prefix = "serving/" if environment is None else f"serving/{environment}/"
     aliases = registry.aliases(prefix)
+    return dict(zip(aliases, _plans(registry, aliases), strict=True))
+
+
+def _plans(registry: Registry, aliases: Mapping[str, Alias]) -> list[ServingPlan]:
+    """The plans that aliases point to, in their order."""
     ids = sorted({alias.target for alias in aliases.values()})
     blobs = {stored.id: str(stored.record.body["blob"]) for stored in registry.records(ids=ids)}
-    return {
-        name: ServingPlan.from_bytes(registry.blob(blobs[alias.target]))
-        for name, alias in aliases.items()
-    }
+    found = {digest: registry.blob(digest) for digest in set(blobs.values())}
+    plans = {digest: ServingPlan.from_bytes(data) for digest, data in found.items()}
+    return [plans[blobs[alias.target]] for alias in aliases.values()]
 
 
 def _ensure_once(registry: Registry, views: Sequence[TypedView]) -> dict[str, OnlineTable]:

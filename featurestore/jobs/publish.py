@@ -3,11 +3,12 @@
 `serving/<environment>/<service>` moves to a new plan only when the rows of all its views are
 there, so a change never makes a live service answer NOT_FOUND. The plan of all views (`*`), from
 which lists of features are cut, has each view in its newest version whose rows are there.
+`pinned/<environment>/<service>/<version>` keeps the plan of a version that a model in use pins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,9 +22,10 @@ from featurestore.compiler.typed import TypedRepo, TypedView, Use
 from featurestore.errors import CommitConflict, CorruptPlan
 from featurestore.fingerprint import fingerprint
 from featurestore.jobs.environments import Applied, applied_in
+from featurestore.jobs.kept_plans import KeptPlans, plan_record
 from featurestore.jobs.online_tables import OnlineTable, ensure_online_tables
 from featurestore.jobs.store_identity import ledgers_of
-from featurestore.records import Alias, AliasIs, Edge, Record
+from featurestore.records import Alias, AliasIs, Record
 from featurestore.wire.plan_parts import cut, merged
 from featurestore.wire.plans import ALL_VIEWS, ServingPlan
 
@@ -35,12 +37,13 @@ PUBLISH_ATTEMPTS_MAX = 32
 
 
 def publish(
-    repo: TypedRepo, registry: Registry, environment: str, *, serve_now: bool = False
+    repo: TypedRepo | None, registry: Registry, environment: str, *, serve_now: bool = False
 ) -> dict[str, bool]:
     """Move the serving aliases of what is complete, and remove those of services that are gone.
 
     Only what the environment has is published: services and views whose definition in `repo` is
-    another one stay as they are. `serve_now` publishes what is not complete yet, too.
+    another one stay as they are. Without a repository (None) they are served by plans that were
+    made before, where there are some. `serve_now` publishes what is not complete yet, too.
 
     Returns, for each service of the environment, whether its present version is served now. Raises
     `CommitConflict` where others keep moving the same aliases.
@@ -52,12 +55,17 @@ def publish(
 
 
 def _publish_once(
-    repo: TypedRepo, registry: Registry, environment: str, serve_now: bool
+    repo: TypedRepo | None, registry: Registry, environment: str, serve_now: bool
 ) -> dict[str, bool]:
     applied = applied_in(registry, environment)
     if applied is None:
         return {}
-    return _Publication(repo, registry, environment, applied, serve_now).run()
+    repo = _NOTHING if repo is None else repo
+    kept = KeptPlans(registry, environment)
+    return _Publication(repo, registry, environment, applied, serve_now, kept).run()
+
+
+_NOTHING = TypedRepo(project="", entities={}, sources={}, views={}, services={}, version="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,7 @@ class _Publication:
     environment: str
     applied: Applied
     serve_now: bool
+    kept: KeptPlans
 
     def run(self) -> dict[str, bool]:
         views = {
@@ -89,6 +98,8 @@ class _Publication:
         }
         served = self.registry.aliases(self._alias(""))
         plans = self._services(complete, tables)
+        if self.repo is _NOTHING:
+            plans |= self._kept_services(served)
         everything = self._all_views(complete, tables, served.get(self._alias(ALL_VIEWS)))
         if everything.sent:
             plans[ALL_VIEWS] = everything
@@ -104,6 +115,16 @@ class _Publication:
             if self.applied.version("service", service.name) == service.version
             and all(use.view.name in complete for use in program_of(service.uses).joined)
         }
+
+    def _kept_services(self, served: Mapping[str, Alias]) -> dict[str, ServingPlan]:
+        """Plans that were made before, of services that are not served in the environment's
+        version."""
+        found = dict[str, ServingPlan]()
+        for name, stored in self.applied.objects.get("service", {}).items():
+            if not self._is_current(name, served.get(self._alias(name))):
+                plan = self.kept.service(name, str(stored.record.body["version"]))
+                found |= {} if plan is None else {name: plan}
+        return found
 
     def _all_views(
         self,
@@ -127,12 +148,24 @@ class _Publication:
             # What can't be read can't be kept; the servers report it, and a new plan helps.
             with suppress(CorruptPlan):
                 older = ServingPlan.from_bytes(self.registry.blob(blob))
-        there = {use.name for use in uses}
-        kinds = (self.applied.objects.get(kind, {}) for kind in ("view", "on_demand_view"))
-        waiting = {name for named in kinds for name in named if name not in there}
-        kept = sorted(waiting & {use.name for use in older.sent})
-        whole = merged(plan, cut(older, kept)) if kept else merged(plan, plan)
+        whole = merged(plan, plan)
+        if self.repo is _NOTHING:
+            exact = self.kept.views(self._missing(whole))
+            whole = whole if exact is None else merged(whole, exact)
+        if stays := sorted(self._missing(whole).keys() & {use.name for use in older.sent}):
+            whole = merged(whole, cut(older, stays))
         return replace(whole, service_version=_version(whole))
+
+    def _missing(self, plan: ServingPlan) -> dict[str, str]:
+        """The versions of the environment's views that a plan does not send, by name."""
+        there = {use.name for use in plan.sent}
+        kinds = (self.applied.objects.get(kind, {}) for kind in ("view", "on_demand_view"))
+        return {
+            name: str(stored.record.body["version"])
+            for named in kinds
+            for name, stored in named.items()
+            if name not in there
+        }
 
     def _compile(
         self,
@@ -145,7 +178,7 @@ class _Publication:
             name,
             version,
             uses,
-            project=self.repo.project,
+            project=self.applied.repo.record.name,
             tables={h: (table.generation, table.field) for h, table in tables.items()},
         )
 
@@ -156,17 +189,22 @@ class _Publication:
         complete: Mapping[str, OnlineTable],
     ) -> None:
         """Blobs and records first, aliases last, in one commit; none where nothing moves."""
+        pinned = self.kept.pinned(plans)
         records = {self._alias(name): self._record(plan) for name, plan in plans.items()}
+        records |= {alias: plan_record(plan, of) for alias, (plan, of) in pinned.items()}
+        there = {**served, **self.registry.aliases(f"pinned/{self.environment}/")}
         targets: dict[str, str | None] = {alias: record.id for alias, record in records.items()}
-        targets |= {alias: None for alias in served if self._is_gone(alias, plans)}
+        targets |= {alias: None for alias in there if self._is_gone(alias, plans, pinned)}
         moves = {
             alias: target
             for alias, target in targets.items()
-            if target != (served[alias].target if alias in served else None)
+            if target != (there[alias].target if alias in there else None)
         }
         if not moves:
             return
-        now = {alias: served[alias].target if alias in served else None for alias in moves}
+        now = {alias: there[alias].target if alias in there else None for alias in moves}
+        every = [*((self._alias(name), plan) for name, plan in plans.items())]
+        every += [(alias, plan) for alias, (plan, _) in pinned.items()]
         self.registry.commit(
             requires=[
                 AliasIs(self.applied.alias, self.applied.repo.id),
@@ -175,14 +213,19 @@ class _Publication:
                     AliasIs(online_alias(self.repo.views[name]), table.record_id)
                     for name, table in complete.items()
                 ),
+                *self.kept.tables_of(plan for alias, plan in every if alias in moves),
             ],
             records=[records[alias] for alias in moves if alias in records],
-            blobs=[plan.to_bytes() for name, plan in plans.items() if self._alias(name) in moves],
+            blobs=[plan.to_bytes() for alias, plan in every if alias in moves],
             aliases=moves,
             reason="serve now" if self.serve_now else "complete",
         )
 
-    def _is_gone(self, alias: str, plans: Mapping[str, ServingPlan]) -> bool:
+    def _is_gone(
+        self, alias: str, plans: Mapping[str, ServingPlan], pinned: Collection[str]
+    ) -> bool:
+        if alias.startswith("pinned/"):
+            return alias not in pinned
         name = alias.removeprefix(self._alias(""))
         if name == ALL_VIEWS:
             return name not in plans
@@ -191,12 +234,7 @@ class _Publication:
     def _record(self, plan: ServingPlan) -> Record:
         everything = plan.service == ALL_VIEWS
         of = self.applied.repo if everything else self.applied.objects["service"][plan.service]
-        return Record(
-            kind="serving_plan",
-            name=plan.service,
-            body={"blob": plan.hash, "service_version": plan.service_version},
-            parents=(Edge(parent=of.id, role=of.record.kind),),
-        )
+        return plan_record(plan, of)
 
     def _state(
         self, plans: Mapping[str, ServingPlan], served: Mapping[str, Alias]
@@ -205,13 +243,15 @@ class _Publication:
         may have been before, from this version of its definition."""
         state = {}
         for name in sorted(self.applied.objects.get("service", {})):
-            alias = served.get(self._alias(name))
-            state[name] = name in plans
-            if name not in plans and alias is not None:
-                body = self.registry.record(alias.target).record.body
-                version = self.applied.version("service", name)
-                state[name] = body.get("service_version") == version
+            state[name] = name in plans or self._is_current(name, served.get(self._alias(name)))
         return state
+
+    def _is_current(self, service: str, alias: Alias | None) -> bool:
+        """Whether what is served of a service is the version that the environment has."""
+        if alias is None:
+            return False
+        body = self.registry.record(alias.target).record.body
+        return body.get("service_version") == self.applied.version("service", service)
 
     def _alias(self, service: str) -> str:
         return f"serving/{self.environment}/{service}"

@@ -10,10 +10,11 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from featurestore.dtypes import STRING
-from featurestore.errors import CommitConflict
+from featurestore.errors import CommitConflict, StoreError
 from featurestore.records import AliasIs, LedgerRow, Record
 from featurestore.stores.online.base import FIELD_BYTES, KeyFields, RowBatch
 from featurestore.wire.keys import key_prefix
@@ -41,6 +42,21 @@ def identify(store: OnlineStore, registry: Registry, *, project: str, environmen
         found = _read(store, project) or ""
     _note(registry, environment, found)
     return found
+
+
+def adopt(
+    open_store: Callable[[], OnlineStore], registry: Registry, *, project: str, environment: str
+) -> None:
+    """Note the store that `environment` serves from, where none is noted yet and another
+    environment has filled it: what lies there already is then served without being written again.
+    A store that does not answer now is noted by the first materialization."""
+    noted = registry.aliases("store/")
+    if not noted or _alias(environment) in noted:
+        return
+    with suppress(StoreError):
+        found = _read(open_store(), project)
+        if found is not None:
+            _note(registry, environment, found)
 
 
 def ledger_of(registry: Registry, environment: str, field: bytes) -> list[LedgerRow]:

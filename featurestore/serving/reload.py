@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from featurestore.stores.registry.base import Registry
 
 VERSIONS_HELD_MAX = 4
-"""Plans of one service that stay answerable as `service@version`: the current one and older."""
+"""Plans of one service that stay answerable as `service@version`, besides those that models in use
+pin: the current one and older."""
 COMPILED_HELD_MAX = 512
 """Distinct (service or feature list, naming) that stay compiled; the least used goes first."""
 VERSION_DIGITS_MIN = 8
@@ -63,8 +64,15 @@ class _Loaded:
 class _Page:
     """One immutable state of the book; compiles each thing asked for once."""
 
-    def __init__(self, services: Mapping[str, _Loaded], features_max: int) -> None:
+    def __init__(
+        self,
+        services: Mapping[str, _Loaded],
+        features_max: int,
+        pinned: Mapping[str, ServingPlan] | None = None,
+    ) -> None:
         self.services = services
+        self.pinned = pinned or {}
+        """The plans of older versions that models in use pin, by the record of the plan."""
         self._features_max = features_max
         self.compiled = lru_cache(maxsize=COMPILED_HELD_MAX)(self._compile)
 
@@ -86,18 +94,20 @@ class _Page:
         name, _, version = ref.partition("@")
         loaded = self.services.get(name) if name != ALL_VIEWS else None
         known = [service for service in self.services if service != ALL_VIEWS]
-        if loaded is None:
+        pinned = [plan for plan in self.pinned.values() if plan.service == name]
+        if loaded is None and not (version and pinned):
             raise UnknownService(
                 ref,
                 known=known,
                 hint="A service is served when it is applied and its views are materialized.",
             )
+        plans = (*(loaded.plans if loaded is not None else ()), *pinned)
         if not version:
-            return loaded.plans[0]
-        for plan in loaded.plans:
+            return plans[0]
+        for plan in plans:
             if plan.service_version.startswith(version) and len(version) >= VERSION_DIGITS_MIN:
                 return plan
-        held = [f"{name}@{plan.service_version[:VERSION_DIGITS_MIN]}" for plan in loaded.plans]
+        held = [f"{name}@{plan.service_version[:VERSION_DIGITS_MIN]}" for plan in plans]
         raise UnknownService(ref, known=held)
 
     def _all_views(self) -> ServingPlan:
@@ -153,9 +163,11 @@ class PlanBook:
             name.removeprefix(prefix): alias.target
             for name, alias in self.registry.aliases(prefix).items()
         }
-        old = self._page.services
+        page = self._page
+        old = page.services
         services: dict[str, _Loaded] = {}
-        changed, failed = [name for name in old if name not in wanted], []
+        changed = [name for name in old if name not in wanted]
+        failed = list[tuple[str, FeatureStoreError]]()
         for service, record in wanted.items():
             at_hand = old.get(service)
             if at_hand is not None and at_hand.record == record:
@@ -170,9 +182,24 @@ class PlanBook:
                 continue
             services[service] = _Loaded(record, _newest_first(plan, at_hand))
             changed.append(service)
-        if changed:
-            self._page = _Page(services, self.features_max)
+        pinned, unread = self._pinned(page.pinned)
+        if changed or pinned.keys() != page.pinned.keys():
+            self._page = _Page(services, self.features_max, pinned)
+        failed += unread
         return Reload(tuple(sorted(changed)), tuple(failed))
+
+    def _pinned(
+        self, at_hand: Mapping[str, ServingPlan]
+    ) -> tuple[dict[str, ServingPlan], list[tuple[str, FeatureStoreError]]]:
+        """The plans that are pinned now, and those that could not be loaded."""
+        prefix = f"pinned/{self.environment}/"
+        found, failed = dict[str, ServingPlan](), list[tuple[str, FeatureStoreError]]()
+        for name, alias in self.registry.aliases(prefix).items():
+            try:
+                found[alias.target] = at_hand.get(alias.target) or self._load(alias.target)
+            except (CorruptPlan, RecordNotFound, InvalidFunction) as error:
+                failed.append((name.removeprefix(prefix).replace("/", "@"), error))
+        return found, failed
 
     def _load(self, record: str) -> ServingPlan:
         body = self.registry.record(record).record.body

@@ -19,7 +19,6 @@ from featurestore.jobs.apply import (
     OnlineTable,
     add_generation,
     apply,
-    apply_changes,
     current_repo,
     current_views,
     drop_unused_tables,
@@ -181,7 +180,7 @@ def test_an_empty_plan_grows_stale_too(registry: Registry) -> None:
     reviewed = plan(shop(), registry, "prod")
     apply(shop(ttl="3d"), registry, "prod")
     with pytest.raises(StalePlan, match="another apply was first"):
-        apply_changes(reviewed, shop(), registry, "prod")
+        apply(shop(), registry, "prod", plan=reviewed)
 
 
 def test_a_plan_of_another_repository_is_stale(registry: Registry) -> None:

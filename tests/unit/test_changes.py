@@ -8,6 +8,7 @@ import pytest
 from shop_definitions import shop
 
 from featurestore import dtypes
+from featurestore.compiler.change_text import render
 from featurestore.compiler.changes import (
     Category,
     Change,
@@ -15,7 +16,6 @@ from featurestore.compiler.changes import (
     definition_records,
     online_alias,
     plan_changes,
-    render,
 )
 from featurestore.compiler.typed import TypedRepo
 from featurestore.definitions.service import FeatureService
@@ -318,7 +318,7 @@ def test_a_plan_survives_json() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"format": 2}', '{"format": 1, "changes": []}', "null", '{"format": 1'],
+    ["", "[]", "{}", '{"format": 3}', '{"format": 1, "changes": []}', "null", '{"format": 1'],
 )
 def test_another_text_is_no_plan(text: str) -> None:
     with pytest.raises(InvalidRequest, match="not a plan of ours"):
@@ -328,7 +328,7 @@ def test_another_text_is_no_plan(text: str) -> None:
 def test_a_plan_reads_well() -> None:
     old, new = shop(), shop(ttl="3d", extra=[Feature("x", "temp + 1")])
     base = definition_records(old)[-1].hash[:8]
-    storage = new.views["origin_weather"].storage_hash[:8]
+    had, storage = (repo.views["origin_weather"].storage_hash[:8] for repo in (old, new))
     assert render(planned(old, new)).splitlines() == [
         f"Changes to environment 'prod' of shop, since repo:shop@{base}:",
         (
@@ -343,7 +343,7 @@ def test_a_plan_reads_well() -> None:
         "      + ADDITIVE feature origin_weather.x: (temp + 1) (float64)",
         "  ! BREAKING service delay_model: changes the values of origin_weather: temp",
         "New online tables, to be filled by: featurestore materialize",
-        f"    origin_weather ({storage})",
+        f"    origin_weather ({storage}) beside ({had})",
         "In all: 1 ADDITIVE, 4 BREAKING.",
     ]
     assert str(planned(old, old)) == ("No changes: environment 'prod' has this repository already.")
