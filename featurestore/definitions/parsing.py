@@ -75,7 +75,7 @@ def parse_with_positions(text: str) -> tuple[Expression, Callable[[Expression], 
         tree = converter.convert(_syntax(text), 1)
     except RecursionError:
         raise _too_deep(text) from None
-    return tree, lambda node: converter.positions.get(id(node))
+    return tree, converter.position_of
 
 
 def _too_deep(text: str) -> InvalidExpression:
@@ -139,13 +139,18 @@ class _Converter:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self.positions: dict[int, int | None] = {}
+        self._nodes: dict[int, exp.Expression] = {}
 
     def convert(self, node: exp.Expression, depth: int) -> Expression:
         """The tree of `node`, `depth` levels below the top."""
         found = self._convert(node, depth)
-        self.positions.setdefault(id(found), _position(node))
+        self._nodes.setdefault(id(found), node)
         return found
+
+    def position_of(self, made: Expression) -> int | None:
+        """Where in the text a node that was made begins."""
+        node = self._nodes.get(id(made))
+        return None if node is None else _position(node)
 
     def _convert(self, node: exp.Expression, depth: int) -> Expression:  # noqa: C901, PLR0911, PLR0912
         if depth > EXPRESSION_DEPTH_MAX:

@@ -170,7 +170,7 @@ class KeptPlans:
 
     @cached_property
     def _records(self) -> Mapping[str, list[StoredRecord]]:
-        found = defaultdict[str, list[StoredRecord]](list)
+        found: dict[str, list[StoredRecord]] = defaultdict(list)
         for stored in self._registry.records(kind="serving_plan"):
             found[stored.record.name].append(stored)
         return found

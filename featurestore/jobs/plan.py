@@ -15,6 +15,7 @@ from featurestore.compiler.impact import Roots, roots_of
 from featurestore.jobs.backfills import Estimates, with_estimates
 from featurestore.jobs.environments import applied_in, environment_alias
 from featurestore.jobs.lineage import downstream
+from featurestore.jobs.uncollected import uncollected
 from featurestore.lifecycle.changes import in_use
 from featurestore.records import Record
 
@@ -37,8 +38,9 @@ def plan_repository(
 ) -> Planned:
     """What bringing `environment` to `repo` would change. Raises `InvalidRecord`, and what reading
     the graph raises."""
-    records = definition_records(repo)
-    plan = plan_records(records, registry, environment, project=repo.project)
+    with uncollected():
+        records = definition_records(repo)
+        plan = plan_records(records, registry, environment, project=repo.project)
     if estimates is not None and not plan.is_empty:
         plan = with_estimates(plan, repo, registry, estimates)
     return Planned(plan=plan, records=records)

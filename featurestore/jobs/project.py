@@ -20,6 +20,7 @@ from featurestore.definitions.source import FileSource, SqlSource, file_format, 
 from featurestore.dtypes import INT64, TIMESTAMP
 from featurestore.errors import FeatureStoreError, InvalidRepository
 from featurestore.fingerprint import fingerprint
+from featurestore.jobs.uncollected import uncollected
 from featurestore.permissions import Identity
 from featurestore.stores.offline import push_log
 from featurestore.stores.offline.folder import KeptFile, OfflineFolder
@@ -50,14 +51,15 @@ def load_repo(settings: Settings, engine: Engine) -> TypedRepo:
     Raises `InvalidRepository` with all errors at once: those of the definitions, of sources whose
     files are missing or unreadable, and of everything that does not fit together.
     """
-    definitions = load(settings.root)
-    schemas: dict[str, Mapping[str, DType] | FeatureStoreError] = {}
-    for source in source_order(definitions):
-        try:
-            schemas[source.name] = _schema(source, schemas, settings, engine)
-        except FeatureStoreError as error:
-            schemas[source.name] = error
-    return resolve(definitions, schemas, project=settings.project.name)
+    with uncollected():
+        definitions = load(settings.root)
+        schemas: dict[str, Mapping[str, DType] | FeatureStoreError] = {}
+        for source in source_order(definitions):
+            try:
+                schemas[source.name] = _schema(source, schemas, settings, engine)
+            except FeatureStoreError as error:
+                schemas[source.name] = error
+        return resolve(definitions, schemas, project=settings.project.name)
 
 
 def load_tests(settings: Settings) -> tuple[FeatureTest, ...]:

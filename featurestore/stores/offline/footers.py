@@ -138,14 +138,25 @@ def _bounds(
 
 
 def _csv_part(path: str, file: pa.NativeFile, files: DataFiles) -> Part:
-    """Rows by the length of the first lines; of a packed file by what its first lines take."""
+    """Rows by how many lines the beginning of the file has."""
     total = file.size()
+    head = file.read(CSV_GUESSED_BYTES)
     packed = PACKED.get(PurePosixPath(path.lower()).suffix)
-    stream = pa.CompressedInputStream(file, packed) if packed else file
-    head = stream.read(CSV_GUESSED_BYTES)
-    taken = file.tell() if packed else len(head)
-    lines = head.count(b"\n") + (0 if head.endswith(b"\n") else 1) if head else 0
-    rows = round(lines * total / taken) if taken else 0
+    text = _unpacked(head, packed) if packed else head
+    lines = text.count(b"\n") + (text[-1:] not in (b"", b"\n"))
+    rows = round(lines * total / len(head)) if head else 0
     if files.csv_options.get("header") == "true":
         rows = max(rows - 1, 0)
     return Part(rows=rows, bytes=total, counted=False)
+
+
+def _unpacked(head: bytes, packed: str) -> bytes:
+    """What the beginning of a packed file holds, as far as it can be unpacked."""
+    found = bytearray()
+    stream = pa.CompressedInputStream(pa.BufferReader(head), packed)
+    try:
+        while piece := stream.read(CSV_GUESSED_BYTES):
+            found += piece
+    except (OSError, pa.ArrowException):
+        pass  # it ends within a block
+    return bytes(found)
