@@ -22,6 +22,7 @@ from featurestore import config, errors
 from featurestore.cli.main import app
 from featurestore.client import AsyncFeatureClient, FeatureClient
 from featurestore.errors import FeatureStoreError
+from featurestore.facades.environments import Environments
 from featurestore.facades.lineage import LineageQuestions
 from featurestore.facades.models import ModelRegistry
 from featurestore.jobs.training import RetrievalJob
@@ -215,6 +216,7 @@ class TestPython:
         ("section", "kind"),
         [
             ("FeatureStore", FeatureStore),
+            ("fs.environments", Environments),
             ("fs.lineage", LineageQuestions),
             ("fs.models", ModelRegistry),
             ("RetrievalJob", RetrievalJob),
@@ -226,7 +228,8 @@ class TestPython:
     def test_every_method_and_no_other(self, section: str, kind: type) -> None:
         wanted = public(kind)
         if kind is FeatureStore:
-            attributes = {"repo", "engine", "registry", "online_store", "lineage", "models"}
+            attributes = {"repo", "engine", "registry", "online_store"}
+            attributes |= {"lineage", "models", "environments"}
             assert attributes <= wanted & quoted(self.text[section])
             wanted -= attributes
         if kind is RetrievalJob:
