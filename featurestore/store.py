@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.optimize import Optimized
     from featurestore.jobs.push import Pusher
     from featurestore.jobs.training import RetrievalJob
+    from featurestore.jobs.training_sets import SetStore, TrainingSet
     from featurestore.jobs.verify import VerifyReport
     from featurestore.permissions import Policy, TokenFacts
     from featurestore.records import LedgerRow
@@ -217,6 +218,7 @@ class FeatureStore:
         span, an empty span, keys that differ).
         """
         from featurestore.jobs import training
+        from featurestore.jobs.retrieved import Retrieved, note_retrieved
 
         job = training.retrieve(
             entity_df,
@@ -232,7 +234,73 @@ class FeatureStore:
             event_timestamp=event_timestamp,
             span=self._span(start, end),
         )
+        note_retrieved(
+            Retrieved(
+                training_set=None,
+                features=job.features,
+                pins=job.pins,
+                service=training.service_of(features, self.repo),
+                at_us=self.clock.now_us(),
+            )
+        )
         return job if self._tracing is None else dataclasses.replace(job, _tracing=self._tracing)
+
+    def create_training_set(
+        self,
+        name: str,
+        entity_df: Any,
+        features: Any,
+        *,
+        label: str | None = None,
+        splits: Mapping[str, Any] | None = None,
+        as_of: Literal["known", "event"] = "known",
+        known_until: datetime | str | int | None = None,
+        full_feature_names: bool = False,
+        include_status: bool = False,
+        event_timestamp: str = "event_timestamp",
+    ) -> TrainingSet:
+        """Write a training set once, with a record of all that it was made of: feature versions,
+        snapshots of the sources, the entity frame, a digest and a profile of its rows.
+
+        Args:
+            name: what it is called; `training_set(name)` is the newest of that name.
+            entity_df, features, as_of, full_feature_names, include_status, event_timestamp: as of
+                `get_historical_features`.
+            known_until: see nothing that became known later; by default, than now.
+            label: the column to learn.
+            splits: by time `{"train": "2013-10-01", "test": None}` (each ends before its instant),
+                or by entity `{"train": 0.8, "test": 0.2}` (`"by"` names the join keys).
+
+        Raises what `get_historical_features` and its job do, `InvalidRequest` (name, label,
+        splits), `FileNotWritten`, `SnapshotMissing`, `PermissionDenied`; then nothing is on record.
+        """
+        from featurestore.jobs import access, training_sets
+
+        now_us = self.clock.now_us()
+        access.authorize(self._asker(), "track", str(name), detail="training set")
+        asked = training_sets.Asked(
+            name=name,
+            entity_df=entity_df,
+            features=features,
+            label=label,
+            splits=splits,
+            as_of=as_of,
+            known_until_us=now_us if known_until is None else to_us(known_until),
+            full_feature_names=full_feature_names,
+            include_status=include_status,
+            event_timestamp=event_timestamp,
+        )
+        with job_span(self._tracing, "training set", {"featurestore.name": str(name)}):
+            return training_sets.create(asked, self._sets(), repo=self.repo, engine=self.engine)
+
+    def training_set(self, ref: str) -> TrainingSet:
+        """The training set of that name (the newest), or with that id, in full or short.
+
+        Raises `RecordNotFound`, `AmbiguousRecord`, `InvalidRequest` (a record of another kind).
+        """
+        from featurestore.jobs import training_sets
+
+        return training_sets.training_set(ref, self._sets())
 
     def materialize(
         self,
@@ -358,12 +426,13 @@ class FeatureStore:
 
     def sweep(self) -> int:
         """Free the bytes of online tables that nothing serves any more; returns rows freed."""
-        from featurestore.jobs import access, materialize, optimize
+        from featurestore.jobs import access, materialize, optimize, training_sets
         from featurestore.stores.offline import push_log
 
         access.authorize(self._asker(), "materialize", None, detail="sweep")
         optimize.sweep_copies(self._context())
         push_log.sweep(project.offline_folder(self.settings), now_us=self.clock.now_us())
+        training_sets.sweep(self._sets(), now_us=self.clock.now_us())
         return materialize.sweep(self._context(), now_us=self.clock.now_us())
 
     def get_online_features(
@@ -587,6 +656,12 @@ class FeatureStore:
             start_us=None if start is None else to_us(start),
             end_us=self.clock.now_us() if end is None else to_us(end),
         )
+
+    def _sets(self) -> SetStore:
+        from featurestore.jobs.training_sets import SetStore
+
+        offline = project.offline_folder(self.settings)
+        return SetStore(registry=self.registry, offline=offline, root=self.settings.root)
 
     def _context(self) -> Context:
         from featurestore.jobs.materialize import Context

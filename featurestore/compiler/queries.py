@@ -96,3 +96,32 @@ def _visible_ctes(node: _Node) -> Iterator[_Node]:
                 if isinstance(clause, exp.With):
                     yield from clause.expressions
         child = parent
+
+
+_CLOCKS = """now today get_current_timestamp get_current_time transaction_timestamp current_date
+    current_time current_timestamp current_localtime current_localtimestamp localtime
+    localtimestamp"""
+_CHANCE = "random rand uuid gen_random_uuid uuidv4 uuidv7 setseed"
+_PLACE = "nextval currval txid_current getenv current_user current_setting"
+UNSTEADY_FUNCTIONS = frozenset(f"{_CLOCKS} {_CHANCE} {_PLACE}".split())
+"""Functions whose answer is not of the rows that a query reads."""
+
+
+def unsteady(query: str) -> str:
+    """Why `query` may give other rows over the same ones next time: `it asks now()`; empty where it
+    does not. Raises `InvalidExpression` as `tables_of` does."""
+    from sqlglot import exp
+
+    tree = parse_query(query)
+    for node in tree.walk():
+        if isinstance(node, exp.TableSample):
+            return "it takes a sample"
+        above: _Node = node.parent
+        if isinstance(node, exp.Limit | exp.Fetch) and not above.args.get("order"):
+            return "it has a LIMIT without an ORDER BY"
+        if isinstance(node, exp.Func):
+            anonymous = isinstance(node, exp.Anonymous)
+            name = (node.name if anonymous else node.sql_name()).lower()
+            if name in UNSTEADY_FUNCTIONS:
+                return f"it asks {name}()"
+    return ""

@@ -6,8 +6,9 @@ Rel are int64 µs; `Scan` already yields them so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
 from featurestore.definitions.expression import Expression
@@ -42,6 +43,27 @@ class DataFiles:
     def every_path(self) -> tuple[str, ...]:
         """The source's own files and those of its push log."""
         return (*self.paths, *self.pushed)
+
+
+def some_files(files: DataFiles, kept: Sequence[int]) -> DataFiles:
+    """The files of these numbers, and those of the push log; without a copy."""
+    options = dict(files.csv_options)
+    if "names" in options:
+        names = json.loads(options["names"])
+        options["names"] = json.dumps([names[n] for n in kept])
+    return replace(
+        files,
+        paths=tuple(files.paths[n] for n in kept),
+        partitions=tuple(files.partitions[n] for n in kept) if files.partitions else (),
+        marks=tuple(files.marks[n] for n in kept) if files.marks else (),
+        csv_options=options,
+        copy=None,
+    )
+
+
+def one_file(files: DataFiles, number: int) -> DataFiles:
+    """One of the source's own files alone."""
+    return replace(some_files(files, [number]), pushed=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

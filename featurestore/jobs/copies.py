@@ -23,6 +23,7 @@ from featurestore.compiler.rel import (
     Stamped,
     Union,
     WindowJoin,
+    some_files,
 )
 from featurestore.dtypes import to_arrow
 
@@ -152,17 +153,4 @@ def _without(files: DataFiles, paths: frozenset[str]) -> DataFiles | None:
     kept = [n for n, path in enumerate(files.paths) if path not in paths]
     if not kept and not files.pushed:
         return None
-    options = dict(files.csv_options)
-    if "names" in options:
-        import json
-
-        names = json.loads(options["names"])
-        options["names"] = json.dumps([names[n] for n in kept])
-    return replace(
-        files,
-        paths=tuple(files.paths[n] for n in kept),
-        partitions=tuple(files.partitions[n] for n in kept) if files.partitions else (),
-        marks=tuple(files.marks[n] for n in kept),
-        csv_options=options,
-        copy=None,
-    )
+    return some_files(files, kept)

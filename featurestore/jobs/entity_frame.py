@@ -98,6 +98,8 @@ def open_frame(
     import pyarrow as pa
 
     match entity_df:
+        case EntityFrame():
+            return entity_df
         case pa.Table():
             return _checked(_of_table(entity_df))
         case pa.RecordBatch():

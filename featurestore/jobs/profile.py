@@ -5,12 +5,13 @@ One pass, in bounded memory. Counts, extremes, means and deviations are of all r
 different values is estimated by HyperLogLog from the hashes that the row digest takes anyway
 (±1.6 %); quantiles, histogram and frequent values are of a sample of up to `SAMPLE_ROWS_MAX` rows,
 each row as likely as any other. Which rows those are hangs on their places alone, so a set that is
-built again has the same profile, whatever its batches.
+built again has the same profile, whatever its batches (but for the last bits of means).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +36,12 @@ _MIX, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
 
 
 class Profiler:
-    """Looks at the rows of `schema` as they pass."""
+    """Looks at the rows of `schema` as they pass. Of `keys` it counts and never says a value: they
+    name people, and profiles are kept for good."""
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, *, keys: Sequence[str] = ()) -> None:
         self._schema = schema
+        self._keys = frozenset(keys)
         self._columns = [_Column() for _ in schema]
         self._sample = _Sample(schema)
         self._rows = 0
@@ -58,7 +61,9 @@ class Profiler:
         columns = {}
         for name, one in zip(self._schema.names, self._columns, strict=True):
             kind = self._schema.field(name).type
-            columns[name] = {"type": str(kind), **one.facts(kind), **_sampled(sample[name])}
+            columns[name] = {"type": str(kind), **one.counts()}
+            if name not in self._keys:
+                columns[name] |= {**one.measures(kind), **_sampled(sample[name])}
         return {"rows": self._rows, "sample_rows": sample.num_rows, "columns": columns}
 
 
@@ -104,18 +109,20 @@ class _Column:
         self.mean += apart * count / total
         self.numbers = total
 
-    def facts(self, kind: pa.DataType) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "count": self.rows,
-            "nulls": self.nulls,
-            "distinct": self._distinct(),
+    def counts(self) -> dict[str, Any]:
+        return {"count": self.rows, "nulls": self.nulls, "distinct": self._distinct()}
+
+    def measures(self, kind: pa.DataType) -> dict[str, Any]:
+        """Extremes, mean and deviation (of instants in seconds)."""
+        if not self.numbers:
+            return {}
+        deviation = math.sqrt(self.squares / self.numbers)
+        return {
+            "min": shown(self.least, kind),
+            "max": shown(self.greatest, kind),
+            "mean": shown(self.mean, kind),
+            "std": _finite(deviation / 1e6 if _is_instant(kind) else deviation),
         }
-        if self.numbers:
-            found |= {"min": shown(self.least, kind), "max": shown(self.greatest, kind)}
-            found["mean"] = shown(self.mean, kind)
-            deviation = math.sqrt(self.squares / self.numbers)
-            found["std"] = _finite(deviation / 1e6 if _is_instant(kind) else deviation)
-        return found
 
     def _distinct(self) -> int:
         """HyperLogLog (Flajolet et al., 2007), with linear counting below 2.5 m."""
@@ -222,9 +229,8 @@ def _plain(value: Any) -> Any:
 
 def as_numbers(values: pa.Array) -> npt.NDArray[Any]:
     """The values that are not NULL, as numbers: instants in µs, days in days."""
-    from pyarrow import types
-
     import pyarrow as pa
+    from pyarrow import types
 
     kind, values = values.type, values.drop_null()
     if types.is_decimal(kind):

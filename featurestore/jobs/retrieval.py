@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurestore.buckets import S3Options, bucket_path, translated
+from featurestore.buckets import S3Options, bucket_path, is_s3, translated
 from featurestore.compiler.rel import Scan, walk
 from featurestore.compiler.training import FRAME, INSTANT, TrainingSet
 from featurestore.dtypes import to_arrow
@@ -216,6 +216,17 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
             array = nullable[str(column.type)].__from_arrow__(column)
             frame.isetitem(position, array)
     return frame
+
+
+def write_anywhere(
+    path: str | Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, s3: S3Options
+) -> None:
+    """Write one Parquet file on this machine or on S3. Raises as `write_parquet` and
+    `upload_parquet` do."""
+    if is_s3(path):
+        upload_parquet(str(path), schema, batches, s3=s3)
+    else:
+        write_parquet(Path(path), schema, batches)
 
 
 def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 LONG_BYTES = 256
 """Longer texts are hashed one by one."""
-_M1, _M2, _M3 = (
-    np.uint64(n) for n in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7C15)
-)
+_M1, _M2, _M3 = (np.uint64(n) for n in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7C15))
 _M4, _M5 = np.uint64(0xD6E8FEB86659FD93), np.uint64(0xC2B2AE3D27D4EB4F)
 _S27, _S29, _S31, _S32 = (np.uint64(n) for n in (27, 29, 31, 32))
 _NAN = np.uint64(0x7FF8000000000000)
@@ -276,9 +274,7 @@ def _between(elements: pa.Array, bounds: npt.NDArray[np.int64]) -> pa.Array:
     return elements.slice(bounds[0], bounds[-1] - bounds[0])
 
 
-def _gathered(
-    bounds: npt.NDArray[np.int64], elements: Lanes, seed: str, *, ordered: bool
-) -> Lanes:
+def _gathered(bounds: npt.NDArray[np.int64], elements: Lanes, seed: str, *, ordered: bool) -> Lanes:
     """What lists are from what their elements are."""
     bounds = bounds - bounds[0]
     lengths = np.diff(bounds)

@@ -15,9 +15,7 @@ from typing import Self
 from featurestore.buckets import REMOTE_THREADS, S3Options, bucket_path, etag_of, is_s3, translated
 from featurestore.compiler.rel import DataFiles
 from featurestore.errors import SnapshotMissing
-
-State = tuple[int, int | str]
-"""Size in bytes, and modification time in ns or, on S3, ETag."""
+from featurestore.stores.offline.contents import State
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurestore.buckets import S3Options, is_s3
+from featurestore.buckets import S3Options
 from featurestore.compiler.deletions import deleting, deletions_name
 from featurestore.compiler.program import Program, program_of
 from featurestore.compiler.rel import DataFiles
 from featurestore.compiler.selection import Features, select
 from featurestore.compiler.spans import Span, compile_changes
 from featurestore.compiler.training import AsOf, TrainingSet, compile_training
+from featurestore.definitions.service import FeatureService
 from featurestore.engines.base import BATCH_ROWS
 from featurestore.errors import InvalidEntityFrame, InvalidRequest, MissingJoinKey, suggest
 from featurestore.jobs import retrieval
@@ -37,6 +38,7 @@ from featurestore.jobs.project import current_files, with_copies
 from featurestore.jobs.request_inputs import check_input_type
 from featurestore.jobs.snapshot import Snapshot
 from featurestore.jobs.source_report import SourceReport, report_sources
+from featurestore.stores.offline.contents import State
 from featurestore.tracing import now_ns
 
 if TYPE_CHECKING:
@@ -78,16 +80,11 @@ def retrieve(
     span: Span | None = None,
 ) -> RetrievalJob:
     """`get_historical_features` on the files that the sources have now."""
-    uses = select(repo, features)
-    sources = [use.view.source for use in program_of(uses).joined]
-    if is_query(entity_df):
-        sources += [repo.sources[name] for name in query_sources(str(entity_df), repo)]
-    files = current_files(repo, sources, root, offline)
     return get_historical_features(
         entity_df,
         features,
         repo=repo,
-        files=files if offline is None else with_copies(repo, files, offline),
+        files=files_for(entity_df, features, repo=repo, root=root, offline=offline),
         engine=engine,
         offline=offline,
         as_of=as_of,
@@ -97,6 +94,30 @@ def retrieve(
         event_timestamp=event_timestamp,
         span=span,
     )
+
+
+def service_of(features: Features, repo: TypedRepo) -> str | None:
+    """The service that was asked for, by its name or as an object; None for anything else."""
+    name = features.name if isinstance(features, FeatureService) else features
+    if not isinstance(name, str) or name not in repo.services:
+        return None
+    return name if repo.services[name].uses == select(repo, features) else None
+
+
+def files_for(
+    entity_df: object,
+    features: Features,
+    *,
+    repo: TypedRepo,
+    root: Path,
+    offline: OfflineFolder | None = None,
+) -> dict[str, DataFiles]:
+    """The files, as they are now, of all sources that a retrieval reads."""
+    sources = [use.view.source for use in program_of(select(repo, features)).joined]
+    if is_query(entity_df):
+        sources += [repo.sources[name] for name in query_sources(str(entity_df), repo)]
+    files = current_files(repo, sources, root, offline)
+    return files if offline is None else with_copies(repo, files, offline)
 
 
 def get_historical_features(
@@ -268,9 +289,18 @@ class RetrievalJob:
         return tuple(self.run.compiled.features)
 
     @property
+    def states(self) -> Mapping[str, Mapping[str, State | None]]:
+        """What each file that is read looked like when the job was made, by source and path."""
+        return self._snapshot.states
+
+    @property
     def schema(self) -> pa.Schema:
         """The Arrow schema of the result."""
         return self.run.schema(self.frame)
+
+    def check_files(self) -> None:
+        """Raises `SnapshotMissing` where a file is not as it was when the job was made."""
+        self._snapshot.check()
 
     def to_batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """The rows in batches of at most `batch_rows`, in bounded memory."""
@@ -315,10 +345,7 @@ class RetrievalJob:
         """Write the rows to one Parquet file, on this machine or on S3 (`s3://bucket/key`), in
         bounded memory. A file of that name is replaced when all rows are written, not before."""
         batches = self.to_batches(ROW_GROUP_ROWS)
-        if is_s3(path):
-            retrieval.upload_parquet(str(path), self.schema, batches, s3=self._s3)
-        else:
-            retrieval.write_parquet(Path(path), self.schema, batches)
+        retrieval.write_anywhere(path, self.schema, batches, s3=self._s3)
 
     def explain(self) -> str:
         """The query and the engine's plan for it, for people. Nothing runs."""

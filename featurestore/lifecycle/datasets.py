@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from typing import Any, Literal
 
 from featurestore.errors import InvalidRequest, suggest
@@ -78,16 +79,19 @@ class Splits:
     def describe(self) -> dict[str, str]:
         """Each split in words."""
         if self.kind == "time":
-            ends = ["to the end" if b is None else f"before {format_instant(int(b))}"
-                    for b in self.bounds]  # fmt: skip
+            ends = ["to the end" if b is None else _until(b) for b in self.bounds]
             return dict(zip(self.names, ends, strict=True))
-        starts = (0.0, *(float(b or 0.0) for b in self.bounds[:-1]))
-        shares = [float(b or 0.0) - a for a, b in zip(starts, self.bounds, strict=True)]
+        bounds = [0.0, *(float(b) for b in self.bounds if b is not None)]
+        shares = [b - a for a, b in pairwise(bounds)]
         by = ", ".join(self.by)
         return {n: f"{s:.4g} of {by}" for n, s in zip(self.names, shares, strict=True)}
 
 
-def read_splits(spec: Mapping[str, object], *, keys: Sequence[str]) -> Splits:
+def _until(bound: float) -> str:
+    return f"before {format_instant(int(bound))}"
+
+
+def read_splits(spec: object, *, keys: Sequence[str]) -> Splits:
     """The splits that a caller means.
 
     `{"train": "2013-10-01", "test": None}` splits by time: each name with the instant before which
@@ -99,7 +103,7 @@ def read_splits(spec: Mapping[str, object], *, keys: Sequence[str]) -> Splits:
     """
     if not isinstance(spec, Mapping):
         raise InvalidRequest(f'splits is a dict like {{"train": 0.8, "test": 0.2}}, not {spec!r}')
-    named = {name: value for name, value in spec.items() if name != BY}
+    named: dict[Any, Any] = {name: value for name, value in spec.items() if name != BY}
     if not 1 <= len(named) <= SPLITS_MAX:
         raise InvalidRequest(f"splits names 1 to SPLITS_MAX = {SPLITS_MAX} splits")
     for name in named:
@@ -118,7 +122,8 @@ def _by_time(named: Mapping[str, Any]) -> Splits:
         if bounds and bounds[-1] is None:
             raise InvalidRequest(f"split {name!r} comes after one without an end; order them")
         bound = None if value is None else to_us(value)
-        if bounds and bound is not None and bound <= (bounds[-1] or 0):
+        before = bounds[-1] if bounds else None
+        if before is not None and bound is not None and bound <= before:
             raise InvalidRequest(f"split {name!r} ends before the one before it; order them")
         bounds.append(bound)
     return Splits(kind="time", names=tuple(named), bounds=tuple(bounds))
@@ -178,9 +183,7 @@ class LibraryChange:
     now: str | None
 
 
-def changed_libraries(
-    then: Mapping[str, str], now: Mapping[str, str]
-) -> tuple[LibraryChange, ...]:
+def changed_libraries(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[LibraryChange, ...]:
     """The libraries whose versions differ, in name order."""
     return tuple(
         LibraryChange(library=name, then=then.get(name), now=now.get(name))

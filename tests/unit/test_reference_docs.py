@@ -26,6 +26,7 @@ from featurestore.facades.environments import Environments
 from featurestore.facades.lineage import LineageQuestions
 from featurestore.facades.models import ModelRegistry
 from featurestore.jobs.training import RetrievalJob
+from featurestore.jobs.training_sets import TrainingSet
 from featurestore.plugins import Group
 from featurestore.serving import http_server
 from featurestore.serving.edge import codes_of
@@ -220,6 +221,7 @@ class TestPython:
             ("fs.lineage", LineageQuestions),
             ("fs.models", ModelRegistry),
             ("RetrievalJob", RetrievalJob),
+            ("TrainingSet", TrainingSet),
             ("FeatureClient", FeatureClient),
             ("FeatureClient", AsyncFeatureClient),
             ("OnlineResponse", OnlineResponse),
@@ -232,8 +234,11 @@ class TestPython:
             attributes |= {"lineage", "models", "environments"}
             assert attributes <= wanted & quoted(self.text[section])
             wanted -= attributes
+        if kind is TrainingSet:
+            wanted |= {"record"}  # a field
         if kind is RetrievalJob:
-            wanted -= {"frame", "run", "check", "report"}  # what it is made of
+            made_of = {"frame", "run", "check", "report", "states", "check_files"}
+            wanted -= made_of
         assert documented_names(self.text[section]) == wanted
 
     @pytest.mark.parametrize(
