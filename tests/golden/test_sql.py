@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from featurestore import Entity, Feature, FeatureService, FeatureView, FileSource, SqlSource
+from featurestore import (
+    Entity,
+    Feature,
+    FeatureService,
+    FeatureView,
+    FileSource,
+    OnDemandFeatureView,
+    RequestSource,
+    SqlSource,
+)
 from featurestore.compiler.passes import run_passes
 from featurestore.compiler.rel import DataFiles, Latest, Rel, Scan
 from featurestore.compiler.resolve import resolve
@@ -82,7 +91,19 @@ def repository() -> TypedRepo:
     delays = FeatureService(
         "delays", features=[conditions.with_join_key_map({"airport": "origin"}), fleet]
     )
-    definitions = collect([airport, plane, weather, planes, seen, conditions, fleet, life, delays])
+    asked = RequestSource("asked", {"distance": "float64"})
+    comfort = OnDemandFeatureView(
+        "comfort",
+        inputs=[conditions, asked],
+        features=[
+            Feature("by_distance", "temp / distance"),
+            Feature("drift", "coalesce(knots / distance, 0.0) / sqrt(temp)"),
+            Feature("swing", "sqrt(abs(temp)) - sqrt(temp)"),
+        ],
+    )
+    definitions = collect(
+        [airport, plane, weather, planes, seen, asked, conditions, fleet, life, comfort, delays]
+    )
     return resolve(definitions, SCHEMAS, project="golden")
 
 
@@ -134,6 +155,15 @@ def test_a_training_set(name: str, rows: int, asked: int, request: pytest.Fixtur
         include_status=True,
     )
     check(name, compiled.rel, request, rows=rows, asked=asked)
+
+
+def test_a_training_set_with_features_on_demand(request: pytest.FixtureRequest) -> None:
+    repo = repository()
+    frame = ["airport", "distance", "event_timestamp"]
+    compiled = compile_training(
+        select(repo, ["comfort", "conditions:temp"]), frame, repo=repo, files=FILES
+    )
+    check("training_on_demand", compiled.rel, request, rows=100)
 
 
 def test_the_latest_rows_of_a_query(request: pytest.FixtureRequest) -> None:

@@ -43,6 +43,7 @@ from featurestore.dtypes import (
     parse,
 )
 from featurestore.engines import duckdb_sql
+from featurestore.engines.base import BATCH_ROWS
 from featurestore.engines.duckdb import DuckDBEngine
 from featurestore.errors import (
     InternalError,
@@ -480,8 +481,10 @@ def test_what_is_computed_keeps_the_order_of_the_rows(tmp_path: Path) -> None:
     settings = OfflineSettings(memory_limit="1GB", threads=4)
     with DuckDBEngine.open(settings, temp_directory=str(tmp_path / "spill")) as engine:
         found = engine.stream(rel, inputs={"left": data}, batch_rows=10_000).read_all()
+        sizes = [batch.num_rows for batch in engine.stream(rel, inputs={"left": data})]
     assert found.column("n").equals(data.column("n"))
     assert found.column("v").equals(data.column("key"))
+    assert set(sizes[:-1]) == {BATCH_ROWS}  # else a training set copies every column
     values = found.column("x").to_pylist()
     assert values[1] is None
     assert values[2] == round(math.sqrt(14 * 1.5) / 7, 3)
