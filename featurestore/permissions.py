@@ -275,7 +275,7 @@ def _need_of_alias(alias: str) -> Need:
         case "serving":
             return ("apply", "materialize"), f"env/{rest.partition('/')[0]}"
         case "pinned":
-            return ("apply", "materialize", "approve"), f"env/{rest.partition('/')[0]}"
+            return ("apply", "materialize", "approve"), None
         case "store":
             return ("materialize", "apply"), f"env/{rest}"
         case "online":

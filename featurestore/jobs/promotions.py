@@ -25,6 +25,7 @@ from featurestore.errors import (
 from featurestore.jobs import access
 from featurestore.jobs.environments import environment_alias
 from featurestore.jobs.models import Models, get, service_version_in, stages_of, target_at
+from featurestore.jobs.pins import pin
 from featurestore.lifecycle.gates import check_passed
 from featurestore.lifecycle.models import (
     TARGETS,
@@ -382,6 +383,9 @@ def _put(
         aliases=aliases,
         reason=f"{glass}{before.reason} (promotion {before.id})",
     )
+    if before.to == "production":
+        # Whoever puts into staging may not pin; the next sweep or publication does it first.
+        pin(registry, before.environment)
     return read(registry, before.id)
 
 

@@ -8,12 +8,10 @@ from collections.abc import Iterable, Sequence
 from featurestore.compiler.change_plan import Affected, Category
 from featurestore.compiler.change_text import through_text
 from featurestore.errors import DestructiveChange, ProductionImpact
+from featurestore.lifecycle.models import PROD, TARGETS
 from featurestore.records import Edge, Record
 
-PROD = "prod"
 PRODUCTION = "production"
-STAGES_IN_USE = ("staging", PRODUCTION)
-"""Stages in which somebody relies on a model."""
 MODELS_SHOWN_MAX = 10
 """In the message of a refusal."""
 NAMES_KEPT_MAX = 50
@@ -22,7 +20,7 @@ NAMES_KEPT_MAX = 50
 
 def in_use(aliases: Iterable[str]) -> tuple[str, ...]:
     """Those of a model's aliases by which it is in use, in whatever environment."""
-    return tuple(name for name in aliases if _stage(name) in STAGES_IN_USE)
+    return tuple(name for name in aliases if _stage(name) in TARGETS)
 
 
 def stages_in(aliases: Iterable[str], environment: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore import FeatureStore
+from featurestore.errors import StalePlan
 from featurestore.jobs.online_tables import SERVED_LATELY_US
 from featurestore.timeline import DAY_US, SECOND_US, ManualClock, SystemClock
 
@@ -55,6 +57,22 @@ def roll_out(folder: Path) -> None:
 def apply(folder: Path) -> None:
     with FeatureStore(folder) as fs:
         fs.apply()
+
+
+def roll_out_in(folder: Path, environment: str) -> None:
+    """Apply what the folder says to another environment, and materialize it there."""
+    with FeatureStore(folder, overrides={"project.environment": environment}) as fs:
+        fs.apply()
+        fs.materialize()
+
+
+def promote(folder: Path, environment: str = "staging") -> None:
+    """Bring `prod` to what another environment has, however often others are first."""
+    with FeatureStore(folder) as fs:
+        while True:
+            with suppress(StalePlan):
+                fs.environments.promote(environment, "prod", reason=environment)
+                return
 
 
 def materialize(folder: Path) -> None:

@@ -33,6 +33,11 @@ def definitions_change(folder: Path) -> None:
     kill_jobs.write_definitions(folder, "cents * 2")
 
 
+def staging_changes(folder: Path) -> None:
+    definitions_change(folder)
+    kill_jobs.roll_out_in(folder, "staging")
+
+
 def a_file_lands(folder: Path) -> None:
     kill_jobs.write_prices(folder, "2.parquet", 200, age_us=HOUR_US)
 
@@ -50,6 +55,7 @@ CASES: dict[str, tuple[Job, Job, Any, bool]] = {
     "apply": (definitions_change, kill_jobs.roll_out, DOUBLED, True),
     "materialize": (a_file_lands, kill_jobs.materialize, NEW, False),
     "replace": (prices_are_restated, kill_jobs.replace, NEW, True),
+    "promote": (staging_changes, kill_jobs.promote, DOUBLED, True),
     "sweep": (restated_and_replaced, kill_jobs.sweep, NEW, True),
 }
 """What happens, the job that follows, the answer in the end, and whether all keys change at once.

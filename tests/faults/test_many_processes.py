@@ -1,5 +1,6 @@
-"""Eight processes apply while two materialize, all at once, on both registries: all succeed, and in
-the end what is served is what was asked for last."""
+"""Eight processes apply while two materialize, or promote environments, all at once, on both
+registries: all succeed, nothing is lost, and in the end what is served is what was asked for last.
+"""
 
 from __future__ import annotations
 
@@ -52,3 +53,30 @@ def test_eight_apply_and_two_materialize(folder: Path) -> None:
         assert fs.verify(samples=kill_jobs.ITEMS).rate == 1.0
         assert len(fs.registry.history("env/prod")) == 1
         assert len(fs.registry.ledger()) == 3
+
+
+def test_eight_promote_to_one_environment(folder: Path) -> None:
+    """Nobody overwrites what somebody else has just done: each move begins where the one before
+    ended."""
+    kill_jobs.roll_out(folder)
+    environments = [f"staging{factor}" for factor in (2, 3, 4, 5)]
+    for factor, environment in enumerate(environments, 2):
+        kill_jobs.write_definitions(folder, f"cents * {factor}")
+        kill_jobs.roll_out_in(folder, environment)
+    kill_jobs.write_definitions(folder)
+    with FeatureStore(folder) as fs:
+        wanted = {fs.registry.record(f"env/{name}").id for name in environments}
+        first = fs.registry.record("env/prod").id
+    with ProcessPoolExecutor(8, mp_context=forks) as pool:
+        jobs = [pool.submit(kill_jobs.promote, folder, name) for name in environments * 2]
+        for job in jobs:
+            job.result()
+    with FeatureStore(folder) as fs:
+        moves = fs.registry.history("env/prod")
+        assert [move.previous for move in moves] == [None, *(move.target for move in moves[:-1])]
+        assert moves[0].target == first
+        assert {move.target for move in moves[1:]} == wanted
+        assert all(move.reason.startswith("promote staging") for move in moves[1:])
+        last = moves[-1].reason.removeprefix("promote staging")[0]
+        (answer,) = kill_jobs.answers(folder)
+        assert answer == (100, 100 * int(last), "PRESENT", "PRESENT")

@@ -23,6 +23,7 @@ from featurestore.errors import (
     UnknownService,
 )
 from featurestore.jobs.online_tables import SERVED_LATELY_US
+from featurestore.jobs.pins import pin
 from featurestore.records import Edge, Record
 from featurestore.timeline import DAY_US, SECOND_US, ManualClock, SystemClock
 from tests.conftest import INSTANT, MakeRepo, write_rows
@@ -356,6 +357,58 @@ def test_a_model_reads_the_version_that_it_was_trained_on(on_both: Path) -> None
         assert fs.sweep() == 40, "nobody needs them any more"
         with pytest.raises(UnknownService):
             answer(fs, f"shelf@{version[:8]}")
+
+
+def test_a_model_that_comes_into_use_later_finds_its_version(folder: Path) -> None:
+    with opened(folder) as fs:
+        version, model = fs.repo.services["shelf"].version, model_of(fs)
+    define(folder, cents="cents * 2")
+    with opened(folder) as fs:
+        fs.apply()
+        fs.materialize()
+        with pytest.raises(UnknownService):
+            answer(fs, f"shelf@{version[:8]}")
+        fs.registry.commit(aliases={"model/m/production": model.id})
+        pin(fs.registry, "prod")
+        assert answer(fs, f"shelf@{version[:8]}") == OLD
+        assert answer(fs, f"shelf@{fs.repo.services['shelf'].version}") == NEW
+        before = fs.registry.aliases()
+        pin(fs.registry, "prod")
+        fs.materialize()
+        assert fs.registry.aliases("pinned/") == {
+            name: alias for name, alias in before.items() if name.startswith("pinned/")
+        }
+        fs.registry.commit(aliases={"model/m/production": None})
+        pin(fs.registry, "prod")
+        assert fs.registry.aliases("pinned/") == {}
+
+
+def test_a_model_without_a_service_pins_that_of_its_training_set(folder: Path) -> None:
+    with opened(folder) as fs:
+        (service,) = model_of(fs).parents[:1]
+        data = Record(kind="training_set", name="d", parents=(service,))
+        uses = (Edge(parent=data.id, role="training_set"),)
+        model = Record(kind="model", name="n", body={"number": 1}, parents=uses)
+        bare = Record(kind="model", name="bare", body={"number": 1})
+        stages = {"model/n/staging": model.id, "model/bare/staging": bare.id}
+        fs.registry.commit(records=[data, model, bare], aliases=stages)
+        pin(fs.registry, "prod")
+        version = fs.repo.services["shelf"].version
+        assert list(fs.registry.aliases("pinned/")) == [f"pinned/prod/shelf/{version[:16]}"]
+
+
+def test_rows_that_are_gone_can_not_be_pinned(folder: Path) -> None:
+    with opened(folder) as fs:
+        model = model_of(fs)
+    define(folder, cents="cents * 2")
+    with opened(folder) as fs:
+        fs.apply()
+        fs.materialize()
+    with opened(folder, later_us=SERVED_LATELY_US + SECOND_US) as fs:
+        assert fs.sweep() == 40
+        fs.registry.commit(aliases={"model/m/production": model.id})
+        pin(fs.registry, "prod")
+        assert fs.registry.aliases("pinned/") == {}
 
 
 def test_an_environment_with_models_in_use_is_not_deleted(folder: Path) -> None:

@@ -33,7 +33,7 @@ from featurestore.testing.served import (
     serving_plan,
 )
 from featurestore.timeline import SystemClock
-from featurestore.wire.plans import ALL_VIEWS
+from featurestore.wire.plans import ALL_VIEWS, ServingPlan
 
 VIEW = ServedView(name="v", keys={"id": "int64"}, features={"a": "int64", "b": "int64"})
 OLD = narrowed(serving_plan("m", [VIEW]), {"v": ["a"]})
@@ -65,6 +65,70 @@ def wait_for(condition: Callable[[], bool], *, within_s: float) -> float:
         assert time.monotonic() - started < within_s
         time.sleep(0.01)
     return time.monotonic() - started
+
+
+def pin_plan(registry: Registry, plan: ServingPlan, blob: str | None = None) -> None:
+    """Pin the plan of a service's version, as a model in use does."""
+    body = {"blob": blob or plan.hash, "service_version": plan.service_version}
+    record = Record(kind="serving_plan", name=plan.service, body=body)
+    alias = f"pinned/prod/{plan.service}/{plan.service_version[:16]}"
+    registry.commit(records=[record], blobs=[plan.to_bytes()], aliases={alias: record.id})
+
+
+def test_a_version_that_is_pinned_is_served_by_name(settings: Settings, registry: Registry) -> None:
+    publish_plans(registry, NEW)
+    pin_plan(registry, OLD)
+    version = OLD.service_version[:8]
+    with ServerProcess.start(settings) as server, FeatureClient(server.grpc_target) as client:
+        assert client.get_online_features("m", [{"id": 1}]).to_dict() == {
+            "id": [1],
+            "a": [1],
+            "b": [2],
+        }
+        pinned = client.get_online_features(f"m@{version}", [{"id": 1}])
+        assert pinned.to_dict() == {"id": [1], "a": [1]}
+        assert [info.name for info in client.get_serving_info().services] == ["m"]
+
+
+def test_pins_come_and_go_without_touching_what_is_served(
+    book: PlanBook, registry: Registry
+) -> None:
+    publish_plans(registry, NEW)
+    book.refresh()
+    pin_plan(registry, OLD)
+    ref = f"m@{OLD.service_version[:8]}"
+    with pytest.raises(UnknownService):
+        book.compiled(ref)
+    assert book.refresh().changed == ()
+    assert book.compiled(ref).plan_version == OLD.hash
+    assert book.compiled("m").plan_version == NEW.hash
+    before = book.compiled(ref)
+    book.refresh()
+    assert book.compiled(ref) is before, "a page that stays stays compiled"
+    registry.commit(aliases=dict.fromkeys(registry.aliases("pinned/")))
+    book.refresh()
+    with pytest.raises(UnknownService):
+        book.compiled(ref)
+
+
+def test_a_pinned_version_of_a_service_that_is_gone(book: PlanBook, registry: Registry) -> None:
+    pin_plan(registry, OLD)
+    book.refresh()
+    assert book.compiled(f"m@{OLD.service_version[:8]}").plan_version == OLD.hash
+    with pytest.raises(UnknownService):
+        book.compiled("m")
+    with pytest.raises(UnknownService, match=f"m@{OLD.service_version[:8]}"):
+        book.compiled("m@00000000")
+
+
+def test_a_pinned_plan_that_can_not_be_read_harms_nobody(
+    book: PlanBook, registry: Registry
+) -> None:
+    publish_plans(registry, NEW)
+    pin_plan(registry, OLD, blob="0" * 64)
+    reload = book.refresh()
+    assert [name for name, _ in reload.failed] == [f"m@{OLD.service_version[:16]}"]
+    assert book.compiled("m").plan_version == NEW.hash
 
 
 def test_a_running_server_follows_the_alias(settings: Settings, registry: Registry) -> None:
