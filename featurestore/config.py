@@ -146,6 +146,15 @@ class TracingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LineageSettings:
+    """Where OpenLineage events go: `file:PATH` or `http(s)://HOST:PORT`; nowhere where it is empty.
+    `openlineage_token` is the bearer token of that endpoint (best from the environment)."""
+
+    openlineage: str = field(default="", repr=False)
+    openlineage_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of one repository; `root` is its folder (absolute)."""
 
@@ -158,6 +167,7 @@ class Settings:
     push: PushSettings = field(default_factory=PushSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
+    lineage: LineageSettings = field(default_factory=LineageSettings)
 
     def own_token(self) -> str:
         """The token by which this process proves who it is; nothing where none is set.
@@ -186,10 +196,11 @@ _SECTIONS: dict[str, type[Any]] = {
     "push": PushSettings,
     "security": SecuritySettings,
     "tracing": TracingSettings,
+    "lineage": LineageSettings,
 }
 _KINDS: dict[object, type] = {"int": int, "str": str, "bool": bool}
 _MAY_BE_ZERO = ("threads", "clock_skew_ms_max", "jwt_leeway_s")
-_SECRET = ("token", "url")
+_SECRET = ("token", "url", "openlineage", "openlineage_token")
 """Keys whose values no message repeats."""
 
 

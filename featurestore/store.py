@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.inventory import Kind
     from featurestore.jobs.materialize import Context, Progress
     from featurestore.jobs.models import Models
+    from featurestore.jobs.openlineage_jobs import Telling
     from featurestore.jobs.optimize import Optimized
     from featurestore.jobs.push import Pusher
     from featurestore.jobs.training import RetrievalJob
@@ -109,6 +110,7 @@ class FeatureStore:
         return LineageQuestions(
             lambda: self.registry,
             self._context,
+            lambda: self._telling,
             environment=self.settings.project.environment,
             now_us=self.clock.now_us,
         )
@@ -163,7 +165,7 @@ class FeatureStore:
 
         environment = self.settings.project.environment
         where = f"env/{environment}"
-        repo = self.repo
+        repo, telling = self.repo, self._telling
         access.authorize(self._asker(), "apply", where)
         with job_span(self._tracing, "apply", {"featurestore.environment": where}):
             store_identity.adopt(
@@ -181,6 +183,7 @@ class FeatureStore:
                 allow_production_impact=allow_production_impact,
             )
         self._refresh()
+        telling.applied(result.plan, at_us=self.clock.now_us())
         return result
 
     def get_historical_features(
@@ -276,7 +279,7 @@ class FeatureStore:
         """
         from featurestore.jobs import access, training_sets
 
-        now_us = self.clock.now_us()
+        now_us, telling = self.clock.now_us(), self._telling
         access.authorize(self._asker(), "track", str(name), detail="training set")
         asked = training_sets.Asked(
             name=name,
@@ -291,7 +294,9 @@ class FeatureStore:
             event_timestamp=event_timestamp,
         )
         with job_span(self._tracing, "training set", {"featurestore.name": str(name)}):
-            return training_sets.create(asked, self._sets(), repo=self.repo, engine=self.engine)
+            made = training_sets.create(asked, self._sets(), repo=self.repo, engine=self.engine)
+        telling.trained_on(made, started_us=now_us)
+        return made
 
     def training_set(self, ref: str) -> TrainingSet:
         """The training set of that name (the newest), or with that id, in full or short.
@@ -321,7 +326,7 @@ class FeatureStore:
         from featurestore.jobs import access, materialize
 
         where = f"env/{self.settings.project.environment}"
-        named = ", ".join(views or ())
+        named, telling = ", ".join(views or ()), self._telling
         who = access.admit(self._asker(), "materialize", where)
         with job_span(self._tracing, "materialize", {"featurestore.views": named}):
             rows = materialize.materialize(
@@ -335,6 +340,7 @@ class FeatureStore:
                 begin=lambda: access.note(self.registry, who, "materialize", where, detail=named),
             )
         self._refresh()
+        telling.materialized(rows)
         return rows
 
     def push(self, source: str, rows: Any, *, from_json: bool = False) -> PushResult:
@@ -559,7 +565,15 @@ class FeatureStore:
 
     def close(self) -> None:
         """Close the back ends that were opened."""
-        for name in ("_pusher", "_local", "online_store", "registry", "engine", "_tracing"):
+        for name in (
+            "_pusher",
+            "_local",
+            "online_store",
+            "registry",
+            "engine",
+            "_tracing",
+            "_telling",
+        ):
             opened = self.__dict__.pop(name, None)
             if opened is not None:
                 opened.close()
@@ -569,6 +583,13 @@ class FeatureStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @cached_property
+    def _telling(self) -> Telling:
+        """Who is told of jobs. Opened before a job, so that wrong settings stop it."""
+        from featurestore.jobs.openlineage_jobs import open_telling
+
+        return open_telling(self.settings, lambda: self.registry)
 
     @cached_property
     def _tracing(self) -> Tracing | None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from featurestore.jobs.lineage_tree import Lineage
     from featurestore.jobs.lineage_uses import Uses
     from featurestore.jobs.materialize import Context
+    from featurestore.jobs.openlineage import Tally
+    from featurestore.jobs.openlineage_jobs import Telling
     from featurestore.lifecycle.lineage import Direction
     from featurestore.records import AliasEvent
     from featurestore.stores.registry.base import Registry
@@ -32,12 +34,14 @@ class LineageQuestions:
         self,
         registry: Callable[[], Registry],
         context: Callable[[], Context],
+        telling: Callable[[], Telling],
         *,
         environment: str,
         now_us: Callable[[], int],
     ) -> None:
         self._registry = registry
         self._context = context
+        self._telling = telling
         self._environment = environment
         self._now_us = now_us
 
@@ -97,6 +101,10 @@ class LineageQuestions:
         from featurestore.jobs.lineage_blast import bad_data
 
         return bad_data(self._registry(), target, from_us=_us(start), to_us=_us(end), at_us=_us(at))
+
+    def exported(self) -> Tally:
+        """OpenLineage events of this process: `sent`, and `failed` ones, which stop nothing."""
+        return self._telling().tally
 
 
 def _us(instant: Instant) -> int | None:
