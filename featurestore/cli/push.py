@@ -100,6 +100,7 @@ def ingest(
 
     Runs until SIGTERM or SIGINT; several may run side by side.
     """
+    from featurestore.serving.collector import spare_the_collector
     from featurestore.serving.ingest_metrics import IngestMetrics
     from featurestore.serving.logs import configure
 
@@ -111,6 +112,7 @@ def ingest(
             counted.serve(metrics)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
+        spare_the_collector()
         found = store.ingest(sources or None, until_empty=until_empty, stop=stop, metrics=counted)
     if as_json:
         show_json([asdict(one) for one in found])
