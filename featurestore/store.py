@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from featurestore.config import Settings, load_settings
-from featurestore.errors import RecordNotFound
 from featurestore.jobs import project
 from featurestore.timeline import Clock, SystemClock, to_us
 from featurestore.tracing import Tracing, job_span, open_tracing
@@ -642,12 +641,10 @@ class FeatureStore:
             project=self.settings.project.name,
             environment=self.settings.project.environment,
             artifacts=ArtifactStore(project.offline_folder(self.settings)),
+            sets=self._sets(),
             clock=self.clock,
             repo=lambda: self.repo,
         )
-
-    def _open_training_set(self, ref: str) -> Any:
-        raise RecordNotFound(f"training set {ref}")
 
     def _bench(self) -> Bench:
         from featurestore.jobs.gates import Bench
@@ -655,7 +652,6 @@ class FeatureStore:
         return Bench(
             models=self._models(),
             context=self._context,
-            open_set=self._open_training_set,
             verify=lambda service, samples, seed: self.verify(service, samples=samples, seed=seed),
         )
 

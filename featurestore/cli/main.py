@@ -18,6 +18,7 @@ import typer
 
 from featurestore.cli import (
     access,
+    ci,
     data,
     definitions,
     doctor,
@@ -86,6 +87,7 @@ app.command("get-historical")(data.get_historical)
 app.command("list")(definitions.list_objects)
 app.command()(definitions.describe)
 app.command("test")(feature_tests.run_tests)
+app.command()(ci.ci)
 app.command()(data.verify)
 app.command()(data.optimize)
 app.command()(data.sweep)
