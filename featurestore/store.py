@@ -6,11 +6,13 @@ import dataclasses
 import getpass
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from featurestore.config import Settings, load_settings
+from featurestore.errors import InvalidRepository
 from featurestore.jobs import project
 from featurestore.timeline import Clock, SystemClock, to_us
 from featurestore.tracing import Tracing, job_span, open_tracing
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.openlineage_jobs import Telling
     from featurestore.jobs.optimize import Optimized
     from featurestore.jobs.push import Pusher
+    from featurestore.jobs.reproduce import Reproduction
     from featurestore.jobs.training import RetrievalJob
     from featurestore.jobs.training_sets import SetStore, TrainingSet
     from featurestore.jobs.verify import VerifyReport
@@ -305,6 +308,31 @@ class FeatureStore:
         from featurestore.jobs import training_sets
 
         return training_sets.training_set(ref, self._sets())
+
+    def reproduce(self, ref: str) -> Reproduction:
+        """Rebuild a training set from what its record pins, and compare: `ref` names it, or a run
+        or a model that was trained on it. Nothing is written.
+
+        The verdict is `EXACT`, `DIFFERENT_ENVIRONMENT` (the same rows by other library versions),
+        `DATA_EXPIRED` (files gone or changed), `UNPINNED` (sources that nobody can read again) or
+        `MISMATCH` (which columns, in how many rows).
+
+        Raises `RecordNotFound`, `AmbiguousRecord`, `InvalidRequest` (nothing that hangs on one
+        training set).
+        """
+        from featurestore.jobs import reproduce
+
+        present = None
+        with suppress(InvalidRepository):  # then the records alone say what was meant
+            present = self.repo
+        with job_span(self._tracing, "reproduce", {"featurestore.name": str(ref)}):
+            return reproduce.reproduce(
+                ref,
+                self._sets(),
+                engine=self.engine,
+                present=present,
+                project=self.settings.project.name,
+            )
 
     def materialize(
         self,
