@@ -28,6 +28,7 @@ from featurestore.cli import (
     lineage,
     online,
     push,
+    training_sets,
 )
 from featurestore.cli import models as model_commands
 from featurestore.cli.demo import command as demo
@@ -84,6 +85,8 @@ app.command()(push.ingest)
 app.command("dead-letters")(push.dead_letters)
 app.command("get-online")(online.get_online)
 app.command("get-historical")(data.get_historical)
+app.add_typer(training_sets.training_set, name="training-set")
+app.command()(training_sets.reproduce)
 app.command("list")(definitions.list_objects)
 app.command()(definitions.describe)
 app.command("test")(feature_tests.run_tests)
