@@ -3,6 +3,9 @@
 Each reader is a consumer of its own. What it has read stays pending until it is acknowledged; when
 it is gone, others claim what it left after `CLAIM_IDLE_MS`. (A consumer that is only slow loses its
 messages in the same way; what is then written twice is written the same.)
+
+A server that fails over may have forgotten what was acknowledged last, or the group: then messages
+come again. What it had read to us when the connection broke is asked for first.
 """
 
 from __future__ import annotations
@@ -11,14 +14,12 @@ import os
 import socket
 import uuid
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Self
 
 from hiredis import ReplyError
 
 from featurestore.errors import InvalidSettings, StoreTimeout, StoreUnavailable
-from featurestore.stores.online.redis_blocking import Pool, deadline_in
-from featurestore.stores.online.resp import Command, parse_target, refusal
+from featurestore.stores.online.resp import Command
 from featurestore.stores.streams.base import (
     CLAIM_IDLE_MS,
     MESSAGES_PER_READ,
@@ -26,32 +27,37 @@ from featurestore.stores.streams.base import (
     StreamReader,
     expanded,
 )
+from featurestore.stores.streams.redis_servers import EXAMPLE, server_of
 
-TIMEOUT_MS = 10_000
 MESSAGES_PER_CALL = 2_500
 """Messages in one call: the server serves nobody else for about as many microseconds."""
-_EXAMPLE = "redis://host:6379/0/stream"
+_GONE = ("NOGROUP", "ERR no such key")
+"""What a server answers that has no such stream or group (any more)."""
 _JSON_FIELDS = (b"json", b"data", b"value")
 """An entry that has one field alone, of one of these names, holds a JSON object in it."""
 
 
 class RedisStream(StreamReader):
-    """`redis://user:password@host:6379/0/stream`."""
+    """`redis://user:password@host:6379/0/stream`,
+    `redis+cluster://user:password@host:6379,host:6379/stream`,
+    `redis+sentinel://user:password@sentinel:26379,sentinel:26379/master_name/0/stream`; with TLS
+    `rediss…`."""
 
     reads_ahead = True
 
     def __init__(self, url: str, *, group: str, claim_idle_ms: int = CLAIM_IDLE_MS) -> None:
-        server, _, stream = expanded(url).partition("?")[0].rpartition("/")
-        query = url.partition("?")[2]
+        address, _, query = expanded(url).partition("?")
+        server, _, stream = address.rpartition("/")
         if not stream or "://" not in server:
-            raise InvalidSettings(f"the URL of a Redis stream is {_EXAMPLE}")
-        self._target = parse_target(f"{server}?{query}" if query else server, example=_EXAMPLE)
-        self._pool = Pool(self._target)
+            raise InvalidSettings(f"the URL of a Redis stream is {EXAMPLE}")
         self._stream = stream.encode()
+        self._server = server_of(f"{server}?{query}" if query else server, self._stream)
         self._group = group.encode()
         self._consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}".encode()
         self._claim_idle_ms = claim_idle_ms
         self._made = False
+        self._unsure = False
+        """Whether a reply was lost, with what it brought."""
         self._under_way: set[str] = set()
         """What we have read and not acknowledged: it may be old enough to be claimed."""
 
@@ -63,32 +69,48 @@ class RedisStream(StreamReader):
     def read(self, *, wait_ms: int) -> list[Message]:
         """See `StreamReader`."""
         self._make_group()
-        found = self._claim() or self._unread(wait_ms)
+        try:
+            left = self._lost() if self._unsure else self._claim()
+            found = left or self._unread(wait_ms)
+        except (StoreUnavailable, StoreTimeout):
+            self._unsure = True
+            raise
         self._under_way.update(message.place for message in found)
         return found
 
     def _unread(self, wait_ms: int) -> list[Message]:
-        found = self._read(b"BLOCK", max(1, wait_ms), timeout_ms=TIMEOUT_MS + wait_ms)
-        last = found
-        # What was read is ours to write, even if the server goes away now.
-        with suppress(StoreUnavailable, StoreTimeout):
+        last = found = self._read(b">", b"BLOCK", max(1, wait_ms), wait_ms=wait_ms)
+        try:
             while len(last) == MESSAGES_PER_CALL and len(found) < MESSAGES_PER_READ:
-                last = self._read()
+                last = self._read(b">")
                 found = [*found, *last]
-        return found
+        except (StoreUnavailable, StoreTimeout):
+            # What was read is ours to write, even if the server goes away now.
+            self._unsure = True
+        return _messages(found)
 
-    def _read(self, *block: bytes | int, timeout_ms: int = TIMEOUT_MS) -> list[Message]:
+    def _lost(self) -> list[Message]:
+        """What was read to us and did not reach us: all that is pending and not under way."""
+        page = self._read(b"0")
+        while page:
+            if found := self._not_under_way(page):
+                return found
+            page = self._read(page[-1][0])
+        self._unsure = False
+        return []
+
+    def _read(self, after: bytes, *options: bytes | int, wait_ms: int = 0) -> list[Any]:
         reply = self._call(
             (
                 b"XREADGROUP", b"GROUP", self._group, self._consumer, b"COUNT", MESSAGES_PER_CALL,
-                *block, b"STREAMS", self._stream, b">",
+                *options, b"STREAMS", self._stream, after,
             ),
-            timeout_ms=timeout_ms,
+            wait_ms=wait_ms,
         )  # fmt: skip
         if not reply:
             return []
         entries = list(reply.values())[0] if isinstance(reply, dict) else reply[0][1]  # noqa: RUF015
-        return _messages(entries)
+        return list(entries)
 
     def done(self, messages: Sequence[Message]) -> None:
         """See `StreamReader`."""
@@ -117,18 +139,16 @@ class RedisStream(StreamReader):
                 if not pending:
                     self._call((b"XGROUP", b"DELCONSUMER", self._stream, self._group,
                                 self._consumer))  # fmt: skip
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreTimeout):
             pass  # it is gone, and so is our connection to it
         finally:
-            self._pool.close()
+            self._server.close()
 
     def _make_group(self) -> None:
         if self._made:
             return
         command = (b"XGROUP", b"CREATE", self._stream, self._group, b"0", b"MKSTREAM")
-        (reply,) = self._pool.call([command], deadline_in(TIMEOUT_MS))
-        if isinstance(reply, ReplyError) and not str(reply).startswith("BUSYGROUP"):
-            raise refusal(self._target, reply)
+        self._server.call(command, wait_ms=0, expected=("BUSYGROUP",))
         self._made = True
 
     def _claim(self) -> list[Message]:
@@ -139,17 +159,20 @@ class RedisStream(StreamReader):
                 b"0-0", b"COUNT", MESSAGES_PER_CALL,
             )
         )  # fmt: skip
+        return self._not_under_way(reply[1])
+
+    def _not_under_way(self, entries: Iterable[Any]) -> list[Message]:
         # Entries that were deleted from the stream meanwhile come as nothing.
-        found = _messages(entry for entry in reply[1] if entry and entry[1] is not None)
+        found = _messages(entry for entry in entries if entry and entry[1] is not None)
         return [message for message in found if message.place not in self._under_way]
 
-    def _call(self, command: Command, *, timeout_ms: int = TIMEOUT_MS) -> Any:
-        (reply,) = self._pool.call([command], deadline_in(timeout_ms))
+    def _call(self, command: Command, *, wait_ms: int = 0) -> Any:
+        reply = self._server.call(command, wait_ms=wait_ms, expected=_GONE)
         if isinstance(reply, ReplyError):
-            if str(reply).startswith("NOGROUP"):
-                self._made = False
-                raise StoreUnavailable(f"the stream at {self._target.shown} was deleted") from reply
-            raise refusal(self._target, reply)
+            self._made = False
+            raise StoreUnavailable(
+                f"the stream at {self._server.shown} was deleted, or is not there yet: {reply}"
+            ) from reply
         return reply
 
 
