@@ -74,12 +74,15 @@ def push(
             for rows in _parts(file):
                 results.append(client.push(source, rows))  # noqa: PERF401
     taken, dead = sum(r.rows for r in results), sum(r.dead_count for r in results)
+    waiting = sorted({view for result in results for view in result.waiting_views})
     if as_json:
-        show_json({"source": source, "rows": taken, "dead": dead})
+        show_json({"source": source, "rows": taken, "dead": dead, "waiting_views": waiting})
     else:
         say(f"{taken:,} rows pushed to {source}")
         if dead:
             note(f"{dead:,} could not be taken; see: featurestore dead-letters {source}")
+        if waiting:
+            note(f"{', '.join(waiting)} will have them after: featurestore materialize")
 
 
 def ingest(
