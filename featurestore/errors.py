@@ -260,6 +260,18 @@ class InvalidRequest(RequestError):
     code = "invalid-request"
 
 
+class InvalidSearch(InvalidRequest):
+    """A search for runs that can't be read; `position` counts characters of it from 0."""
+
+    code = "invalid-search"
+
+    def __init__(self, what: str, *, text: str, position: int) -> None:
+        before, here = text[:position][-30:], text[position : position + 30]
+        place = f"{before}▸{here}".strip()
+        super().__init__(f"search, character {position + 1}: {what}. Here: {place}")
+        self.position = position
+
+
 class UnknownFeature(RequestError):
     code = "unknown-feature"
 

@@ -6,13 +6,12 @@ import dataclasses
 import getpass
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from featurestore.config import Settings, load_settings
-from featurestore.errors import InvalidRepository
+from featurestore.errors import RecordNotFound
 from featurestore.jobs import project
 from featurestore.timeline import Clock, SystemClock, to_us
 from featurestore.tracing import Tracing, job_span, open_tracing
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from featurestore.facades.environments import Environments
     from featurestore.facades.lineage import LineageQuestions
     from featurestore.facades.models import ModelRegistry
+    from featurestore.facades.runs import Runs
     from featurestore.jobs.access import Asker
     from featurestore.jobs.apply import ApplyResult
     from featurestore.jobs.deletions import Deletion
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.openlineage_jobs import Telling
     from featurestore.jobs.optimize import Optimized
     from featurestore.jobs.push import Pusher
-    from featurestore.jobs.reproduce import Reproduction
+    from featurestore.jobs.tracking import ActiveRun
     from featurestore.jobs.training import RetrievalJob
     from featurestore.jobs.training_sets import SetStore, TrainingSet
     from featurestore.jobs.verify import VerifyReport
@@ -309,30 +309,42 @@ class FeatureStore:
 
         return training_sets.training_set(ref, self._sets())
 
-    def reproduce(self, ref: str) -> Reproduction:
-        """Rebuild a training set from what its record pins, and compare: `ref` names it, or a run
-        or a model that was trained on it. Nothing is written.
+    def start_run(
+        self,
+        experiment: str,
+        *,
+        name: str | None = None,
+        training_set: Any = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        parent: ActiveRun | str | None = None,
+    ) -> ActiveRun:
+        """A new run of an experiment, to be used as a block. What is recorded without asking: the
+        commit of the code and what differs from it, Python, packages, lock file, machine, user.
 
-        The verdict is `EXACT`, `DIFFERENT_ENVIRONMENT` (the same rows by other library versions),
-        `DATA_EXPIRED` (files gone or changed), `UNPINNED` (sources that nobody can read again) or
-        `MISMATCH` (which columns, in how many rows).
+        Args:
+            name: what people call it; by default the beginning of its id.
+            training_set: what it learns from: a `TrainingSet`, its name or id, or a list of them.
+            params: parameters; each is set once, and keeps its type.
+            tags: tags; they may change.
+            parent: the run that it is nested in; by default that whose block we are in.
 
-        Raises `RecordNotFound`, `AmbiguousRecord`, `InvalidRequest` (nothing that hangs on one
-        training set).
+        Raises `InvalidRequest`, `RecordNotFound`, `LimitExceeded`, `PermissionDenied`.
         """
-        from featurestore.jobs import reproduce
+        return self.runs.tracker.start(
+            experiment, name=name, training_set=training_set, params=params, tags=tags,
+            parent=parent,
+        )  # fmt: skip
 
-        present = None
-        with suppress(InvalidRepository):  # then the records alone say what was meant
-            present = self.repo
-        with job_span(self._tracing, "reproduce", {"featurestore.name": str(ref)}):
-            return reproduce.reproduce(
-                ref,
-                self._sets(),
-                engine=self.engine,
-                present=present,
-                project=self.settings.project.name,
-            )
+    @cached_property
+    def runs(self) -> Runs:
+        """Experiment tracking: search, get, list, compare."""
+        from featurestore.facades.runs import Runs
+        from featurestore.jobs.tracking import Tracker
+        from featurestore.stores.offline.artifacts import ArtifactStore
+
+        artifacts = ArtifactStore(project.offline_folder(self.settings))
+        return Runs(Tracker(self.registry, artifacts, self.clock))
 
     def materialize(
         self,
@@ -592,6 +604,7 @@ class FeatureStore:
 
     def close(self) -> None:
         """Close the back ends that were opened."""
+        self.__dict__.pop("runs", None)
         for name in (
             "_pusher",
             "_local",
@@ -669,10 +682,12 @@ class FeatureStore:
             project=self.settings.project.name,
             environment=self.settings.project.environment,
             artifacts=ArtifactStore(project.offline_folder(self.settings)),
-            sets=self._sets(),
             clock=self.clock,
             repo=lambda: self.repo,
         )
+
+    def _open_training_set(self, ref: str) -> Any:
+        raise RecordNotFound(f"training set {ref}")
 
     def _bench(self) -> Bench:
         from featurestore.jobs.gates import Bench
@@ -680,6 +695,7 @@ class FeatureStore:
         return Bench(
             models=self._models(),
             context=self._context,
+            open_set=self._open_training_set,
             verify=lambda service, samples, seed: self.verify(service, samples=samples, seed=seed),
         )
 

@@ -18,7 +18,6 @@ import typer
 
 from featurestore.cli import (
     access,
-    ci,
     data,
     definitions,
     doctor,
@@ -28,7 +27,7 @@ from featurestore.cli import (
     lineage,
     online,
     push,
-    training_sets,
+    runs,
 )
 from featurestore.cli import models as model_commands
 from featurestore.cli.demo import command as demo
@@ -85,12 +84,9 @@ app.command()(push.ingest)
 app.command("dead-letters")(push.dead_letters)
 app.command("get-online")(online.get_online)
 app.command("get-historical")(data.get_historical)
-app.add_typer(training_sets.training_set, name="training-set")
-app.command()(training_sets.reproduce)
 app.command("list")(definitions.list_objects)
 app.command()(definitions.describe)
 app.command("test")(feature_tests.run_tests)
-app.command()(ci.ci)
 app.command()(data.verify)
 app.command()(data.optimize)
 app.command()(data.sweep)
@@ -102,6 +98,7 @@ app.command()(lineage.diff)
 app.command()(lineage.history)
 app.command()(lineage.freshness)
 app.command()(lineage.blast)
+app.add_typer(runs.runs, name="runs")
 app.add_typer(access.token, name="token")
 app.add_typer(access.access, name="access")
 app.add_typer(access.audit, name="audit")

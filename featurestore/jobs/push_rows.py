@@ -15,8 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
-from itertools import chain
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -130,9 +128,8 @@ def _as_arrow(rows: Any) -> pa.Table | None:
 
 
 def _transposed(source: TypedSource, rows: Sequence[Any]) -> dict[str, list[Any]]:
-    # Looking whether each is a `Mapping` takes longer than reading it.
-    plain = set(map(type, rows)) == {dict}
-    for index, row in () if plain else enumerate(rows):
+    names: dict[str, None] = {}
+    for index, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise InvalidRows(
                 f"row {index} of the push to source {source.name!r} is a dict of column and "
@@ -140,12 +137,12 @@ def _transposed(source: TypedSource, rows: Sequence[Any]) -> dict[str, list[Any]
                 source=source.name,
                 row=index,
             )
-    names = dict.fromkeys(chain.from_iterable(rows))
+        names.update(dict.fromkeys(row))
     optional = _optional(source)
     columns: dict[str, list[Any]] = {}
     for name in names:
         try:
-            columns[str(name)] = list(map(itemgetter(name), rows))
+            columns[str(name)] = [row[name] for row in rows]
         except KeyError:
             if name in optional:
                 columns[str(name)] = [row.get(name) for row in rows]

@@ -39,6 +39,7 @@ from featurestore.records import (
 )
 from featurestore.stores.registry.base import Registry
 from featurestore.testing.registry_access import RegistryAccessRules
+from featurestore.testing.registry_runs import RegistryRunRules
 from featurestore.timeline import ManualClock
 
 NOW_US = 1_700_000_000_000_000
@@ -129,7 +130,7 @@ def _claim(registry: Registry, claim: tuple[str, str | None, Record]) -> bool:
     return True
 
 
-class RegistryContract(RegistryAccessRules):
+class RegistryContract(RegistryAccessRules, RegistryRunRules):
     """What every registry does. All tests but those on projects use one project, `shop`."""
 
     @pytest.fixture

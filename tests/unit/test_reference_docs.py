@@ -25,6 +25,8 @@ from featurestore.errors import FeatureStoreError
 from featurestore.facades.environments import Environments
 from featurestore.facades.lineage import LineageQuestions
 from featurestore.facades.models import ModelRegistry
+from featurestore.facades.runs import Runs
+from featurestore.jobs.tracking import ActiveRun
 from featurestore.jobs.training import RetrievalJob
 from featurestore.jobs.training_sets import TrainingSet
 from featurestore.plugins import Group
@@ -231,7 +233,7 @@ class TestPython:
         wanted = public(kind)
         if kind is FeatureStore:
             attributes = {"repo", "engine", "registry", "online_store"}
-            attributes |= {"lineage", "models", "environments"}
+            attributes |= {"lineage", "runs", "models", "environments"}
             assert attributes <= wanted & quoted(self.text[section])
             wanted -= attributes
         if kind is TrainingSet:
@@ -240,6 +242,10 @@ class TestPython:
             made_of = {"frame", "run", "check", "report", "states", "check_files"}
             wanted -= made_of
         assert documented_names(self.text[section]) == wanted
+
+    def test_every_method_of_runs_and_no_other(self) -> None:
+        wanted = public(Runs) - {"tracker"} | public(ActiveRun) | {"run_id"}
+        assert documented_names(self.text["Runs"]) == wanted
 
     @pytest.mark.parametrize(
         ("section", "kind"),

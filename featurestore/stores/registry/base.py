@@ -12,6 +12,7 @@ from featurestore.records import Alias, AliasEvent, AliasIs, LedgerRow, Link, Re
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from featurestore.stores.registry.runs import RunTables
     from featurestore.timeline import Clock
 
 WALK_DEPTH_MAX = 1_000
@@ -103,6 +104,11 @@ class Registry(ABC):
     @abstractmethod
     def ledger(self, *, table: str | None = None, view: str | None = None) -> list[LedgerRow]:
         """Materialization runs, oldest first."""
+
+    @property
+    @abstractmethod
+    def runs(self) -> RunTables:
+        """Experiment tracking: what is told of runs, and searched."""
 
     @abstractmethod
     def prune_audit(self, *, before_us: int, reason: str = "") -> int:

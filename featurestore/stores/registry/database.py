@@ -7,8 +7,10 @@ between SQLite and Postgres stays here.
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib import resources
@@ -50,6 +52,7 @@ class Database:
     def __init__(self, engine: Engine, shown: str) -> None:
         self._engine = engine
         self.shown = shown
+        _OPEN.add(self)
 
     @classmethod
     def open(cls, url: str, *, root: Path) -> Database:
@@ -98,6 +101,10 @@ class Database:
         """Release all connections."""
         self._engine.dispose()
 
+    def forget_connections(self) -> None:
+        """Leave the connections to the process that opened them."""
+        self._engine.dispose(close=False)
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
@@ -140,6 +147,19 @@ class Database:
             found = _revision(connection)
             if found != SCHEMA_REVISION:
                 _upgrade(connection, found, self.shown)
+
+
+_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A forked process that spoke on its parent's connections would end both."""
+    for database in list(_OPEN):
+        database.forget_connections()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _translate(cause: BaseException | None, shown: str) -> FeatureStoreError:

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from featurestore.records import RECORD_NAME_CHARS_MAX
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 VERSION_TABLE = "featurestore_version"
 """Where the revision is kept. Not Alembic's default name: MLflow and others, which may share the
 database, use that one."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import sqlalchemy as sa
@@ -41,6 +43,7 @@ from featurestore.stores.registry.access import (
 )
 from featurestore.stores.registry.base import WALK_DEPTH_MAX, Registry
 from featurestore.stores.registry.database import Database, server_facts
+from featurestore.stores.registry.runs import RunTables
 from featurestore.stores.registry.schema import SCHEMA_REVISION
 from featurestore.timeline import format_instant
 
@@ -81,41 +84,49 @@ class SqlRegistry(Registry):
         ledger: Sequence[LedgerRow] = (),
         reason: str = "",
     ) -> None:
-        now_us, aliases = self._clock.now_us(), aliases or {}
+        aliases = aliases or {}
         named = {(record.kind, record.name) for record in records}
         needs = needs_of_commit(aliases, named, blobs=bool(blobs), ledger=bool(ledger))
+        with self._committing(needs, reason=reason) as (connection, by):
+            writes.check_beliefs(connection, self._project, requires)
+            writes.insert_blobs(connection, self._project, blobs)
+            writes.insert_records(connection, by, records)
+            writes.move_aliases(connection, by, aliases)
+            writes.insert_ledger(connection, self._project, ledger)
+
+    @cached_property
+    def runs(self) -> RunTables:
+        return RunTables(self._project, self._database.reading, self._committing)
+
+    @contextmanager
+    def _committing(
+        self, needs: Sequence[Need], *, reason: str, lock: str | None = None
+    ) -> Iterator[tuple[Connection, writes.Author]]:
+        """A transaction of somebody who may, alone under `lock` (by default the project's)."""
+        now_us = self._clock.now_us()
         try:
-            with self._database.writing(f"featurestore project {self._project}") as connection:
+            with self._database.writing(lock or self._lock) as connection:
                 who = self._check_access(connection, needs, now_us)
-                by = writes.Author(self._project, who, now_us, reason)
-                writes.check_beliefs(connection, self._project, requires)
-                writes.insert_blobs(connection, self._project, blobs)
-                writes.insert_records(connection, by, records)
-                writes.move_aliases(connection, by, aliases)
-                writes.insert_ledger(connection, self._project, ledger)
+                yield connection, writes.Author(self._project, who, now_us, reason)
         except (Unauthenticated, PermissionDenied) as error:
             self._note_denied(error, reason or "commit")
             raise
 
+    @property
+    def _lock(self) -> str:
+        return f"featurestore project {self._project}"
+
     def prune_audit(self, *, before_us: int, reason: str = "") -> int:
-        now_us = self._clock.now_us()
-        needs: tuple[Need, ...] = ((("admin",), AUDIT),)
-        try:
-            with self._database.writing(f"featurestore project {self._project}") as connection:
-                who = self._check_access(connection, needs, now_us)
-                gone = writes.delete_unreferenced(
-                    connection, self._project, kind=AUDIT, before_us=before_us
-                )
-                detail = f"{gone} entries from before {format_instant(before_us)}; {reason}"
-                entry = audit_record(
-                    self.identity, who, "prune", resource=AUDIT, outcome="allowed", detail=detail
-                )
-                by = writes.Author(self._project, who, now_us, "prune the audit log")
-                writes.insert_records(connection, by, [entry])
-                return gone
-        except (Unauthenticated, PermissionDenied) as error:
-            self._note_denied(error, "prune")
-            raise
+        with self._committing([(("admin",), AUDIT)], reason="prune") as (connection, by):
+            gone = writes.delete_unreferenced(
+                connection, self._project, kind=AUDIT, before_us=before_us
+            )
+            detail = f"{gone} entries from before {format_instant(before_us)}; {reason}"
+            entry = audit_record(
+                self.identity, by.name, "prune", resource=AUDIT, outcome="allowed", detail=detail
+            )
+            writes.insert_records(connection, by, [entry])
+            return gone
 
     def _check_access(self, connection: Connection, needs: Sequence[Need], now_us: int) -> str:
         """Who commits, by the access control that stands in this very transaction."""
