@@ -203,7 +203,10 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise storage_error(what, str(error)) from error
+        found = storage_error(what, str(error))
+        if isinstance(error, FileNotFoundError) and type(found) is StoreError:
+            found = SourceMissing(f"{what}: there is no {error}")
+        raise found from error
 
 
 def storage_error(what: str, words: str) -> FeatureStoreError:

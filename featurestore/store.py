@@ -6,12 +6,13 @@ import dataclasses
 import getpass
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from featurestore.config import Settings, load_settings
-from featurestore.errors import RecordNotFound
+from featurestore.errors import InvalidRepository
 from featurestore.jobs import project
 from featurestore.timeline import Clock, SystemClock, to_us
 from featurestore.tracing import Tracing, job_span, open_tracing
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.openlineage_jobs import Telling
     from featurestore.jobs.optimize import Optimized
     from featurestore.jobs.push import Pusher
+    from featurestore.jobs.reproduce import Reproduction
     from featurestore.jobs.tracking import ActiveRun
     from featurestore.jobs.training import RetrievalJob
     from featurestore.jobs.training_sets import SetStore, TrainingSet
@@ -345,6 +347,31 @@ class FeatureStore:
 
         artifacts = ArtifactStore(project.offline_folder(self.settings))
         return Runs(Tracker(self.registry, artifacts, self.clock))
+
+    def reproduce(self, ref: str) -> Reproduction:
+        """Rebuild a training set from what its record pins, and compare: `ref` names it, or a run
+        or a model that was trained on it. Nothing is written.
+
+        The verdict is `EXACT`, `DIFFERENT_ENVIRONMENT` (the same rows by other library versions),
+        `DATA_EXPIRED` (files gone or changed), `UNPINNED` (sources that nobody can read again) or
+        `MISMATCH` (which columns, in how many rows).
+
+        Raises `RecordNotFound`, `AmbiguousRecord`, `InvalidRequest` (nothing that hangs on one
+        training set).
+        """
+        from featurestore.jobs import reproduce
+
+        present = None
+        with suppress(InvalidRepository):  # then the records alone say what was meant
+            present = self.repo
+        with job_span(self._tracing, "reproduce", {"featurestore.name": str(ref)}):
+            return reproduce.reproduce(
+                ref,
+                self._sets(),
+                engine=self.engine,
+                present=present,
+                project=self.settings.project.name,
+            )
 
     def materialize(
         self,
@@ -682,12 +709,10 @@ class FeatureStore:
             project=self.settings.project.name,
             environment=self.settings.project.environment,
             artifacts=ArtifactStore(project.offline_folder(self.settings)),
+            sets=self._sets(),
             clock=self.clock,
             repo=lambda: self.repo,
         )
-
-    def _open_training_set(self, ref: str) -> Any:
-        raise RecordNotFound(f"training set {ref}")
 
     def _bench(self) -> Bench:
         from featurestore.jobs.gates import Bench
@@ -695,7 +720,6 @@ class FeatureStore:
         return Bench(
             models=self._models(),
             context=self._context,
-            open_set=self._open_training_set,
             verify=lambda service, samples, seed: self.verify(service, samples=samples, seed=seed),
         )
 

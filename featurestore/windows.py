@@ -49,19 +49,6 @@ def bounds(at_us: int, window_us: int | None, delay_us: int, hop_us: int) -> tup
     return (None if window_us is None else tile_of(end - window_us, hop_us)), end
 
 
-def enters_us(event_us: int, delay_us: int) -> int:
-    """The first instant at which an event is in a window (if it is known by then)."""
-    return event_us + delay_us + 1
-
-
-def leaves_us(event_us: int, window_us: int | None, delay_us: int, hop_us: int) -> int | None:
-    """The first instant after that at which it is not; None for a lifetime window."""
-    if window_us is None:
-        return None
-    # floor(T − delay − w, hop) ≤ e holds as long as T − delay − w < floor(e, hop) + hop.
-    return tile_of(event_us, hop_us) + max(hop_us, 1) + delay_us + window_us
-
-
 def reach_us(spans: Iterable[Spanned]) -> int | None:
     """How old an event can be and still be in one of the windows: the longest of window + delay +
     hop; None where one is a lifetime."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,32 +79,25 @@ class Pinned:
     training_set: str
 
 
-def pin(store: FeatureStore, *, unpinned: tuple[str, ...] = (), name: str = "parcels") -> Pinned:
-    """A run and a training set as records, for tests that are not about them."""
-    from featurestore.jobs.environments import applied_in
-
-    applied = applied_in(store.registry, store.settings.project.environment)
-    assert applied is not None
-    service = applied.objects["service"]["late_model"]
-    body: Mapping[str, Any] = {
-        "rows": ROWS,
-        "columns": {
-            "depot": "int64",
-            "weight": "float64",
-            "count": "int64",
-            "far": "bool",
-            "late": "bool",
-        },
-        "features": ["weight", "count", "far"],
-        "label": "late",
-        "unpinned": list(unpinned),
-    }
-    training = Record(
-        kind="training_set",
-        name=name,
-        body=body,
-        parents=(Edge(parent=service.id, role="service"),),
+def entity_frame() -> pa.Table:
+    """Each depot an hour after its row, and whether it was late."""
+    rows = parcels()
+    at = pa.array([us + 3_600_000_000 for us in rows["at"].cast(pa.int64()).to_pylist()])
+    return pa.table(
+        {"depot": rows["depot"], "event_timestamp": at.cast(INSTANT), "late": rows["late"]}
     )
+
+
+def pin(store: FeatureStore, *, unpinned: tuple[str, ...] = (), name: str = "parcels") -> Pinned:
+    """A training set, and a run of it, as a record. With `unpinned`, the set's record says that
+    those sources could not be pinned."""
+    made = store.create_training_set(
+        name, entity_frame(), "late_model", label="late", splits={"train": 0.5, "test": 0.5}
+    )
+    training = made.record.record
+    if unpinned:
+        body = {**training.body, "unpinned": list(unpinned)}
+        training = Record(kind="training_set", name=name, body=body, parents=training.parents)
     run = Record(
         kind="run",
         name="late/r1",

@@ -145,6 +145,18 @@ class RedisServer:
             one.sendall(b"".join([b"*%d\r\n" % len(words), *map(_bulk, words)]))
             return one.recv(4096)
 
+    def send_safely(self, *words: str) -> bool:
+        """Whether the server took a write, and a replica has it. Raises `OSError` where it is
+        away."""
+        with self._connect(self.port, 5) as one:
+            wait = ("WAIT", "1", "1000")
+            for command in (words, wait):
+                one.sendall(b"".join([b"*%d\r\n" % len(command), *map(_bulk, command)]))
+                answer = one.recv(4096)
+                if answer[:1] == b"-" or not answer:
+                    return False
+            return answer == b":1\r\n"
+
     def kill(self) -> None:
         """End it at once, as a crash would."""
         if self._process is not None:

@@ -26,13 +26,13 @@ from window_repository import (
     make_view,
     write_definitions,
 )
+from window_spans import enters_us, leaves_us
 
 from featurestore import FeatureStore
 from featurestore.dtypes import DType
 from featurestore.testing.data import ORIGINS_US, Choose, to_array, to_rows
 from featurestore.testing.oracle import Row, Value
 from featurestore.timeline import ManualClock
-from featurestore.windows import enters_us, leaves_us
 from featurestore.wire.window_layout import BEHIND_US
 
 LMDB = "map_size_mb = 16"

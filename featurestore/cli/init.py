@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from featurestore.cli.ci_files import Pipeline, write_pipeline
 from featurestore.cli.options import Json
 from featurestore.cli.output import say, show_json
 from featurestore.cli.shop import shop_tables
+from featurestore.config import SETTINGS_FILE
 from featurestore.errors import InvalidRequest
 from featurestore.timeline import SystemClock
 
@@ -21,15 +23,26 @@ IGNORE = ".featurestore/\n"
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Where; made if it is not there.")],
+    ci: Annotated[
+        Pipeline | None,
+        typer.Option("--ci", help="Write a pipeline, too; a repository that is there stays."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a feature repository that works.
 
     With settings, definitions and a little data; nothing is overwritten.
     """
-    written = write_repository(folder, now_us=SystemClock().now_us())
+    is_new = ci is None or not (folder / SETTINGS_FILE).exists()
+    written = write_repository(folder, now_us=SystemClock().now_us()) if is_new else []
+    pipeline = [] if ci is None else write_pipeline(folder, ci)
     if as_json:
-        show_json({"folder": folder.resolve(), "files": written})
+        files = [*written, *map(str, pipeline)]
+        show_json({"folder": folder.resolve(), "files": files})
+        return
+    for path in pipeline:
+        say(f"Wrote {path}")
+    if not is_new:
         return
     say(f"Made the feature repository {folder}/ with")
     for name in written:

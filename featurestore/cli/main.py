@@ -18,6 +18,7 @@ import typer
 
 from featurestore.cli import (
     access,
+    ci,
     data,
     definitions,
     doctor,
@@ -28,6 +29,7 @@ from featurestore.cli import (
     online,
     push,
     runs,
+    training_sets,
 )
 from featurestore.cli import models as model_commands
 from featurestore.cli.demo import command as demo
@@ -84,9 +86,12 @@ app.command()(push.ingest)
 app.command("dead-letters")(push.dead_letters)
 app.command("get-online")(online.get_online)
 app.command("get-historical")(data.get_historical)
+app.add_typer(training_sets.training_set, name="training-set")
+app.command()(training_sets.reproduce)
 app.command("list")(definitions.list_objects)
 app.command()(definitions.describe)
 app.command("test")(feature_tests.run_tests)
+app.command()(ci.ci)
 app.command()(data.verify)
 app.command()(data.optimize)
 app.command()(data.sweep)

@@ -74,12 +74,15 @@ def push(
             for rows in _parts(file):
                 results.append(client.push(source, rows))  # noqa: PERF401
     taken, dead = sum(r.rows for r in results), sum(r.dead_count for r in results)
+    waiting = sorted({view for result in results for view in result.waiting_views})
     if as_json:
-        show_json({"source": source, "rows": taken, "dead": dead})
+        show_json({"source": source, "rows": taken, "dead": dead, "waiting_views": waiting})
     else:
         say(f"{taken:,} rows pushed to {source}")
         if dead:
             note(f"{dead:,} could not be taken; see: featurestore dead-letters {source}")
+        if waiting:
+            note(f"{', '.join(waiting)} will have them after: featurestore materialize")
 
 
 def ingest(
@@ -100,6 +103,7 @@ def ingest(
 
     Runs until SIGTERM or SIGINT; several may run side by side.
     """
+    from featurestore.serving.collector import spare_the_collector
     from featurestore.serving.ingest_metrics import IngestMetrics
     from featurestore.serving.logs import configure
 
@@ -111,6 +115,7 @@ def ingest(
             counted.serve(metrics)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
+        spare_the_collector()
         found = store.ingest(sources or None, until_empty=until_empty, stop=stop, metrics=counted)
     if as_json:
         show_json([asdict(one) for one in found])

@@ -83,13 +83,15 @@ def view_rel(
     features: Sequence[TypedFeature] | None = None,
     with_deleted: bool = False,
     with_undefined: bool = False,
+    with_arrival: bool = False,
     pushed: str | None = None,
 ) -> Stamped:
     """The rows of `view`, their times settled: keys under their names and in the view's types,
     features (all by default) as `feature_column`s, and the source's columns. What was deleted is
     left out, or not (`with_deleted`). `with_undefined` adds an `undefined_column` for each feature
-    of `undefined_conditions`. Instead of the source's own rows, those of the `Input` that `pushed`
-    names: the source's columns and `ARRIVED`."""
+    of `undefined_conditions`, `with_arrival` the column `ARRIVED` where there is a push log.
+    Instead of the source's own rows, those of the `Input` that `pushed` names: the source's columns
+    and `ARRIVED`."""
     source = view.source
     derived = derived_columns(view, features)
     if with_undefined:
@@ -104,7 +106,8 @@ def view_rel(
     arrival = source.created_time is None and has_pushed
     rows: Rel
     if pushed is None:
-        rows = source_rel(source, repo, files, with_arrival=arrival)
+        wanted = arrival or (with_arrival and has_pushed)
+        rows = source_rel(source, repo, files, with_arrival=wanted)
     else:
         dtypes = {column.name: column.dtype for column in source.columns}
         rows = Input(name=pushed, dtypes={**dtypes, ARRIVED: TIMESTAMP})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from featurestore.aggregates import bucketed
 from featurestore.compiler.rel import (
+    ARRIVED,
     CREATED_US,
     DELETED,
     EVENT_US,
@@ -73,11 +74,17 @@ def window_layout(view: TypedView) -> WindowLayout:
 
 
 def window_rel(
-    view: TypedView, repo: TypedRepo, files: Files, *, pushed: str | None = None
+    view: TypedView,
+    repo: TypedRepo,
+    files: Files,
+    *,
+    with_arrival: bool = False,
+    pushed: str | None = None,
 ) -> Project:
     """The rows of a windowed view, as its states are made of them: of its source, or those of the
-    `Input` that `pushed` names (see `view_rel`). What was deleted is left out."""
-    rows = view_rel(view, repo, files, pushed=pushed)
+    `Input` that `pushed` names (see `view_rel`). What was deleted is left out. `with_arrival` adds
+    `ARRIVED` where there is a push log."""
+    rows = view_rel(view, repo, files, with_arrival=with_arrival, pushed=pushed)
     columns = {key.name: key.name for key in view.keys}
     event_id = view.source.definition.event_id
     if event_id is not None:
@@ -91,6 +98,8 @@ def window_rel(
         bucket = inputs.buckets[index]
         columns |= {} if bucket is None else {bucket_column(n): bucket}
     columns |= {name: name for name in (EVENT_US, CREATED_US, DELETED)}
+    if with_arrival and ARRIVED in rows.schema:
+        columns[ARRIVED] = ARRIVED
     return Project(input=rows, columns=columns)
 
 
@@ -99,7 +108,8 @@ def rebuilt_rows(
 ) -> Sql:
     """What the states of the keys that a selection touches are made of, ordered by key: all their
     rows known by its end, as far as they can be in a window that begins at `from_us` or later
-    (None: all)."""
+    (None: all). A row that was pushed touches its key when it arrives, too: it may have been known
+    long before."""
     known = f"greatest({EVENT_US}, {CREATED_US})"
     keys = [_quoted(key.name) for key in view.keys]
     conditions = [f"{known} <= {selection.known_until_us}"]
@@ -107,7 +117,10 @@ def rebuilt_rows(
         conditions.append(f"{EVENT_ID} IS NOT NULL")
     touching = [*conditions]
     if selection.known_after_us is not None:
-        touching.append(f"{known} > {selection.known_after_us}")
+        news = f"{known} > {selection.known_after_us}"
+        if ARRIVED in rows.schema:
+            news = f"({news} OR epoch_us({ARRIVED}) > {selection.known_after_us})"
+        touching.append(news)
     if selection.event_from_us is not None:
         touching.append(f"{EVENT_US} >= {selection.event_from_us}")
     if selection.event_to_us is not None:

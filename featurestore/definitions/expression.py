@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, assert_never
 
 from featurestore.definitions.functions import FUNCTIONS, Signature, common_type
-from featurestore.dtypes import BOOL, DType, Kind
+from featurestore.dtypes import BOOL, DType, Kind, parse
 from featurestore.errors import InvalidExpression, TypeMismatch, suggest
 from featurestore.records import Transformation
 
@@ -211,6 +211,24 @@ def canonical(expression: Expression) -> list[Any]:
             return ["case", pairs, canonical(default)]
         case _:
             assert_never(expression)
+
+
+def from_canonical(tree: Any) -> Expression:
+    """The tree of which `canonical` made these lists. Raises `ValueError` for other lists."""
+    match tree:
+        case ["column", str(name)]:
+            return Column(name)
+        case ["literal", dtype, value]:
+            return Literal(value, None if dtype is None else parse(dtype))
+        case ["call", str(function), *arguments]:
+            return Call(function, tuple(map(from_canonical, arguments)))
+        case ["cast", str(dtype), argument]:
+            return Cast(from_canonical(argument), parse(dtype))
+        case ["case", pairs, default]:
+            branches = tuple((from_canonical(when), from_canonical(then)) for when, then in pairs)
+            return Case(branches, from_canonical(default))
+        case _:
+            raise ValueError(f"{tree!r} is no expression")
 
 
 def show(expression: Expression) -> str:

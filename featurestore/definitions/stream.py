@@ -29,7 +29,9 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://[^/]+/(?:.*/)?(?P<stream>[^/
 class StreamSource(Definition):
     """A stream whose messages are rows: JSON objects with the source's columns.
 
-    `url` is `redis://host:6379/0/stream` (a Redis stream; `rediss` with TLS) or
+    `url` is `redis://host:6379/0/stream` (a Redis stream; `rediss` with TLS),
+    `redis+cluster://host:6379,host:6379/stream`,
+    `redis+sentinel://sentinel:26379,sentinel:26379/master_name/0/stream` or
     `kafka://host:9092,host:9092/topic`; `${NAME}` in it stands for an environment variable. `name`
     is by default that of the stream.
 

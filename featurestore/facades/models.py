@@ -123,12 +123,10 @@ class ModelRegistry:
     ) -> Evaluation:
         """Ask a version about the rows of a training set (`"flights/test"`: of a split), and keep
         what it says and is worth. `scores`: predictions made elsewhere, one per row."""
-        bench = self._bench()
         return evaluations.evaluate(
-            bench.models,
+            self._models(),
             ref,
             on,
-            open_set=bench.open_set,
             split=split,
             label=label,
             metrics=metrics,

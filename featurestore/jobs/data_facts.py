@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from featurestore.compiler.rel import Input, Project, Rel, Sql
 from featurestore.compiler.scans import source_rel
@@ -23,18 +22,9 @@ if TYPE_CHECKING:
     from featurestore.definitions.gates import DataContract
     from featurestore.dtypes import DType
     from featurestore.jobs.materialize import Context
+    from featurestore.jobs.training_sets import TrainingSet
 
-TIME_COLUMN = "event_timestamp"
 _NUMBERS = (Kind.INT32, Kind.INT64, Kind.FLOAT32, Kind.FLOAT64, Kind.DECIMAL, Kind.BOOL)
-
-
-class TrainingRows(Protocol):
-    """What is needed of a training set."""
-
-    @property
-    def record(self) -> Any: ...
-    def to_arrow(self) -> pa.Table: ...
-    def to_batches(self) -> Iterable[pa.RecordBatch]: ...
 
 
 def source_facts(contract: DataContract, context: Context) -> DataFacts:
@@ -49,11 +39,13 @@ def source_facts(contract: DataContract, context: Context) -> DataFacts:
     return _facts(contract, context, rows, types, time_column=source.event_time, inputs={})
 
 
-def table_facts(contract: DataContract, context: Context, rows: TrainingRows) -> DataFacts:
+def table_facts(contract: DataContract, context: Context, rows: TrainingSet) -> DataFacts:
     """Of a training set, which is read once. Raises `InvalidRequest` for a column of a type that we
     do not know."""
-    time_column = str(rows.record.body.get("event_timestamp", TIME_COLUMN))
-    batches = _reader(rows)
+    import pyarrow as pa
+
+    time_column = str(rows.body["entity_frame"]["time"])
+    batches = pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches())
     wanted = {*contract.null_rate_max, *contract.ranges, *contract.unique, time_column}
     types: dict[str, DType] = {}
     for field in batches.schema:
@@ -71,16 +63,6 @@ def _dtype(field: pa.Field) -> DType:
         return from_arrow(field.type)
     except ValueError as error:
         raise InvalidRequest(f"a contract can't look at column {field.name!r}: {error}") from error
-
-
-def _reader(rows: TrainingRows) -> pa.RecordBatchReader:
-    import pyarrow as pa
-
-    batches = iter(rows.to_batches())
-    first = next(batches, None)
-    if first is None:
-        return rows.to_arrow().to_reader()
-    return pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
 
 
 def _selected(batches: pa.RecordBatchReader, names: Sequence[str]) -> pa.RecordBatchReader:
@@ -108,7 +90,7 @@ def _facts(
             items[f"least{number}"] = (f"CAST(min({quote(name)}) AS DOUBLE)", FLOAT64)
             items[f"most{number}"] = (f"CAST(max({quote(name)}) AS DOUBLE)", FLOAT64)
     if time_column in types and types[time_column].kind is Kind.TIMESTAMP:
-        items["newest"] = (f"max({quote(time_column)})", INT64)
+        items["newest"] = (f"epoch_us(max({quote(time_column)}))", INT64)
     known = [name for name in contract.unique if name in types]
     if known and len(known) == len(contract.unique):
         together = ", ".join(quote(name) for name in known)

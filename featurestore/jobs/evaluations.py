@@ -4,14 +4,16 @@ versions can be compared on the very same rows."""
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import CommitConflict, InvalidRequest, LimitExceeded
 from featurestore.jobs import access, model_flavors
+from featurestore.jobs.model_origin import open_set
 from featurestore.jobs.model_predictions import latency, predictor, scores_of
 from featurestore.jobs.models import Models, get
+from featurestore.jobs.training_sets import TrainingSet
 from featurestore.lifecycle.gates import Judged
 from featurestore.lifecycle.metrics import measure, metric_of
 from featurestore.lifecycle.models import ModelVersion, parents_by_role
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featurestore.jobs.model_predictions import Scores
+    from featurestore.jobs.training_sets import SetStore
     from featurestore.stores.offline.artifacts import ArtifactStore
     from featurestore.stores.registry.base import Registry
 
@@ -30,21 +33,6 @@ EVALUATION_ROWS_MAX = 1_000_000
 ATTEMPTS_MAX = 64
 CLASS_METRICS = ("auc", "accuracy", "log_loss", "brier")
 NUMBER_METRICS = ("mae", "rmse", "r2")
-
-
-class EvaluationSet(Protocol):
-    """What is needed of a training set."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def record(self) -> Any: ...
-    def to_arrow(self, split: str | None = None) -> pa.Table: ...
-    def to_batches(self) -> Iterable[pa.RecordBatch]: ...
-
-
-OpenSet = Callable[[str], EvaluationSet]
-"""A training set by its name or id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,23 +78,22 @@ class Evaluation:
         )
 
 
-def place(on: Any, open_set: OpenSet) -> tuple[EvaluationSet, str | None]:
+def place(on: str | TrainingSet, sets: SetStore) -> tuple[TrainingSet, str | None]:
     """The training set that is meant, and the split: `flights`, `flights/test`, an id, or a
     training set itself."""
-    if not isinstance(on, str):
+    if isinstance(on, TrainingSet):
         return on, None
     if "@" in on:
-        return open_set(on), None
+        return open_set(on, sets), None
     name, _, split = on.partition("/")
-    return open_set(name), split or None
+    return open_set(name, sets), split or None
 
 
 def evaluate(
     models: Models,
     ref: str,
-    on: Any,
+    on: str | TrainingSet,
     *,
-    open_set: OpenSet,
     split: str | None = None,
     label: str | None = None,
     metrics: Iterable[str] = (),
@@ -122,9 +109,9 @@ def evaluate(
     access.authorize(models.asker(), "track", version.name, detail=f"evaluate {version.ref}")
     for name in metrics:
         metric_of(name)
-    rows, of_name = place(on, open_set)
+    rows, of_name = place(on, models.sets)
     split = split if split is not None else of_name
-    wanted = label or rows.record.body.get("label")
+    wanted = label or rows.label
     if not wanted:
         raise InvalidRequest("the training set has no label; name the column: label=")
     table = rows.to_arrow(split)
@@ -139,7 +126,7 @@ def evaluate(
         raise InvalidRequest(f"no row of {rows.id} has a label {wanted!r}")
     if scores is None:
         model = model_flavors.load(version, models.artifacts, trust=trust)
-        predict = predictor(version, model, rows.record.body["features"])
+        predict = predictor(version, model, rows.features)
         said, took = predict(known), latency(predict, known)
     else:
         every = scores_of(scores, table.num_rows, of="scores")

@@ -14,6 +14,7 @@ from featurestore.definitions.gates import DataContract, Gates
 from featurestore.errors import FeatureStoreError
 from featurestore.fingerprint import canonical_json, fingerprint_bytes, short
 from featurestore.jobs import data_facts, evaluations
+from featurestore.jobs.model_origin import open_set
 from featurestore.jobs.models import Models, service_version_in
 from featurestore.jobs.promotions import champion_of
 from featurestore.lifecycle import gates as rules
@@ -22,8 +23,9 @@ from featurestore.lifecycle.models import ModelVersion
 from featurestore.records import Edge, Record
 
 if TYPE_CHECKING:
-    from featurestore.jobs.evaluations import Evaluation, OpenSet
+    from featurestore.jobs.evaluations import Evaluation
     from featurestore.jobs.materialize import Context
+    from featurestore.jobs.training_sets import TrainingSet
     from featurestore.jobs.verify import VerifyReport
 
 GATE_REPORT = "gate_report"
@@ -40,7 +42,6 @@ class Bench:
 
     models: Models
     context: Callable[[], Context]
-    open_set: OpenSet
     verify: Verify
     trust: bool = False
 
@@ -170,7 +171,7 @@ class _Run:
         )
 
     def _predictions(self, gates: Gates) -> Iterator[GateResult]:
-        on, split = evaluations.place(gates.evaluate_on, self._bench.open_set)
+        on, split = evaluations.place(str(gates.evaluate_on), self._bench.models.sets)
         evaluation = self._evaluation(self._version, gates, on.id, split)
         if evaluation is None:
             yield missing(
@@ -208,12 +209,11 @@ class _Run:
             on,
             split=split,
             metrics=gates.metrics,
-            open_set=self._bench.open_set,
             trust=True,
         )
 
     def _slices(
-        self, gates: Gates, on: Any, split: str | None, label: str
+        self, gates: Gates, on: TrainingSet, split: str | None, label: str
     ) -> dict[str, np.ndarray[Any, Any]]:
         if not gates.slices:
             return {}
@@ -273,7 +273,7 @@ class _Run:
                 yield missing(f"{where}: contract", "contract", "the model has no training set")
                 return
             else:
-                rows = self._bench.open_set(self._version.training_set)
+                rows = open_set(self._version.training_set, self._bench.models.sets)
                 facts = data_facts.table_facts(contract, context, rows)
         except FeatureStoreError as error:
             yield missing(f"{where}: contract", "contract", str(error))

@@ -1,4 +1,5 @@
-"""Streams into their sources: read a batch, push it, acknowledge it; for ever.
+"""Streams into their sources: read a batch, push it, acknowledge it; for ever. While one is pushed
+the next is read, where the reader allows it.
 
 A message is acknowledged when its row is in the write-ahead log and in the online store. Killed
 anywhere, the messages come again and their rows are written again, the very same (their arrival is
@@ -22,6 +23,7 @@ import pyarrow as pa
 from featurestore import plugins
 from featurestore.dtypes import Kind, to_arrow
 from featurestore.errors import FeatureStoreError, InvalidRows, RequestError
+from featurestore.jobs.ahead import one_ahead
 from featurestore.jobs.push_letters import letters_of
 from featurestore.jobs.push_rows import read_rows
 from featurestore.stores.streams.base import Message, StreamReader
@@ -91,45 +93,57 @@ class Ingest:
         Raises what trying again does not help against: a stream that refuses us, definitions that
         were not applied.
         """
+        batches = self._batches(until_empty)
+        for batch in one_ahead(batches) if self.reader.reads_ahead else batches:
+            try:
+                self._take(batch)
+            except BaseException:
+                # Whoever reads ahead is waited for.
+                self.stop.set()
+                raise
+        return Ingested(
+            stream=self.stream.name, messages=self.messages, rows=self.rows, dead=self.dead
+        )
+
+    def _batches(self, until_empty: bool) -> Iterator[_Batch]:
+        """What comes; all that was read is given."""
         reads = idle = 0
         while not self.stop.is_set():
             messages = self._patiently(lambda: self.reader.read(wait_ms=WAIT_MS))
             idle = 0 if messages else idle + 1
             if messages:
-                self._take(messages)
+                source = self.pusher.source(self.stream.source)
+                yield _Batch(messages, source, self._part(source, messages))
             # A consumer that has just joined may have been given nothing yet.
             if until_empty and idle and (self._tell_lag() == 0 or idle >= IDLE_READS_MAX):
                 break
             reads += 1
             if reads % LAG_EVERY_READS == 1:
                 self._tell_lag()
-        return Ingested(
-            stream=self.stream.name, messages=self.messages, rows=self.rows, dead=self.dead
-        )
 
-    def _take(self, messages: Sequence[Message]) -> None:
-        source = self.pusher.source(self.stream.source)
-        for part in self._parts(source, messages):
-            result = self._patiently(
-                lambda part=part: self.pusher.push_table(  # type: ignore[misc]
-                    source, part.rows, part.at_us, dead=part.letters, origin=self.stream.name
-                )
+    def _take(self, batch: _Batch) -> None:
+        part, messages = batch.part, batch.messages
+        result = self._patiently(
+            lambda: self.pusher.push_table(
+                batch.source, part.rows, part.at_us, dead=part.letters, origin=self.stream.name
             )
-            if result is not None:
-                self.rows += result.rows
-                self.dead += result.dead_count + part.dead
+        )
+        self.rows += result.rows
+        self.dead += result.dead_count + part.dead
         self._patiently(lambda: self.reader.done(messages))
         self.messages += len(messages)
         self.observer.read(self.stream.name, len(messages), max(m.at_us for m in messages))
 
-    def _parts(self, source: TypedSource, messages: Sequence[Message]) -> Iterator[_Part]:
+    def _part(self, source: TypedSource, messages: Sequence[Message]) -> _Part:
         """What is to be pushed, and the letters of what is no row."""
         decoded: Sequence[Any] | None = _all_decoded(messages)
+        places, bad = list(range(len(messages))), dict[int, str]()
         if decoded is None:
             decoded = [_decoded(message, source) for message in messages]
-        good = [n for n, row in enumerate(decoded) if isinstance(row, dict)]
-        bad = {n: str(row) for n, row in enumerate(decoded) if not isinstance(row, dict)}
-        rows, kept = _read(source, [decoded[n] for n in good], good, bad)
+            places = [n for n, row in enumerate(decoded) if isinstance(row, dict)]
+            bad = {n: str(row) for n, row in enumerate(decoded) if not isinstance(row, dict)}
+            decoded = [decoded[n] for n in places]
+        rows, kept = _read(source, list(decoded), places, bad)
         at_us = np.array([messages[n].at_us for n in kept], np.int64)
         letters = None
         if bad:
@@ -141,7 +155,7 @@ class Ingest:
                 origins=[f"{self.stream.name} {messages[n].place}" for n in chosen],
             )
             self.pusher.count_dead(source, InvalidRows.code, len(bad))
-        yield _Part(rows, at_us, letters, len(bad))
+        return _Part(rows, at_us, letters, len(bad))
 
     def _patiently(self, work: Callable[[], Any]) -> Any:
         """The answer, however often it takes; nothing where we are to stop."""
@@ -174,6 +188,13 @@ class _Part:
     at_us: Any
     letters: pa.Table | None
     dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    messages: Sequence[Message]
+    source: TypedSource
+    part: _Part
 
 
 def _read(
@@ -210,8 +231,8 @@ def _all_decoded(messages: Sequence[Message]) -> list[dict[str, Any]] | None:
     """
     from pydantic_core import from_json
 
-    parts = [m.data for m in messages if isinstance(m.data, bytes) and m.data[:1] == b"{"]
-    if len(parts) < len(messages):
+    parts = [m.data for m in messages if isinstance(m.data, bytes)]
+    if len(parts) < len(messages) or not all(part[:1] == b"{" for part in parts):
         return None
     try:
         found: list[dict[str, Any]] = from_json(b"[%b]" % b",".join(parts), allow_inf_nan=False)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from featurestore.compiler.definition_records import definition_records
+from featurestore.dtypes import from_arrow
 from featurestore.errors import (
     InvalidRequest,
-    NameClash,
     RecordNotFound,
     SignatureMismatch,
     UnknownService,
 )
+from featurestore.jobs import training_sets
 from featurestore.jobs.environments import applied_in
+from featurestore.jobs.training_sets import TrainingSet
 from featurestore.lifecycle.models import (
     ModelColumn,
     Origin,
@@ -26,6 +28,7 @@ from featurestore.records import Record
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedRepo
+    from featurestore.jobs.training_sets import SetStore
     from featurestore.stores.registry.base import Registry
 
 TRAINING_SET = "training_set"
@@ -153,25 +156,26 @@ def served_by(registry: Registry, service: Record, new: Sequence[Record] = ()) -
 def signature_of(
     registry: Registry,
     origin: Origin,
-    artifact: object,
-    given: Any,
+    trained_on: TrainingSet | None,
     *,
-    name: str,
+    given: Any,
+    names: Iterable[str] | None,
+    model: str,
     new: Sequence[Record] = (),
 ) -> Signature | None:
-    """The signature as given, or as it follows from the training set (and the names that a
-    scikit-learn model remembers), checked against the feature service.
+    """The signature as given, or as it follows from the training set and from the `names` that a
+    scikit-learn model remembers, checked against the feature service.
 
     Raises `SignatureMismatch`, `InvalidRequest`.
     """
     service = _service_record(registry, origin, new)
     served = None if service is None else served_by(registry, service, new)
-    signature = None if given is None else Signature.of(given)
-    if signature is None:
-        signature = _derived(registry, origin, artifact, served)
-    if signature is None or served is None or service is None:
-        return signature
-    check_signature(signature, served, model=name, service=service.name)
+    if given is not None:
+        signature: Signature | None = Signature.of(given)
+    else:
+        signature = _derived(trained_on, names, served)
+    if signature is not None and served is not None and service is not None:
+        check_signature(signature, served, model=model, service=service.name)
     return signature
 
 
@@ -202,23 +206,20 @@ def columns_for(signature: Signature, served: Served) -> tuple[ModelColumn, ...]
 
 
 def _derived(
-    registry: Registry, origin: Origin, artifact: object, served: Served | None
+    trained_on: TrainingSet | None, names: Iterable[str] | None, served: Served | None
 ) -> Signature | None:
     types: dict[str, str] = {}
-    inputs: list[str] = []
-    label: str | None = None
-    if origin.training_set is not None:
-        body = registry.record(origin.training_set).record.body
-        types = training_columns(body)
-        inputs, label = list(body["features"]), body.get("label")
-    if served is not None and not inputs:
+    outputs: tuple[ModelColumn, ...] = ()
+    if trained_on is not None:
+        types = {one["column"]: one["dtype"] for one in trained_on.request["columns"]}
+        outputs = _label(trained_on)
+    elif served is not None:
         types = {column.name: column.dtype for column in served.columns}
-        inputs = list(types)
+    inputs = list(types)
     if served is not None:
         types = served.beside | types
-    remembered = getattr(artifact, "feature_names_in_", None)
-    if remembered is not None:
-        inputs = [str(name) for name in remembered]
+    if names is not None:
+        inputs = [str(name) for name in names]
         unknown = [name for name in inputs if name not in types]
         if unknown and types:
             raise InvalidRequest(
@@ -227,26 +228,21 @@ def _derived(
             )
     if not inputs or any(name not in types for name in inputs):
         return None
-    outputs = () if label is None or label not in types else (ModelColumn(label, types[label]),)
     return Signature(
         inputs=tuple(ModelColumn(name, types[name]) for name in inputs), outputs=outputs
     )
 
 
-def training_columns(body: Any) -> dict[str, str]:
-    """The columns of a training set and their types, from its record."""
-    columns = body["columns"]
-    if isinstance(columns, dict):
-        return {str(name): str(dtype) for name, dtype in columns.items()}
-    return {str(name): str(dtype) for name, dtype, *_ in columns}
+def _label(trained_on: TrainingSet) -> tuple[ModelColumn, ...]:
+    if trained_on.label is None:
+        return ()
+    try:
+        dtype = from_arrow(trained_on.schema.field(trained_on.label).type)
+    except ValueError:  # of a type that features can't have
+        return ()
+    return (ModelColumn(trained_on.label, str(dtype)),)
 
 
-__all__ = [
-    "NameClash",
-    "Served",
-    "check_signature",
-    "columns_for",
-    "origin_of",
-    "served_by",
-    "signature_of",
-]
+def open_set(ref: str, sets: SetStore) -> TrainingSet:
+    """A training set by name or id. Raises `RecordNotFound`, `InvalidRequest`."""
+    return TrainingSet(record=training_sets.find(ref, sets.registry), store=sets)

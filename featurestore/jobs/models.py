@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurestore.compiler.definition_records import definition_records, function_blobs
+from featurestore.compiler.definition_records import function_blobs
 from featurestore.errors import CommitConflict, InvalidRequest, RecordNotFound
 from featurestore.jobs import access, model_flavors
 from featurestore.jobs.environments import applied_in
-from featurestore.jobs.model_origin import origin_of, signature_of
+from featurestore.jobs.model_origin import open_set, origin_of, signature_of
 from featurestore.lifecycle.models import (
     MODEL,
     STAGES,
@@ -34,6 +34,7 @@ from featurestore.records import AliasEvent, AliasIs
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedRepo
+    from featurestore.jobs.training_sets import SetStore
     from featurestore.stores.offline.artifacts import ArtifactStore
     from featurestore.stores.registry.base import Registry
     from featurestore.timeline import Clock
@@ -50,6 +51,7 @@ class Models:
     project: str
     environment: str
     artifacts: ArtifactStore
+    sets: SetStore
     clock: Clock
     repo: Callable[[], TypedRepo]
 
@@ -97,8 +99,15 @@ def register(
         training_set=training_set,
         service=service,
     )
+    trained_on = None if origin.training_set is None else open_set(origin.training_set, models.sets)
     given = signature_of(
-        models.registry, origin, artifact, signature, name=name, new=service_records
+        models.registry,
+        origin,
+        trained_on,
+        given=signature,
+        names=getattr(artifact, "feature_names_in_", None),
+        model=name,
+        new=service_records,
     )
     access.authorize(models.asker(), "track", name, detail="register a model")
     found, kept = model_flavors.pack(artifact, models.artifacts, flavor=flavor)
@@ -353,22 +362,3 @@ def service_version_in(registry: Registry, environment: str, service: str | None
     """The version of a service that an environment has; None where it has none."""
     applied = None if service is None else applied_in(registry, environment)
     return None if applied is None or service is None else applied.version("service", service)
-
-
-__all__ = [
-    "ModelComparison",
-    "Models",
-    "StageMove",
-    "Staged",
-    "compare",
-    "definition_records",
-    "download",
-    "get",
-    "history",
-    "list_models",
-    "load",
-    "model_names",
-    "register",
-    "stages_of",
-    "versions_of",
-]

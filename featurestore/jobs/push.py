@@ -154,6 +154,7 @@ class Pusher:
             rows=taken.num_rows - len(refused),
             dead=lost,
             dead_count=len(lost),
+            waiting_views=self._views.waiting(source),
         )
 
     def source(self, name: str) -> TypedSource:
@@ -167,6 +168,12 @@ class Pusher:
     def look_again(self) -> None:
         """The next push sees what the registry says then, not what it said a moment ago."""
         self._looked = float("-inf")
+
+    def prepare(self) -> None:
+        """Do now what the first push would have to wait for, and adopt what dead processes left.
+        Raises what `recover` does."""
+        self._start()
+        self.recover()
 
     def drain(self) -> None:
         """Bring all that was acknowledged into the push log now. Raises what that raises."""
@@ -193,7 +200,12 @@ class Pusher:
         if self._committer is not None:
             self._committer.join()
         self._tick()
-        self._segments.close(push_log.drained_places(self._offline))
+        try:
+            drained = push_log.drained_places(self._offline)
+        except FeatureStoreError as error:
+            self._observer.failed(error)
+            drained = {}
+        self._segments.close(drained)
 
     def __enter__(self) -> Self:
         return self

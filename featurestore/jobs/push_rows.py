@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -128,8 +130,9 @@ def _as_arrow(rows: Any) -> pa.Table | None:
 
 
 def _transposed(source: TypedSource, rows: Sequence[Any]) -> dict[str, list[Any]]:
-    names: dict[str, None] = {}
-    for index, row in enumerate(rows):
+    # Looking whether each is a `Mapping` takes longer than reading it.
+    plain = set(map(type, rows)) == {dict}
+    for index, row in () if plain else enumerate(rows):
         if not isinstance(row, Mapping):
             raise InvalidRows(
                 f"row {index} of the push to source {source.name!r} is a dict of column and "
@@ -137,12 +140,12 @@ def _transposed(source: TypedSource, rows: Sequence[Any]) -> dict[str, list[Any]
                 source=source.name,
                 row=index,
             )
-        names.update(dict.fromkeys(row))
+    names = dict.fromkeys(chain.from_iterable(rows))
     optional = _optional(source)
     columns: dict[str, list[Any]] = {}
     for name in names:
         try:
-            columns[str(name)] = [row[name] for row in rows]
+            columns[str(name)] = list(map(itemgetter(name), rows))
         except KeyError:
             if name in optional:
                 columns[str(name)] = [row.get(name) for row in rows]

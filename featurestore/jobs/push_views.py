@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from featurestore.compiler.rel import ARRIVED, Latest, Sql
+from featurestore.compiler.rel import ARRIVED, CREATED_US, EVENT_US, Latest, Sql
 from featurestore.compiler.scans import source_rel, view_rel
 from featurestore.compiler.window_rows import window_rel
 from featurestore.errors import InvalidRequest, NotApplied
@@ -24,7 +25,7 @@ from featurestore.wire.pushes import Dead
 
 if TYPE_CHECKING:
     from featurestore.compiler.rel import DataFiles
-    from featurestore.compiler.typed import TypedSource, TypedView
+    from featurestore.compiler.typed import TypedRepo, TypedSource, TypedView
     from featurestore.jobs.materialize import Context
     from featurestore.jobs.online_tables import OnlineTable
     from featurestore.records import Alias
@@ -35,6 +36,11 @@ _NUMBER = "__row_number"
 BATCH_ROWS = 20_000
 TOO_LATE = "too-late"
 """The reason of a correction that comes after the correction horizon."""
+ARRIVED_LATE = "arrived-late"
+"""The reason of a correction that comes after the horizon and was known before: it may have been
+known in time. Then it counts offline at once, and online after the next materialization."""
+ARRIVED_LATE_US = 1_000_000
+"""How much earlier than it comes it was known then, at least."""
 
 
 class Sink(ABC):
@@ -114,10 +120,21 @@ class WindowSink(Sink):
         arrays = [batch.column(name) for name in self._columns.values()]
         inputs = pa.RecordBatch.from_arrays(arrays, names=list(self._columns))
         report = self._writer.write(inputs)
+        if not report.rejected:
+            return ()
+        early_us = self._context.clock.now_us() - ARRIVED_LATE_US
+        known = pc.max_element_wise(batch.column(EVENT_US), batch.column(CREATED_US)).to_pylist()
         return tuple(
-            Dead(row=places[one.index], reason=TOO_LATE, message=one.reason)
+            _dead(places[one.index], one.reason, late=known[one.index] < early_us)
             for one in report.rejected
         )
+
+
+def _dead(row: int, why: str, *, late: bool) -> Dead:
+    if not late:
+        return Dead(row=row, reason=TOO_LATE, message=why)
+    more = "; it was known earlier: if in time, it counts offline, and online after a materialize"
+    return Dead(row=row, reason=ARRIVED_LATE, message=why + more)
 
 
 class Seen(NamedTuple):
@@ -139,6 +156,7 @@ class Views:
         self._sinks: dict[str, dict[bytes, Sink]] = {}
         self._stale: dict[str, str] = {}
         self._countless: dict[str, str] = {}
+        self._waiting: dict[str, tuple[str, ...]] = {}
         self._environment = ""
 
     def refresh(self, context: Context) -> list[Sink]:
@@ -159,6 +177,7 @@ class Views:
             for view in views
             if view.is_windowed and view.source.definition.event_id is None
         }
+        self._waiting = _over_queries(context.repo)
         self._environment = context.environment
         self._sinks = found
         every = {field: sink for sinks in found.values() for field, sink in sinks.items()}
@@ -179,6 +198,22 @@ class Views:
                 "Give the source an event_id, or materialize"
             )
         return list(self._sinks.get(source.name, {}).values())
+
+    def waiting(self, source: TypedSource) -> tuple[str, ...]:
+        """The views over queries that read `source`: only a run can tell what of them has changed,
+        so they have its rows after the next one."""
+        return self._waiting.get(source.name, ())
+
+
+def _over_queries(repo: TypedRepo) -> dict[str, tuple[str, ...]]:
+    """By source, the views over queries that read it."""
+    found: dict[str, list[str]] = {}
+    for view in repo.views.values():
+        read = list(view.source.inputs)
+        for name in read:
+            read += [one for one in repo.sources[name].inputs if one not in read]
+            found.setdefault(name, []).append(view.name)
+    return {name: tuple(sorted(views)) for name, views in found.items()}
 
 
 def _differences(context: Context) -> dict[str, str]:

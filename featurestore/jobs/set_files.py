@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -146,7 +146,7 @@ def write_rows(
     schema = schema.remove_metadata()
     names: list[str] = []
     try:
-        _write(offline, folder, schema, _tallied(batches, tally), names)
+        _write(offline, folder, schema, behind(batches, tally.add), names)
         files = tuple(_file(offline, name) for name in names)
     except BaseException:
         with suppress(FeatureStoreError, OSError):
@@ -235,16 +235,18 @@ class _Part:
             yield pa.concat_batches(waiting)
 
 
-def _tallied(batches: Iterator[pa.RecordBatch], tally: Tally) -> Iterator[pa.RecordBatch]:
-    """The batches, while another thread tallies them: numpy leaves the interpreter to us."""
-    behind: list[Future[None]] = []
+def behind(
+    batches: Iterable[pa.RecordBatch], look: Callable[[pa.RecordBatch], None]
+) -> Iterator[pa.RecordBatch]:
+    """The batches, while another thread looks at them: numpy leaves the interpreter to us."""
+    waiting: list[Future[None]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="tally") as thread:
         for batch in batches:
-            behind.append(thread.submit(tally.add, batch))
-            if len(behind) > BEHIND_MAX:
-                behind.pop(0).result()
+            waiting.append(thread.submit(look, batch))
+            if len(waiting) > BEHIND_MAX:
+                waiting.pop(0).result()
             yield batch
-        for one in behind:
+        for one in waiting:
             one.result()
 
 

@@ -129,7 +129,9 @@ def create(asked: Asked, store: SetStore, *, repo: TypedRepo, engine: Engine) ->
     )
     with ThreadPoolExecutor(1, thread_name_prefix="snapshots") as thread:
         taken = thread.submit(made.snapshots)
-        written = set_files.write_rows(store.offline, location, job.schema, job.to_batches(), tally)
+        written = set_files.write_rows(
+            store.offline, location, job.schema, job.to_batches(BATCH_ROWS), tally
+        )
         try:
             found = taken.result()
             job.check_files()  # also what was hashed is what was read

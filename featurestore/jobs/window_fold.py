@@ -10,13 +10,17 @@ rest is in tiles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.errors import LimitExceeded
 from featurestore.sketches import hash64
+from featurestore.wire.tile_encode import encode_states
 from featurestore.wire.tiles import (
     Column,
     Decoded,
@@ -26,7 +30,6 @@ from featurestore.wire.tiles import (
     Part,
     States,
     Tiles,
-    encode_states,
     no_events,
     no_tiles,
     objects,
@@ -60,12 +63,13 @@ _UFUNCS = {"add": np.add, "min": np.minimum, "max": np.maximum}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folded:
     """Per key what serving reads and what writers read (both empty: nothing is left), and when the
-    store may forget it; per row what became of it."""
+    store may forget it; per row what became of it. `states` is what `kept` holds."""
 
     served: list[bytes]
     kept: list[bytes]
     expire_at_us: list[int | None]
     outcomes: Column
+    states: Decoded
 
 
 def nothing(layout: WindowLayout, count: int) -> Decoded:
@@ -95,14 +99,14 @@ def fold(
     versions, outcomes, settled = _versions(layout, old, rows, now_us)
     tiles, newest, ids = list(old.tiles), list(old.newest_us), old.settled_ids
     if settled is not None and settled.any():
-        leaving = versions.take(settled)
+        gone = versions.take(settled)
         versions = versions.take(~settled)
-        ids = _remembered(ids, leaving)
-        counting = leaving.take(~leaving.deleted & (leaving.until_us == NEVER_US))
-        newest = _newer(newest, counting)
+        ids = _remembered(ids, gone)
+        counting = gone.take(~gone.deleted & (gone.until_us == NEVER_US))
+        newest, leaving = _newer(newest, counting), ByTime(counting)
         for n, group in enumerate(layout.groups):
             if group.hop_us:
-                tiles[n] = merged(layout, group, [tiles[n], tiles_of(layout, group, counting)])
+                tiles[n] = merged(layout, group, [tiles[n], tiles_of(layout, group, leaving)[0]])
     tiles = [_unexpired(layout, g, t, now_us) for g, t in zip(layout.groups, tiles, strict=True)]
     created = _latest(versions.known_us, versions.owner, count)
     held = _Held(tiles, newest, versions, created, old.rebuilt_until_us)
@@ -135,6 +139,13 @@ def fold(
         kept=[b"" if e else s for e, s in zip(empty, kept, strict=True)],
         expire_at_us=_expiries(layout, served),
         outcomes=outcomes,
+        states=Decoded(
+            tiles=tiles,
+            events=versions,
+            newest_us=newest,
+            settled_ids=[*ids],
+            rebuilt_until_us=[*old.rebuilt_until_us],
+        ),
     )
 
 
@@ -155,16 +166,15 @@ def _versions(
     outcomes[known_before] = TOO_LATE
     source = np.concatenate([np.full(len(old.events), -1), np.flatnonzero(~known_before)])
     events = Events.join([old.events, rows.take(~known_before)])
-    order = _order(events)
+    order, same = _order(events)
     events, source = events.take(order), source[order]
-    same = _same_event(events)
-    repeated = same & _same_row(events)
-    outcomes[source[repeated & (source >= 0)]] = REPEATED
-    events, source = events.take(~repeated), source[~repeated]
-    same = _same_event(events)
-    late = _late(same, events.known_us, layout.correction_horizon_us)
-    outcomes[source[late & (source >= 0)]] = TOO_LATE
-    events, same = events.take(~late), same[~late]
+    if same.any():
+        repeated = same & _same_row(events)
+        outcomes[source[repeated & (source >= 0)]] = REPEATED
+        events, source, same = events.take(~repeated), source[~repeated], same[~repeated]
+        late = _late(same, events.known_us, layout.correction_horizon_us)
+        outcomes[source[late & (source >= 0)]] = TOO_LATE
+        events, same = events.take(~late), same[~late]
     until = np.full(len(events), NEVER_US, np.int64)
     until[:-1][same[1:]] = events.known_us[1:][same[1:]]
     events = replace(events, until_us=until)
@@ -188,21 +198,33 @@ def _raw_from_us(group: Group, now_us: int) -> int:
     return EVER_US if group.lifetime else group.begin_us(now_us)
 
 
-def _order(events: Events) -> Int64:
-    """By key and id, then in the order in which versions take their turn: known time, created time,
-    event time, tombstones last, `ties`."""
-    codes, known_us = _codes(events.ids), events.known_us
+def _order(events: Events) -> tuple[Int64, Mask]:
+    """By key and id, then in the order in which versions take their turn; and where a version in
+    this order is of the event of the one before it."""
+    codes = _codes(events.ids)
+    order = np.lexsort((codes, events.owner))
+    owner, code = events.owner[order], codes[order]
+    same = np.zeros(len(order), bool)
+    same[1:] = (owner[1:] == owner[:-1]) & (code[1:] == code[:-1])
+    if same.any():
+        places = np.flatnonzero(same | np.append(same[1:], False))
+        chosen = order[places]
+        order[places] = chosen[_turns(events.take(chosen), codes[chosen])]
+    return order, same
+
+
+def _turns(events: Events, codes: Int64) -> Int64:
+    """The order of versions of some events: known time, created time, event time, tombstones last,
+    `ties`."""
+    known_us = events.known_us
     turn = (events.deleted, events.event_us, events.created_us, known_us, codes, events.owner)
     order = np.lexsort(turn)
-    in_order = events.take(order)
-    twice = _same_event(in_order) & _same_turn(in_order)
+    in_order, code = events.take(order), codes[order]
+    twice = _same_turn(in_order)
+    twice[1:] &= (code[1:] == code[:-1]) & (in_order.owner[1:] == in_order.owner[:-1])
     if events.ties is None or not twice.any():
         return order
-    doubtful = order[twice | np.append(twice[1:], False)]
-    place = {tie: n for n, tie in enumerate(sorted(set(events.ties[doubtful])))}
-    last = np.zeros(len(events), np.int64)
-    last[doubtful] = [place[tie] for tie in events.ties[doubtful]]
-    return np.lexsort((last, *turn))
+    return np.lexsort((_places(events.ties), *turn))
 
 
 def _same_turn(events: Events) -> Mask:
@@ -216,19 +238,18 @@ def _same_turn(events: Events) -> Mask:
 
 def _codes(ids: Column | None) -> Int64:
     """Integers that compare as the ids do."""
-    if ids is None or ids.dtype != object:
-        return np.zeros(0, np.int64) if ids is None else ids
-    place = {one: n for n, one in enumerate(sorted(set(ids)))}
-    return np.array([place[one] for one in ids], np.int64)
+    if ids is None:
+        return np.zeros(0, np.int64)
+    if ids.dtype != object:
+        return ids
+    return _places(ids)
 
 
-def _same_event(events: Events) -> Mask:
-    """Where a row has the key and the id of the one before it."""
-    same = np.zeros(len(events), bool)
-    if events.ids is not None and len(events):
-        same[1:] = events.owner[1:] == events.owner[:-1]
-        same[1:] &= np.asarray(events.ids[1:] == events.ids[:-1], bool)
-    return same
+def _places(values: Column) -> Int64:
+    """For texts, or bytes, integers that compare as they do: UTF-8 compares as its texts."""
+    ranks = pc.rank(pa.array(values, pa.large_binary()), tiebreaker="dense")
+    found: Int64 = ranks.to_numpy(zero_copy_only=False).astype(np.int64)
+    return found
 
 
 def _same_row(events: Events) -> Mask:
@@ -306,21 +327,48 @@ def _remembered(ids: Sequence[bytes], leaving: Events) -> list[bytes]:
 # --- tiles ----------------------------------------------------------------------------------------
 
 
-def tiles_of(layout: WindowLayout, group: Group, events: Events) -> Tiles:
-    """The events in tiles of the group's hop."""
+class ByTime:
+    """Events by key and time: every hop cuts them into tiles where they stand."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._order = np.lexsort((events.event_us, events.owner))
+        self._lanes: dict[Lane, Column] = {}
+        self.owner = events.owner[self._order]
+        self.event_us = events.event_us[self._order]
+
+    def lane(self, lane: Lane, of: Callable[[Events, Lane], Column]) -> Column:
+        """What the events bring into a lane, which groups may have in common."""
+        if lane not in self._lanes:
+            self._lanes[lane] = of(self._events, lane)[self._order]
+        return self._lanes[lane]
+
+    @cached_property
+    def events(self) -> Events:
+        """All of the events, in this order."""
+        return self._events.take(self._order)
+
+
+def tiles_of(
+    layout: WindowLayout, group: Group, events: ByTime, end_us: int = NEVER_US
+) -> tuple[Tiles, Tiles]:
+    """The events in tiles of the group's hop: those before `end_us`, and the others."""
     starts = events.event_us - events.event_us % group.hop_us
-    order = np.lexsort((starts, events.owner))
-    events, starts = events.take(order), starts[order]
-    begins = _begins(events.owner, starts)
-    return Tiles(
+    after = events.event_us >= end_us
+    new = np.ones(len(starts), bool)
+    new[1:] = (events.owner[1:] != events.owner[:-1]) | (starts[1:] != starts[:-1])
+    new[1:] |= after[1:] != after[:-1]
+    begins = np.flatnonzero(new)
+    tiles = Tiles(
         events.owner[begins],
         starts[begins],
-        _reduced([_integers(events, lane) for lane in group.integers], group.integers, begins),
-        _reduced([_doubles(events, lane) for lane in group.doubles], group.doubles, begins)
+        _reduced([events.lane(lane, _integers) for lane in group.integers], group.integers, begins),
+        _reduced([events.lane(lane, _doubles) for lane in group.doubles], group.doubles, begins)
         if group.doubles
         else np.zeros((0, len(begins)), np.float64),
-        tuple(_added(layout, lane, events, begins) for lane in group.partials),
+        tuple(_added(layout, lane, events.events, begins) for lane in group.partials),
     )
+    return tiles.take(~after[begins]), tiles.take(after[begins])
 
 
 def merged(layout: WindowLayout, group: Group, parts: Sequence[Tiles]) -> Tiles:
@@ -445,11 +493,11 @@ def _served(layout: WindowLayout, held: _Held, now_us: int, revisions: Sequence[
         if group.hop_us:
             unstable = ~stable & (versions.event_us < group.end_us(now_us))
             late[versions.owner[unstable]] = True
-    everything = versions.take(final)
+    everything = ByTime(versions.take(final))
     tiles = [_parts(layout, g, held, everything, now_us) for g in range(len(layout.groups))]
     settled: list[Part] = []
     if late.any():
-        known = versions.take(stable)
+        known = ByTime(versions.take(stable))
         settled = [_parts(layout, g, held, known, now_us) for g in range(len(layout.groups))]
     newest = _newer(held.newest_us, versions.take(final))
     return States(
@@ -470,15 +518,13 @@ def _served(layout: WindowLayout, held: _Held, now_us: int, revisions: Sequence[
     )
 
 
-def _parts(layout: WindowLayout, g: int, held: _Held, events: Events, now_us: int) -> Part:
+def _parts(layout: WindowLayout, g: int, held: _Held, events: ByTime, now_us: int) -> Part:
     """The tiles of a group with these events: those before its end, and the others."""
     group, count = layout.groups[g], len(held.newest_us)
     if not group.hop_us:
         return no_tiles(group), np.zeros(count, np.int64)
-    before = events.event_us < group.end_us(now_us)
-    folded = tiles_of(layout, group, events.take(before))
+    folded, open_ = tiles_of(layout, group, events, group.end_us(now_us))
     folded = _unexpired(layout, group, merged(layout, group, [held.tiles[g], folded]), now_us)
-    open_ = tiles_of(layout, group, events.take(~before))
     sealed = np.bincount(folded.owner, minlength=count)
     return _suffixes(layout, group, folded, open_), sealed
 
@@ -487,7 +533,7 @@ def _suffixes(layout: WindowLayout, group: Group, folded: Tiles, open_: Tiles) -
     """Each tile made into what it and all that follow it in its key's part make together."""
     tiles = Tiles.join([folded, open_])
     part = np.repeat([0, 1], [len(folded), len(open_)])
-    order = np.lexsort((tiles.starts, part, tiles.owner))
+    order = np.lexsort((part, tiles.owner))
     tiles, part = tiles.take(order), part[order]
     segment = 2 * tiles.owner + part
     integers, doubles = tiles.integers.copy(), tiles.doubles.copy()

@@ -55,7 +55,7 @@ class WindowRun:
         written."""
         reach_us = self.view.reach_us
         from_us = None if reach_us is None else self.now_us - reach_us - BEHIND_US
-        rows = window_rel(self.view, self.context.repo, self.files)
+        rows = window_rel(self.view, self.context.repo, self.files, with_arrival=True)
         rel = rebuilt_rows(self.view, rows, selection, from_us=from_us)
         writer = WindowWriter(self.context, self.view, self.table.field)
         with self.context.engine.stream(rel, batch_rows=ROWS_PER_BATCH) as reader:

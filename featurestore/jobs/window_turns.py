@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,6 @@ import pyarrow as pa
 from featurestore.dtypes import DType, Kind
 from featurestore.value_bytes import unscaled
 from featurestore.wire.tiles import Column, objects
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _DOUBLE, _BITS = struct.Struct(">d"), struct.Struct(">Q")
 _SIGN = 1 << 63
@@ -29,12 +26,6 @@ def tie_bytes_of(columns: Sequence[tuple[DType, pa.Array | pa.ChunkedArray]], co
     if not parts:
         return objects([b""] * count)
     return objects([b"".join(row) for row in zip(*parts, strict=True)])
-
-
-def tie_bytes(values: Iterable[Any], dtypes: Iterable[DType]) -> bytes:
-    """The same of plain values, as rows carry them."""
-    pairs = zip(values, dtypes, strict=True)
-    return b"".join(_NULL if value is None else _sortable(dtype)(value) for value, dtype in pairs)
 
 
 def _part(dtype: DType, column: pa.Array | pa.ChunkedArray) -> list[bytes]:

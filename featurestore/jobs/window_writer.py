@@ -24,12 +24,15 @@ from featurestore.compiler.window_rows import (
 )
 from featurestore.dtypes import DType, Kind
 from featurestore.errors import CorruptRow, InvalidRequest, StoreUnavailable
-from featurestore.jobs.window_fold import ADDED, REPEATED, TOO_LATE, fold, nothing
+from featurestore.jobs.ahead import one_ahead
+from featurestore.jobs.window_fold import ADDED, REPEATED, TOO_LATE, Folded, fold, nothing
+from featurestore.jobs.window_recent import Recent, together
 from featurestore.jobs.window_turns import tie_bytes_of
 from featurestore.stores.online.base import KeyFields, Swap, revision_of
 from featurestore.value_bytes import map_types
 from featurestore.wire.keys import encode_keys, key_prefix
-from featurestore.wire.tiles import Decoded, Events, Mask, decode_states, objects, parse_state
+from featurestore.wire.tile_decode import decode_states, parse_state
+from featurestore.wire.tiles import Decoded, Events, Mask, objects
 from featurestore.wire.window_layout import EVER_US, NEVER_US, WindowLayout
 
 if TYPE_CHECKING:
@@ -38,7 +41,9 @@ if TYPE_CHECKING:
     from featurestore.wire.tiles import Column
 
 KEYS_PER_SWAP_MAX = 2_000
-"""Keys whose states are in memory at a time."""
+"""Keys whose states are in memory at a time while they are made anew."""
+KEYS_PER_ROUND = 500
+"""Keys that are folded while as many others are written."""
 ATTEMPTS_MAX = 100
 """How often a state is folded anew while other writers change it."""
 
@@ -68,6 +73,19 @@ class WriteReport:
 
 
 @dataclass(frozen=True, slots=True)
+class _Round:
+    """What is to be written of some keys (the `owners` of events, which stand at `places`), of
+    which so many were `recent`."""
+
+    owners: Sequence[int]
+    places: Column
+    swaps: Sequence[Swap]
+    revisions: Sequence[int]
+    folded: Folded
+    recent: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Rebuild:
     """A writer's time, and by when it knows all that the source had."""
 
@@ -85,6 +103,7 @@ class WindowWriter:
         self._view = view
         self._prefix = key_prefix(context.repo.project, view.key_space)
         self._fields = (field, events_field(field))
+        self._recent = Recent(self.layout)
 
     def write(self, batch: pa.RecordBatch, *, now_us: int | None = None) -> WriteReport:
         """Fold rows in (the columns of `window_rel`), exactly once by their event id.
@@ -106,11 +125,8 @@ class WindowWriter:
         rows = batch.take(pa.array(places)) if rejected else batch
         keys, owners = self._keys(rows)
         events = events_of(self.layout, rows, owners, self._tie_dtypes)
-        outcomes = np.zeros(len(events), np.uint8)
         now_us = self._context.clock.now_us() if now_us is None else now_us
-        for start in range(0, len(keys), KEYS_PER_SWAP_MAX):
-            chosen = range(start, min(start + KEYS_PER_SWAP_MAX, len(keys)))
-            self._fold_in(keys, events, outcomes, chosen, now_us)
+        outcomes = self._fold_in(keys, events, now_us)
         rejected += [Rejected(int(places[n]), LATE) for n in np.flatnonzero(outcomes == TOO_LATE)]
         return WriteReport(
             added=int((outcomes == ADDED).sum()),
@@ -147,31 +163,68 @@ class WindowWriter:
         found = encode_keys([batch.column(key.name) for key in self._view.keys], self._prefix)
         if not self._view.keys:
             found = [self._prefix] * batch.num_rows
-        index: dict[bytes, int] = {}
-        owners = [index.setdefault(key, len(index)) for key in found]
-        return list(index), np.array(owners, np.int64)
+        keys = list(dict.fromkeys(found))
+        index = dict(zip(keys, range(len(keys)), strict=True))
+        return keys, np.fromiter(map(index.__getitem__, found), np.int64, len(found))
 
     # --- read, fold, swap -------------------------------------------------------------------------
 
-    def _fold_in(
+    def _fold_in(self, keys: Sequence[bytes], events: Events, now_us: int) -> Column:
+        """Fold events in, and say what became of them. While some keys are written, the next ones
+        are read and folded."""
+        outcomes = np.zeros(len(events), np.uint8)
+        todo: Sequence[int] = range(len(keys))
+        for attempt in range(ATTEMPTS_MAX):
+            parts = [todo[n : n + KEYS_PER_ROUND] for n in range(0, len(todo), KEYS_PER_ROUND)]
+            rounds = (self._round(keys, events, part, now_us, attempt) for part in parts)
+            lost: list[int] = []
+            for one in rounds if len(parts) == 1 else one_ahead(rounds):
+                swapped = self._swap(one.swaps)
+                self._remember(one, swapped)
+                outcomes[one.places] = one.folded.outcomes
+                lost += [n for n, done in zip(one.owners, swapped, strict=True) if not done]
+            if not lost:
+                return outcomes
+            todo = lost
+        raise self._crossed()
+
+    def _round(
         self,
         keys: Sequence[bytes],
         events: Events,
-        outcomes: Column,
-        chosen: Sequence[int],
+        owners: Sequence[int],
         now_us: int,
-    ) -> None:
-        todo = list(chosen)
-        for _ in range(ATTEMPTS_MAX):
-            wanted = [keys[n] for n in todo]
-            stored = self._read(wanted)
-            mine, places = _of_owners(events, todo)
-            old = decode_states(self.layout, [kept for _, kept in stored])
-            swapped, outcomes[places] = self._fold_and_swap(wanted, stored, old, mine, now_us)
-            todo = [n for n, done in zip(todo, swapped, strict=True) if not done]
-            if not todo:
-                return
-        raise self._crossed()
+        attempt: int,
+    ) -> _Round:
+        """The next states of these keys: from what was written last, or what the store has."""
+        wanted = [keys[n] for n in owners]
+        expected, old = self._recent.find(wanted)
+        missing = [n for n, revision in enumerate(expected) if revision is None]
+        if missing:
+            unknown = [wanted[n] for n in missing]
+            # Both fields have one revision, unless one of them was damaged.
+            fields = self._fields if attempt else self._fields[1:]
+            stored = self._context.store.read([KeyFields(key, fields) for key in unknown])
+            read = decode_states(self.layout, [row[-1] for row in stored])
+            old = together(old, read, missing)
+            for n, row in zip(missing, stored, strict=True):
+                expected[n] = revision_of(row[0])
+        mine, places = _of_owners(events, owners)
+        revisions = _revisions(len(wanted))
+        folded = fold(self.layout, old, mine, now_us=now_us, revisions=revisions)
+        swaps = _swaps(wanted, [one or b"" for one in expected], folded)
+        return _Round(owners, places, swaps, revisions, folded, len(wanted) - len(missing))
+
+    def _swap(self, swaps: Sequence[Swap]) -> list[bool]:
+        """For each key whether it is written, or another writer was faster."""
+        return self._context.store.swap(self._fields, swaps)
+
+    def _remember(self, one: _Round, swapped: Sequence[bool]) -> None:
+        kept = [done and state != b"" for done, state in zip(swapped, one.folded.kept, strict=True)]
+        revisions = [revision.to_bytes(8, "little") for revision in one.revisions]
+        self._recent.keep([swap.key for swap in one.swaps], revisions, one.folded.states, kept)
+        if one.recent and 2 * swapped.count(False) > one.recent:
+            self._recent.rest()
 
     def _rebuild(
         self, keys: Sequence[bytes], events: Events, by: _Rebuild, forget_until_us: Sequence[int]
@@ -189,8 +242,10 @@ class WindowWriter:
                 todo, stored = [n for n, _ in stale], [pair for _, pair in stale]
                 mine, _ = _of_owners(events, todo)
                 old = self._pushed(stored, [forget_until_us[n] for n in todo], by.known_until_us)
-                wanted = [keys[n] for n in todo]
-                swapped, _ = self._fold_and_swap(wanted, stored, old, mine, by.now_us)
+                revisions = _revisions(len(todo))
+                folded = fold(self.layout, old, mine, now_us=by.now_us, revisions=revisions)
+                expected = [revision_of(served) for served, _ in stored]
+                swapped = self._swap(_swaps([keys[n] for n in todo], expected, folded))
                 written += sum(swapped)
                 todo = [n for n, done in zip(todo, swapped, strict=True) if not done]
                 if not todo:
@@ -198,29 +253,6 @@ class WindowWriter:
             else:
                 raise self._crossed()
         return written
-
-    def _fold_and_swap(
-        self,
-        keys: Sequence[bytes],
-        stored: Sequence[Pair],
-        old: Decoded,
-        rows: Events,
-        now_us: int,
-    ) -> tuple[list[bool], Column]:
-        """For each key whether it is written (or another writer was faster), and what became of
-        the rows."""
-        folded = fold(self.layout, old, rows, now_us=now_us, revisions=_revisions(len(keys)))
-        swaps = [
-            Swap(key, revision_of(there), values, until_us)
-            for key, (there, _), values, until_us in zip(
-                keys,
-                stored,
-                zip(folded.served, folded.kept, strict=True),
-                folded.expire_at_us,
-                strict=True,
-            )
-        ]
-        return self._context.store.swap(self._fields, swaps), folded.outcomes
 
     def _pushed(
         self, stored: Sequence[Pair], forget_until_us: Sequence[int], known_until_us: int
@@ -258,6 +290,11 @@ class WindowWriter:
         return StoreUnavailable(
             f"{self._view.name}: other writers kept changing the same keys; run it again"
         )
+
+
+def _swaps(keys: Sequence[bytes], expected: Sequence[bytes], folded: Folded) -> list[Swap]:
+    values = zip(folded.served, folded.kept, strict=True)
+    return list(map(Swap, keys, expected, values, folded.expire_at_us))
 
 
 def events_of(

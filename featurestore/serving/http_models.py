@@ -78,12 +78,14 @@ class DeadRow(BaseModel):
 
 class PushResponse(BaseModel):
     """What became of a push: rows that can be read now, and rows in the dead letters (the first 100
-    are named)."""
+    are named). `waiting_views` are views over SQL sources: they have the rows after the next
+    materialization."""
 
     source: str
     rows: int
     dead_count: int
     dead: list[DeadRow]
+    waiting_views: list[str]
 
 
 class Problem(BaseModel):

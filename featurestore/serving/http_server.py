@@ -274,6 +274,7 @@ class _HttpDoor:
             "rows": found.rows,
             "dead_count": found.dead_count,
             "dead": [asdict(dead) for dead in found.dead[:DEAD_SHOWN_MAX]],
+            "waiting_views": list(found.waiting_views),
         }
 
     async def services(self, _: HttpRequest) -> dict[str, Any]:

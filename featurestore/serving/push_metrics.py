@@ -52,12 +52,22 @@ class PushMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._ready = Gauge(
+            "featurestore_push_ready",
+            "1 when what pushes need is open: the first one is as quick as the next",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
         self._failures = Counter(
             "featurestore_push_failures",
             "Drains and later attempts to write that failed, by code",
             ["code"],
             registry=registry,
         )
+
+    def opened(self) -> None:
+        """What pushes need is open."""
+        self._ready.set(1)
 
     def pushed(self, source: str, rows: int, seconds: float) -> None:
         """Rows were acknowledged."""

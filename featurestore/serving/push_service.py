@@ -1,4 +1,5 @@
-"""Pushes that come through the doors of a server: one `Pusher` per process, made when first needed.
+"""Pushes that come through the doors of a server: one `Pusher` per process, opened beside the first
+requests where something may be pushed, else when first needed.
 
 Pushing blocks (on the disk, on the store), so it runs in threads of its own; lookups go on.
 """
@@ -17,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from featurestore.errors import FeatureStoreError, InvalidRequest, RegistryError, StoreError
 from featurestore.jobs import access, project
+from featurestore.jobs.environments import current_repo
 from featurestore.jobs.materialize import Context
 from featurestore.jobs.push import Pusher
 from featurestore.serving.logs import logger
@@ -26,8 +28,8 @@ from featurestore.wire.pushes import PushResult, to_message
 
 if TYPE_CHECKING:
     from featurestore.config import Settings
-    from featurestore.jobs.push import Observer
     from featurestore.serving.gate import Caller, Gate
+    from featurestore.serving.push_metrics import PushMetrics
     from featurestore.timeline import Clock
 
 THREADS = 8
@@ -39,7 +41,7 @@ DEAD_SHOWN_MAX = 100
 class PushService:
     """Takes pushes for a server. Whoever made it closes it."""
 
-    def __init__(self, settings: Settings, gate: Gate, clock: Clock, observer: Observer) -> None:
+    def __init__(self, settings: Settings, gate: Gate, clock: Clock, observer: PushMetrics) -> None:
         self._settings = settings
         self._gate = gate
         self._clock = clock
@@ -76,12 +78,22 @@ class PushService:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def warm(self) -> None:
-        """In a thread: write what a process that is gone had logged, if it left something."""
-        if log_files(self._settings.path(self._settings.push.path)):
-            try:
-                self._opened_pusher().recover()
-            except FeatureStoreError as error:
-                logger().error("the push log was not recovered yet", reason=str(error))
+        """In a thread: open what the first push would wait for, where something may be pushed, and
+        write what a process that is gone had logged."""
+        left = log_files(self._settings.path(self._settings.push.path))
+        try:
+            if left or self._takes_rows():
+                self._opened_pusher().prepare()
+                self._observer.opened()
+        except FeatureStoreError as error:
+            log = logger().error if left else logger().info
+            log("pushes are not ready yet; the first one tries again", reason=str(error))
+
+    def _takes_rows(self) -> bool:
+        """Whether the environment has a source. (Those of queries are over others, of rows.)"""
+        settings = self._settings
+        with project.open_registry(settings, clock=self._clock, author="server") as registry:
+            return bool(current_repo(registry, settings.project.environment).get("source"))
 
     def close(self) -> None:
         """Finish what is under way, drain the log and close what was opened."""

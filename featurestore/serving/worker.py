@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 import json
 import os
 import resource
@@ -25,6 +24,7 @@ from featurestore.config import Settings, settings_of
 from featurestore.errors import FeatureStoreError
 from featurestore.jobs.project import open_online_store, open_registry
 from featurestore.serving.addresses import listen, parse_address
+from featurestore.serving.collector import spare_the_collector
 from featurestore.serving.gate import Gate, follow_gate
 from featurestore.serving.grpc_door import GrpcDoorServer, open_grpc
 from featurestore.serving.http_server import HttpServer
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from featurestore.stores.online.base import OnlineStore
     from featurestore.stores.registry.base import Registry
 
-_COLLECTOR_THRESHOLDS = (50_000, 20, 50)
 DRAIN_NOTICE_S = 0.2
 """How long a draining server still takes requests after its health says NOT_SERVING, so that those
 who watch it can turn away first."""
@@ -199,18 +198,6 @@ class _Worker:
             await self._grpc.stop(self._drain_s)
         if answering:
             await asyncio.wait(answering)
-
-
-def spare_the_collector() -> None:
-    """Keep the garbage collector from the work that it would do in vain.
-
-    What is loaded by now stays, and a request leaves no cycles: its objects go when their last
-    reference does. By default the collector would look at everything after every 700 objects, a
-    third of a busy server's time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECTOR_THRESHOLDS)
 
 
 def settings_to_json(settings: Settings) -> str:

@@ -26,12 +26,15 @@ class Dead:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushResult:
     """What became of a push: `rows` were taken and can be read; `dead` were not and stand in the
-    dead letters, with the reason (of many a server names the first 100; `dead_count` are all)."""
+    dead letters, with the reason (of many a server names the first 100; `dead_count` are all).
+    `waiting_views` are views over SQL sources that read this one: they have the rows only after the
+    next `materialize`."""
 
     source: str
     rows: int
     dead: tuple[Dead, ...] = ()
     dead_count: int = 0
+    waiting_views: tuple[str, ...] = ()
 
 
 def to_message(found: PushResult, *, dead_max: int) -> pb.PushResponse:
@@ -43,6 +46,7 @@ def to_message(found: PushResult, *, dead_max: int) -> pb.PushResponse:
             pb.DeadRow(row=dead.row, reason=dead.reason, message=dead.message)
             for dead in found.dead[:dead_max]
         ],
+        waiting_views=found.waiting_views,
     )
 
 
@@ -55,6 +59,7 @@ def from_message(message: pb.PushResponse, source: str) -> PushResult:
             Dead(row=dead.row, reason=dead.reason, message=dead.message) for dead in message.dead
         ),
         dead_count=message.dead_count,
+        waiting_views=tuple(message.waiting_views),
     )
 
 

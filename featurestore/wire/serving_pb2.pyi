@@ -449,6 +449,7 @@ class PushResponse(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     DEAD_FIELD_NUMBER: _builtins.int
     DEAD_COUNT_FIELD_NUMBER: _builtins.int
+    WAITING_VIEWS_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """rows taken"""
     dead_count: _builtins.int
@@ -456,16 +457,21 @@ class PushResponse(_message.Message):
     def dead(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadRow]:
         """Rows that were not taken and stand in the dead letters; the first 100 of them."""
 
+    @_builtins.property
+    def waiting_views(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Views over SQL sources that read this one: they have the rows after the next materialization."""
+
     def __init__(
         self,
         *,
         rows: _builtins.int = ...,
         dead: _abc.Iterable[Global___DeadRow] | None = ...,
         dead_count: _builtins.int = ...,
+        waiting_views: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead", b"dead", "dead_count", b"dead_count", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead", b"dead", "dead_count", b"dead_count", "rows", b"rows", "waiting_views", b"waiting_views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

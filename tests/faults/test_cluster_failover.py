@@ -62,7 +62,14 @@ def test_slots_that_move_under_load() -> None:
     assert b"errorstat_MOVED:" in told
 
 
-def move_slot(slot: int, source: RedisServer, receiver: RedisServer, *, pause_s: float) -> None:
+def move_slot(
+    slot: int,
+    source: RedisServer,
+    receiver: RedisServer,
+    *,
+    pause_s: float,
+    prefix: str = "fs/",
+) -> None:
     """As redis-cli does it, with a pause in which some keys are here and some are there."""
     source_id, receiver_id = (
         node.command("CLUSTER", "MYID").split(b"\r\n")[1].decode() for node in (source, receiver)
@@ -71,7 +78,7 @@ def move_slot(slot: int, source: RedisServer, receiver: RedisServer, *, pause_s:
     set_slot(source, slot, "MIGRATING", receiver_id)
     time.sleep(pause_s)
     found = source.command("CLUSTER", "GETKEYSINSLOT", str(slot), "100").decode().split("\r\n")
-    for key in (word for word in found if word.startswith("fs/")):
+    for key in (word for word in found if word.startswith(prefix)):
         answer = source.command("MIGRATE", receiver.host, str(receiver.port), key, "0", "5000")
         assert answer in (b"+OK\r\n", b"+NOKEY\r\n")
     time.sleep(pause_s)

@@ -13,7 +13,8 @@ from sentinel_servers import SentinelServers
 from store_load import Load
 
 from featurestore.errors import StoreError, StoreUnavailable
-from featurestore.stores.online.redis_sentinel import LOOK_INTERVAL_S, RedisSentinelStore
+from featurestore.stores.online.redis_master import LOOK_INTERVAL_S
+from featurestore.stores.online.redis_sentinel import RedisSentinelStore
 from featurestore.testing.online_rows import PREFIX, get, put, row
 
 pytestmark = pytest.mark.slow

@@ -20,6 +20,7 @@ from redis_servers import RedisServer, valkey_binary
 from featurestore import FeatureStore
 from featurestore.errors import InvalidRepository, InvalidRequest, InvalidSettings, UnknownSource
 from featurestore.jobs import ingest
+from featurestore.stores.streams import redis
 from featurestore.stores.streams.kafka import KafkaTopic
 from featurestore.stores.streams.redis import RedisStream
 from featurestore.timeline import HOUR_US, SECOND_US, SystemClock, format_instant
@@ -187,8 +188,9 @@ def test_what_was_read_and_not_acknowledged_comes_again_and_changes_nothing(
 
     with monkeypatch.context() as patched:
         patched.setattr(kind, "done", die)
-        with pytest.raises(Died):
-            airport.take()
+        # It ends, though no more messages come.
+        with airport.open() as fs, pytest.raises(Died):
+            fs.ingest()
     before = airport.look()
     assert before["count_7d"] == 3
     claim_at_once(monkeypatch)
@@ -297,3 +299,26 @@ class TestDefinitions:
                 fs.ingest(["x"])
             with pytest.raises(UnknownSource, match="'y'"):
                 fs.ingest(["y"])
+
+
+def test_a_read_takes_several_calls_and_never_takes_its_own_for_lost(
+    valkey: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "MESSAGES_PER_CALL", 2)
+    monkeypatch.setattr(redis, "MESSAGES_PER_READ", 6)
+    valkey.command("FLUSHALL")
+    for n in range(9):
+        valkey.command("XADD", "calls", "*", "json", str(n))
+    url = f"{valkey.url}/calls"
+    with (
+        RedisStream(url, group="g", claim_idle_ms=0) as mine,
+        RedisStream(url, group="g", claim_idle_ms=0) as other,
+    ):
+        first, rest = mine.read(wait_ms=1), mine.read(wait_ms=1)
+        assert [m.data for m in (*first, *rest)] == [b"%d" % n for n in range(9)]
+        assert (len(first), mine.read(wait_ms=1), mine.lag()) == (6, [], 9)
+        mine.done(first)
+        # Another consumer takes what this one seems to have left.
+        assert [m.data for m in other.read(wait_ms=1)] == [b"6", b"7"]
+        mine.done(rest)
+        assert (mine.lag(), mine.read(wait_ms=1), other.read(wait_ms=1)) == (0, [], [])

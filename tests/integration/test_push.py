@@ -169,7 +169,7 @@ class TestWhatIsPushed:
         rows = [row("bob", NOON - MINUTE_US, 7, rating=1.5), row("cy", NOON - 2, 8, rating=2.0)]
         given = FORMS[form](rows)
         result = lmdb_shop.fs.push("trips", given)
-        assert result == PushResult(source="trips", rows=2)
+        assert result == PushResult(source="trips", rows=2, waiting_views=("busy",))
         assert lmdb_shop.look("bob") == {"trips": (7, "PRESENT"), "stars": (3.0, "PRESENT")}
         assert lmdb_shop.known("bob", NOON) == {"trips": 7, "stars": 3.0}
         assert lmdb_shop.known("bob", NOON - 1) == {"trips": None, "stars": None}
@@ -204,10 +204,21 @@ class TestWhatIsPushed:
         assert lmdb_shop.known("ann", NOON, "places") == {"place": "sea"}
         assert lmdb_shop.known("ann", NOON - 1, "places") == {"place": "home"}
 
-    def test_a_query_over_the_source_sees_it(self, lmdb_shop: Shop) -> None:
-        lmdb_shop.fs.push("trips", [row("ann", NOON, 50)])
+    def test_a_query_over_the_source_sees_it_and_its_view_after_the_next_run(
+        self, lmdb_shop: Shop
+    ) -> None:
+        result = lmdb_shop.fs.push("trips", [row("ann", NOON, 50)])
+        assert result.waiting_views == ("busy",)
         assert lmdb_shop.counts("many") == 1
-        assert lmdb_shop.known("ann", NOON, "busy" and "scoring")["trips"] == 50
+        frame = pa.table({"driver": ["ann"], "event_timestamp": pa.array([NOON], INSTANT)})
+        known = lmdb_shop.fs.get_historical_features(frame, ["busy:trips"]).to_arrow()
+        assert known["trips"].to_pylist() == [50]
+        ask = lmdb_shop.fs.get_online_features
+        assert ask(["busy:trips"], [{"driver": "ann"}]).to_dict()["trips"] == [None]
+        lmdb_shop.fs.materialize()
+        assert ask(["busy:trips"], [{"driver": "ann"}]).to_dict()["trips"] == [50]
+        place = {"driver": "ann", "at": NOON, "id": 9, "place": "here"}
+        assert lmdb_shop.fs.push("plain", [place]).waiting_views == ()
 
     def test_pins_name_it(self, lmdb_shop: Shop) -> None:
         frame = pa.table({"driver": ["ann"], "event_timestamp": pa.array([NOON], INSTANT)})

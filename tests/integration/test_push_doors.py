@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +100,22 @@ def serve(folder: Path, door: str, *, workers: int) -> Iterator[Served]:
         fs.set_access_control(True)
     settings = load_settings(folder, overrides={**overrides, "security.token": root})
     with ServerProcess.start(settings) as server:
-        yield Served(settings, server, token)
+        found = Served(settings, server, token)
+        wait_until_ready(found, root)
+        yield found
+
+
+def wait_until_ready(served: Served, root: str) -> None:
+    """Until all workers have opened what pushes need, before anybody has pushed."""
+    url, headers = f"{served.server.http_url}/metrics", {"authorization": f"Bearer {root}"}
+    deadline = time.monotonic() + 60
+    while True:
+        text = httpx.get(url, headers=headers, timeout=20).text
+        assert "featurestore_pushed_rows_total{" not in text
+        if "featurestore_push_ready 1.0" in text:
+            return
+        assert time.monotonic() < deadline, text
+        time.sleep(0.1)
 
 
 def row(driver: str, trips: Any, **more: Any) -> dict[str, Any]:
@@ -119,7 +135,7 @@ class TestGrpc:
         }[form]
         with served.client() as client:
             result = client.push("trips", given)
-        assert (result.rows, result.dead) == (2, ())
+        assert (result.rows, result.dead, result.waiting_views) == (2, (), ("busy",))
         assert served.look(f"grpc-{form}") == 7
 
     async def test_the_client_for_asyncio(self, served: Served) -> None:
@@ -185,6 +201,7 @@ class TestHttp:
         assert answer.status_code == 200
         body = answer.json()
         assert (body["rows"], body["dead_count"], body["dead"][0]["reason"]) == (1, 1, "not-due")
+        assert body["waiting_views"] == ["busy"]
 
     @pytest.mark.parametrize(
         ("body", "status", "code"),
@@ -228,6 +245,7 @@ class TestCommandLine:
         text = "\n".join(map(json.dumps, lines))
         done = self.run(native, "push", "trips", "-", text=text)
         assert (done.returncode, done.stdout) == (0, "2 rows pushed to trips\n"), done.stderr
+        assert "busy will have them after: featurestore materialize" in done.stderr
         assert native.look("cli2") == 2
 
     def test_a_parquet_file_to_a_server_and_its_dead_letters(
@@ -238,7 +256,8 @@ class TestCommandLine:
         pq.write_table(table, tmp_path / "rows.parquet")
         target = ("--target", native.server.grpc_target, "--json")
         done = self.run(native, "push", "trips", str(tmp_path / "rows.parquet"), *target)
-        assert json.loads(done.stdout) == {"source": "trips", "rows": 1, "dead": 1}, done.stderr
+        told = {"source": "trips", "rows": 1, "dead": 1, "waiting_views": ["busy"]}
+        assert json.loads(done.stdout) == told, done.stderr
         assert native.look("file") == 9
         shown = self.run(native, "dead-letters", "trips", "--newest", "1", "--json")
         (letter,) = json.loads(shown.stdout)

@@ -100,6 +100,25 @@ def test_a_correction_beyond_the_horizon_is_a_dead_letter(airport: Airport) -> N
     assert agreed(airport)["worst"] == 30.0
 
 
+def test_what_was_known_in_time_and_comes_late_counts_online_after_the_next_run(
+    airport: Airport,
+) -> None:
+    """However long ago it was known: a run takes up the keys of what has arrived since the last."""
+    airport.clock.advance(10 * HOUR_US)
+    airport.fs.push("landings", [landing("N1", NOON, 40.0, 4, known_at=NOON)])
+    airport.clock.advance(3 * DAY_US)
+    airport.fs.materialize()
+    before = agreed(airport)
+    late = landing("N1", NOON, 90.0, 4, known_at=NOON + HOUR_US)
+    result = airport.fs.push("landings", [late])
+    assert [(dead.row, dead.reason) for dead in result.dead] == [(0, "arrived-late")]
+    assert airport.look("N1")[0]["worst"] == before["worst"] == 40.0
+    assert offline(airport, "N1")["worst"] == 90.0
+    airport.clock.advance(1)
+    airport.fs.materialize()
+    assert agreed(airport)["worst"] == 90.0
+
+
 def test_a_key_that_is_null_feeds_no_window_and_does_not_shift_the_others(
     airport: Airport,
 ) -> None:

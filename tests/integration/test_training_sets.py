@@ -226,10 +226,6 @@ def test_many_files_and_groups(fs: FeatureStore, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(set_files, "FILE_ROWS", 64)
     monkeypatch.setattr(set_files, "GROUP_ROWS", 7)
     monkeypatch.setattr(training_sets, "BATCH_ROWS", 10)
-    from featurestore.jobs.training import RetrievalJob
-
-    original = RetrievalJob.to_batches
-    monkeypatch.setattr(RetrievalJob, "to_batches", lambda self: original(self, 10))
     cut = fs.create_training_set("set", frame(500), ["last_visit"])
     assert len(cut.files.files) == 8
     assert cut.row_digest == whole.row_digest

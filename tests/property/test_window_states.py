@@ -10,16 +10,18 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from window_spans import enters_us, leaves_us
 
 from featurestore.aggregates import bucketed, empty_value, output_dtype
-from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, DType, map_of, parse
+from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, DType, map_of, parse, to_arrow
 from featurestore.errors import CorruptRow
 from featurestore.jobs.window_fold import ADDED, REPEATED, TOO_LATE, Folded, fold, nothing
-from featurestore.jobs.window_turns import tie_bytes
+from featurestore.jobs.window_turns import tie_bytes_of
 from featurestore.serving.windows import Evaluate, window_evaluator
 from featurestore.statuses import Status
 from featurestore.testing.oracle import Row
@@ -31,10 +33,10 @@ from featurestore.testing.oracle_windows import (
     window_answer,
 )
 from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US
-from featurestore.windows import enters_us, leaves_us
 from featurestore.wire.layout import RowLayout
 from featurestore.wire.rows import row_decoder
-from featurestore.wire.tiles import Events, decode_states, no_events, objects, value_column
+from featurestore.wire.tile_decode import decode_states
+from featurestore.wire.tiles import Events, no_events, value_column
 from featurestore.wire.window_layout import (
     BEHIND_US,
     NEVER_US,
@@ -245,10 +247,17 @@ def columns_of(case: Case, rows: list[Row]) -> Events:
         np.full(len(rows), NEVER_US, np.int64),
         np.array([row.deleted for row in rows], bool),
         ids,
-        None if ids is None else objects([tie_bytes(r.tie, COLUMNS.values()) for r in rows]),
+        None if ids is None else ties_of(rows),
         tuple(present),
         tuple(values),
     )
+
+
+def ties_of(rows: list[Row]) -> Any:
+    """What settles the turn of rows whose times are equal."""
+    dtypes = list(COLUMNS.values())
+    values = [pa.array([row.tie[n] for row in rows], to_arrow(d)) for n, d in enumerate(dtypes)]
+    return tie_bytes_of(list(zip(dtypes, values, strict=True)), len(rows))
 
 
 def input_pairs(case: Case) -> list[tuple[str | None, ...]]:
@@ -371,6 +380,27 @@ def test_equal_events_make_equal_bytes(case: Case) -> None:
         message = WindowState.FromString(state)
         assert message.SerializeToString(deterministic=True) == state
         assert state.startswith(layout.head(message.event_time_us, message.created_time_us, 5))
+
+
+@given(case=cases(with_ids=True))
+@settings(max_examples=examples(30), deadline=None)
+def test_many_keys_are_written_as_each_alone(case: Case) -> None:
+    """Their states are cut out of columns over all of them, and read back into such."""
+    layout, now_us = case.layout, case.written[-1]
+    shares: list[list[Row]] = [[], *(list(case.history.rows[n::3]) for n in range(3)), []]
+    parts = [columns_of(case, rows) for rows in shares]
+    owned = [replace(p, owner=np.full(len(p), n)) for n, p in enumerate(parts)]
+    revisions = list(range(len(shares)))
+    old = nothing(layout, len(shares))
+    both = fold(layout, old, Events.join(owned), now_us=now_us, revisions=revisions)
+    for n, part in enumerate(parts):
+        alone = fold(layout, nothing(layout, 1), part, now_us=now_us, revisions=[n])
+        assert (both.served[n], both.kept[n]) == (alone.served[0], alone.kept[0])
+    read = decode_states(layout, [state or None for state in both.kept])
+    again = fold(layout, read, no_events(layout), now_us=now_us, revisions=revisions)
+    assert (again.served, again.kept) == (both.served, both.kept)
+    kept = fold(layout, both.states, no_events(layout), now_us=now_us, revisions=revisions)
+    assert (kept.served, kept.kept) == (both.served, both.kept)
 
 
 @given(case=cases(with_ids=True), data=st.data())

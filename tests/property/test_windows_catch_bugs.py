@@ -26,9 +26,7 @@ FOLD: dict[str, tuple[Change, ...]] = {
         ("np.maximum.accumulate(np.where(gap, places, -1)) >= begins", "gap"),
     ),
     "tombstones count": (("~versions.deleted & (versions.until_us", "(versions.until_us"),),
-    "a tile is lost": (
-        ("return tiles.take(~old)", "return tiles.take(~old).take(slice(1, None))"),
-    ),
+    "a tile is lost": (("return tiles.take(~old)", "return tiles.take(np.flatnonzero(~old)[1:])"),),
     "tiles that are merged replace one another": (
         ("_UFUNCS[lane.op].reduceat(r, begins)", "r[begins]"),
     ),

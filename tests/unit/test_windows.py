@@ -13,6 +13,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from window_spans import enters_us, leaves_us
 
 from featurestore import partials, sketches, windows
 from featurestore.aggregates import AGGREGATES, checked_parameters, output_dtype
@@ -56,8 +57,8 @@ class TestBounds:
         self, e: int, at: int, window: int | None, delay: int, hop: int
     ) -> None:
         start, end = windows.bounds(at, window, delay, hop)
-        leaves = windows.leaves_us(e, window, delay, hop)
-        entered = at >= windows.enters_us(e, delay)
+        leaves = leaves_us(e, window, delay, hop)
+        entered = at >= enters_us(e, delay)
         assert ((start is None or start <= e) and e < end) == (
             entered and (leaves is None or at < leaves)
         )

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from featurestore.buckets import SCHEME, S3Options, bucket_path, is_s3, translated
-from featurestore.errors import FileNotWritten
+from featurestore.errors import FileNotWritten, SourceMissing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -167,7 +167,7 @@ class OfflineFolder:
         if not is_s3(self.base):
             Path(self.url(name)).unlink(missing_ok=True)
             return
-        with translated(f"Folder {self.base}"):
+        with suppress(SourceMissing), translated(f"Folder {self.base}"):
             self.s3.client().delete_file(bucket_path(self.url(name)))
 
 

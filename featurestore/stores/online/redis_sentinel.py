@@ -9,31 +9,20 @@ that the ledger knows.
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import TypeVar
-
-from hiredis import ReplyError
 
 from featurestore.errors import StoreError, StoreReadOnly, StoreTimeout, StoreUnavailable
 from featurestore.stores.online.base import KeyFields, RowBatch, ServerFacts, Swap, WriteResult
 from featurestore.stores.online.redis import RedisStore
-from featurestore.stores.online.redis_blocking import Connection, deadline_in
+from featurestore.stores.online.redis_blocking import deadline_in
 from featurestore.stores.online.redis_common import RedisFamilyStore, of_new_loop
-from featurestore.stores.online.redis_hosts import SentinelHosts, parse_sentinel
+from featurestore.stores.online.redis_hosts import parse_sentinel
+from featurestore.stores.online.redis_master import Master
 from featurestore.stores.online.redis_shared import SharedWork
-from featurestore.stores.online.resp import Target, pack, refusal
+from featurestore.stores.online.resp import Target
 
-ASK_TIMEOUT_MS = 250
-"""How long one sentinel, or the server that it names, may take; then the next is asked."""
-ASK_INTERVAL_S = 0.05
-"""The shortest time between two rounds of questions."""
-LOOK_INTERVAL_S = 1.0
-"""How long writers believe what the sentinels said."""
 PAUSES_S = (0.0, 0.01, 0.03, 0.06)
 """Before each further attempt of one call."""
 
@@ -46,7 +35,7 @@ class RedisSentinelStore(RedisFamilyStore):
     def __init__(self, url: str, *, timeout_ms: int = 1000, read_only: bool = False) -> None:
         super().__init__(url, timeout_ms=timeout_ms, read_only=read_only)
         self._hosts = parse_sentinel(url)
-        self._master = _Master(self._hosts, self._open_at, timeout_ms=timeout_ms)
+        self._master = Master(self._hosts, self._open_at, timeout_ms=timeout_ms)
         self._lookups: dict[asyncio.AbstractEventLoop, SharedWork[RedisStore]] = {}
 
     @property
@@ -192,136 +181,6 @@ class RedisSentinelStore(RedisFamilyStore):
         """Close all connections, of every event loop too."""
         self._master.close()
         self._lookups.clear()
-
-
-class _Master:
-    """Where the master is, as far as we know, and the store on it. Any thread may use it."""
-
-    def __init__(
-        self, hosts: SentinelHosts, open_at: Callable[[Target], RedisStore], *, timeout_ms: int
-    ) -> None:
-        self._hosts = hosts
-        self._open_at = open_at
-        self._timeout_ms = timeout_ms
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-        self._current: tuple[Target, RedisStore] | None = None
-        self._doubted = self._aged = False
-        self._asked_at = 0.0
-
-    @property
-    def store(self) -> RedisStore | None:
-        """The store on the master; None when it must be located (again)."""
-        if self._current is None or self._doubted or self._aged:
-            return None
-        return self._current[1]
-
-    def doubt(self) -> None:
-        """Ask the sentinels before the next call: the master did not answer."""
-        self._doubted = True
-
-    def look_again(self) -> None:
-        """Ask them also where it is long ago: a master that hung and was replaced may go on for
-        some time before it learns so, and what it takes then is lost."""
-        self._aged = time.monotonic() - self._asked_at >= LOOK_INTERVAL_S
-
-    def locate(self, deadline: float) -> RedisStore:
-        """The store on the master; the sentinels are asked if it is not known, or in doubt.
-
-        Raises `StoreUnavailable` where no sentinel answers or the server that they name is no
-        master, `StoreTimeout` at the deadline, `StoreError` where they know no such name.
-        """
-        known = self.store
-        if known is not None:
-            return known
-        asked_at = time.monotonic()
-        if self._process != os.getpid():
-            # In a forked child: the thread that held the lock is not here.
-            self._process, self._lock = os.getpid(), threading.Lock()
-        if not self._lock.acquire(timeout=max(0.0, deadline - asked_at)):
-            raise self.late()
-        try:
-            if self._current is not None and (
-                self._asked_at > asked_at or asked_at - self._asked_at < ASK_INTERVAL_S
-            ):
-                return self._current[1]
-            try:
-                found = self._ask_all(deadline)
-            except StoreError:
-                if self._current is None or self._doubted:
-                    raise
-                # The master does well; only the sentinels do not answer.
-                found = self._current[0]
-            self._asked_at, self._doubted, self._aged = time.monotonic(), False, False
-            if self._current is None or self._current[0] != found:
-                left, self._current = self._current, (found, self._open_at(found))
-                if left is not None:
-                    left[1].close()
-            return self._current[1]
-        finally:
-            self._lock.release()
-
-    def _ask_all(self, deadline: float) -> Target:
-        """The address of a server that a sentinel names and that says itself that it is a master.
-
-        While a failover goes on, a few sentinels know its outcome and the others name the old
-        master; so one that differs from what we have is tried first.
-        """
-        old = None if self._current is None else self._current[0]
-        errors: list[StoreError] = [self.late()]
-        tried: list[Target] = []
-        for sentinel in random.sample(self._hosts.sentinels, len(self._hosts.sentinels)):
-            try:
-                named = self._named_by(sentinel, deadline)
-                if named not in tried and named != old:
-                    self._check(named, deadline)
-                    return named
-            except StoreError as error:
-                errors.append(error)
-            else:
-                tried.append(named)
-        if old is not None and old in tried:
-            self._check(old, deadline)
-            return old
-        # What a server says of itself tells more than that another is away.
-        raise next((error for error in errors if not error.retryable), errors[-1])
-
-    def _named_by(self, sentinel: Target, deadline: float) -> Target:
-        """The address that a sentinel gives."""
-        question = (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._hosts.name.encode())
-        until = self._until(deadline)
-        connection = Connection(sentinel, until)
-        try:
-            connection.send(pack([question]), until)
-            (reply,) = connection.replies(1, until)
-        finally:
-            connection.close()
-        if isinstance(reply, ReplyError):
-            raise refusal(sentinel, reply)
-        if reply is None:
-            raise StoreError(
-                f"the sentinel {sentinel.address} knows no master {self._hosts.name!r}; "
-                "see its SENTINEL MASTERS"
-            )
-        host, port = reply
-        return replace(self._hosts.server, host=host.decode(), port=int(port))
-
-    def _check(self, server: Target, deadline: float) -> None:
-        """Raises unless it answers, and as a master: the greeting asks."""
-        Connection(server, self._until(deadline)).close()
-
-    def _until(self, deadline: float) -> float:
-        return min(deadline, deadline_in(min(self._timeout_ms, ASK_TIMEOUT_MS)))
-
-    def late(self) -> StoreTimeout:
-        """The error of a deadline that passed."""
-        return StoreTimeout(f"the online store {self._hosts.shown} did not answer in time")
-
-    def close(self) -> None:
-        """Close the store on the master."""
-        current, self._current = self._current, None
-        if current is not None:
-            current[1].close()
 
 
 def _left_ms(deadline: float) -> int:

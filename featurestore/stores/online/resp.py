@@ -33,7 +33,10 @@ BROKEN = (OSError, EOFError, HiredisError)
 _OPTIONS = ("db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_keyfile")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPTS = ("ACL failure in script", "The user executing the script")
-_AWAY = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
+_AWAY = (
+    "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS",
+    "UNBLOCKED",
+)  # fmt: skip
 _CLUSTER = ("MOVED", "ASK", "CROSSSLOT")
 _EXAMPLE = "redis://user:password@host:6379/0"
 

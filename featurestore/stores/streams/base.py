@@ -6,11 +6,11 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from featurestore.errors import InvalidSettings
 
-MESSAGES_PER_READ = 5_000
+MESSAGES_PER_READ = 10_000
 """Messages that are read, written and acknowledged at a time."""
 CLAIM_IDLE_MS = 30_000
 """After how long without a sign of life a consumer's messages go to another one."""
@@ -28,11 +28,15 @@ class Message(NamedTuple):
 
 class StreamReader(ABC):
     """A consumer of one stream in one group. What it has read and not acknowledged comes again,
-    here or at another consumer. Used by one thread; use as a context manager, or call `close`.
+    here or at another consumer. Used by one thread, but where it `reads_ahead`; use as a context
+    manager, or call `close`.
 
     All methods raise `StoreUnavailable`, `StoreTimeout` and `StoreAccessDenied`; reading goes on
     when the server is back.
     """
+
+    reads_ahead: ClassVar[bool] = False
+    """Whether one thread may read, and ask for the lag, while another one says what is done."""
 
     @classmethod
     @abstractmethod
