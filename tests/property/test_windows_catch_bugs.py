@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from mutants import Change, mutant
 from test_window_states import Case, Code, cases, in_batches
 
-from featurestore.jobs import window_fold
+from featurestore.jobs import window_fold, window_tiles
 from featurestore.serving import windows
 
 pytestmark = pytest.mark.slow
@@ -26,13 +26,16 @@ FOLD: dict[str, tuple[Change, ...]] = {
         ("np.maximum.accumulate(np.where(gap, places, -1)) >= begins", "gap"),
     ),
     "tombstones count": (("~versions.deleted & (versions.until_us", "(versions.until_us"),),
+    "requests are never behind": (("now_us - BEHIND_US", "now_us"),),
+    "what settles is forgotten": (("merged(layout, group, [held.tiles[g], folded])", "folded"),),
+    "the newest event is the last one written": (("map(max, before, latest)", "latest"),),
+}
+TILES: dict[str, tuple[Change, ...]] = {
     "a tile is lost": (("return tiles.take(~old)", "return tiles.take(np.flatnonzero(~old)[1:])"),),
     "tiles that are merged replace one another": (
         ("_UFUNCS[lane.op].reduceat(r, begins)", "r[begins]"),
     ),
-    "requests are never behind": (("now_us - BEHIND_US", "now_us"),),
-    "what settles is forgotten": (("merged(layout, group, [held.tiles[g], folded])", "folded"),),
-    "the newest event is the last one written": (("map(max, before, latest)", "latest"),),
+    "a tile does not make what follows it": (("joined, where=same)", "joined, where=~same)"),),
 }
 SERVE: dict[str, tuple[Change, ...]] = {
     "an event at T counts": (
@@ -79,6 +82,14 @@ def noticed(code: Code) -> bool:
 def test_a_wrong_fold_is_noticed(bug: str) -> None:
     copy: Any = mutant(window_fold, *FOLD[bug])
     assert noticed(Code(fold=copy.fold))
+
+
+@pytest.mark.parametrize("bug", TILES)
+def test_wrong_tiles_are_noticed(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy: Any = mutant(window_tiles, *TILES[bug])
+    for name in ("merged", "suffixes", "tiles_of", "unexpired"):
+        monkeypatch.setattr(window_fold, name, getattr(copy, name))
+    assert noticed(Code())
 
 
 @pytest.mark.parametrize("bug", SERVE)
