@@ -33,6 +33,7 @@ from featurestore.dtypes import DType
 from featurestore.testing.data import ORIGINS_US, Choose, to_array, to_rows
 from featurestore.testing.oracle import Row, Value
 from featurestore.timeline import ManualClock
+from featurestore.windows import reach_us
 from featurestore.wire.window_layout import BEHIND_US
 
 LMDB = "map_size_mb = 16"
@@ -280,11 +281,20 @@ class Life:
         before = {id(row) for row in history.versions(old)}
         after = {id(row) for row in history.versions([*old, *new])}
         if before == after:
-            return True
+            return self._is_remembered(view, [row for row in old if id(row) in before], new)
         newest = max(row.known_us for row in old if id(row) in before)
         revived = any(id(row) in after - before for row in old)
         horizon_us = max(view.horizon_us, BEHIND_US - 1)
         return not revived and newest >= self.clock.now_us() - horizon_us
+
+    def _is_remembered(self, view: View, counting: list[Row], new: list[Row]) -> bool:
+        """Whether the states know the event, so that they tell rows that come too late from the
+        first ones: they need not if it was over before any window began."""
+        if all(any(row.known_us == one.known_us for one in counting) for row in new):
+            return True
+        reach = reach_us(view.windows.values())
+        since_us = None if reach is None else self.clock.now_us() - reach
+        return since_us is None or any(row.known_us >= since_us for row in counting)
 
     # --- what is asked ----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 from case_repository import SETTINGS, land
 
 from featurestore.aggregates import AGGREGATES, checked_parameters, output_dtype
-from featurestore.dtypes import BOOL, FLOAT64, INT32, INT64, STRING, TIMESTAMP
+from featurestore.dtypes import BOOL, FLOAT64, INT32, INT64, MAP_KEYS, STRING, TIMESTAMP
 from featurestore.statuses import Status
 from featurestore.testing.data import (
     KEY_SHAPES,
@@ -100,8 +100,9 @@ class Source:
         return [row for row in found if row is not None]
 
     def known_us(self, raw: Raw) -> int | None:
-        """When a row is known; None where it is skipped."""
-        row = self._settled(raw, self.case.shape)
+        """When a row is known; None where every view skips it. (One without keys skips none for a
+        key that is NULL.)"""
+        row = self._settled(raw, replace(self.case.shape, keys=()))
         return None if row is None else row.known_us
 
     def arrived(self, raw: Raw, at_us: int) -> Raw:
@@ -122,7 +123,7 @@ class Source:
 
 
 def _read_by(view: View) -> list[str]:
-    columns = [c for w in view.windows.values() for c in (w.value, w.condition)]
+    columns = [c for w in view.windows.values() for c in (w.value, w.condition, w.bucket)]
     return sorted({column for column in columns if column is not None})
 
 
@@ -180,6 +181,7 @@ def make_view(choose: Choose, name: str, source: Source, grid_us: int) -> View:
     windows: dict[str, Windowed] = {}
     hops: dict[str, str] = {}
     kinds = {column: source.case.dtypes[column] for column in ("v0", "v1", "v2")}
+    buckets = [n for n, dtype in {**kinds, FLAG: BOOL}.items() if dtype.kind in MAP_KEYS]
     for _ in range(choose((1, 2))):
         function, column = choose(tuple(AGGREGATES)), choose((*kinds, None))
         dtype = None if column is None else kinds[column]
@@ -190,6 +192,7 @@ def make_view(choose: Choose, name: str, source: Source, grid_us: int) -> View:
         given = {"n": choose((1, 2, 3)), "q": choose((0.5, 0.0, 0.9, 1.0)), "error": 0.1}
         wanted = {name: given[name] for name in AGGREGATES[function].parameters}
         condition, delay_us = choose((None, None, FLAG)), choose((0, 0, 1, grid_us))
+        bucket = choose((None, None, None, *buckets))
         for _ in range(choose((1, 2))):
             window_us = choose((grid_us, 2 * grid_us, 3 * grid_us + 1, 5 * grid_us, None))
             hop_us, written = _hop(choose, window_us, grid_us)
@@ -204,6 +207,7 @@ def make_view(choose: Choose, name: str, source: Source, grid_us: int) -> View:
                 delay_us=delay_us,
                 hop_us=hop_us,
                 parameters=checked_parameters(function, wanted),
+                bucket=bucket,
             )
     return View(
         name=name,
@@ -287,6 +291,7 @@ def _feature_text(view: View, name: str) -> str:
     given = [repr(window.value or "*"), repr(window.function), f"window={length}", f"name={name!r}"]
     given += [f"delay={_duration(window.delay_us)}", f"hop={view.hops[name]}"]
     given += [f"where={window.condition!r}"] if window.condition else []
+    given += [f"by={window.bucket!r}"] if window.bucket else []
     given += [f"{key}={value!r}" for key, value in window.parameters.items()]
     return f"Aggregation({', '.join(given)})"
 
