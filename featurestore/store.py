@@ -109,14 +109,17 @@ class FeatureStore:
     @cached_property
     def lineage(self) -> LineageQuestions:
         """Where things come from, and what depends on them."""
-        from featurestore.facades.lineage import LineageQuestions
+        from featurestore.facades.lineage import Doors, LineageQuestions
 
+        doors = Doors(
+            registry=lambda: self.registry,
+            context=self._context,
+            sets=self._sets,
+            asker=self._asker,
+            telling=lambda: self._telling,
+        )
         return LineageQuestions(
-            lambda: self.registry,
-            self._context,
-            lambda: self._telling,
-            environment=self.settings.project.environment,
-            now_us=self.clock.now_us,
+            doors, environment=self.settings.project.environment, now_us=self.clock.now_us
         )
 
     @cached_property

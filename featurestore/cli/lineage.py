@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featurestore.cli import lineage_text
+from featurestore.cli.online import entity_rows
 from featurestore.cli.options import Json, Repo, open_store
-from featurestore.cli.output import say, show_json
+from featurestore.cli.output import say, show_json, working
 from featurestore.errors import InvalidRequest
 from featurestore.timeline import format_instant, to_us
 
@@ -133,6 +134,51 @@ def blast(
     """Show which training sets, runs and models saw bad data."""
     found = answer(repo, lambda lineage: lineage.blast(target, start=start, end=end, at=at))
     show_json(to_json(found)) if as_json else say(lineage_text.bad_data(found))
+
+
+def erase(
+    name: Annotated[str, typer.Argument(metavar="ENTITY", help="The entity, as it is defined.")],
+    *,
+    entity: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--entity",
+            "-e",
+            metavar="KEY=VALUE",
+            help="A join key of what to erase (KEY:=VALUE for a number). Repeat; a key that comes "
+            "again begins the next one.",
+        ),
+    ] = None,
+    entities: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help='JSON: [{"key": value}, …] or {"key": [values]}; - is stdin.'
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show which training sets hold them.")
+    ] = False,
+    repo: Repo = Path(),
+    as_json: Json = False,
+) -> None:
+    """Show which training sets hold keys of an entity, and delete them, online and offline."""
+    keys = entity_rows(entity or [], entities)
+    with working("looking through training sets"):
+        found = answer(repo, lambda lineage: lineage.erase(name, keys, dry_run=dry_run))
+    show_json(to_json(found)) if as_json else say(lineage_text.erasure(found))
+
+
+def gc(
+    older_than: Annotated[
+        str, typer.Option(metavar="DURATION", help="Files must be older than that; 1h at least.")
+    ] = "1d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    repo: Repo = Path(),
+    as_json: Json = False,
+) -> None:
+    """Remove artifacts and files of training sets that nothing names."""
+    found = answer(repo, lambda lineage: lineage.gc(older_than=older_than, dry_run=dry_run))
+    show_json(to_json(found)) if as_json else say(lineage_text.collected(found))
 
 
 def to_json(found: Any) -> Any:

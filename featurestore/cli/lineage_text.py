@@ -11,7 +11,9 @@ from featurestore.timeline import SECOND_US, format_duration, format_instant
 
 if TYPE_CHECKING:
     from featurestore.jobs.lineage_blast import BadData
+    from featurestore.jobs.lineage_erase import Erasure, Holds
     from featurestore.jobs.lineage_freshness import Freshness
+    from featurestore.jobs.lineage_gc import Collected
     from featurestore.jobs.lineage_history import Diff
     from featurestore.jobs.lineage_impact import Impact, Touched
     from featurestore.jobs.lineage_tree import Lineage, Node
@@ -155,6 +157,43 @@ def tree(found: Lineage) -> str:
         more = len(lines) - TREE_LINES_MAX
         lines = [*lines[:TREE_LINES_MAX], f"… {more} more lines; --json has all, --depth fewer"]
     return "\n".join([head, *lines])
+
+
+def erasure(found: Erasure) -> str:
+    """Which training sets hold erased keys, and what was deleted."""
+    what = f"{found.keys:,} of {found.entity}"
+    lines = [f"No training set of {found.scanned:,} holds {what}."]
+    if found.sets:
+        lines = [f"Training sets that hold {what} ({len(found.sets)} of {found.scanned:,}):"]
+        lines += _some([f"  {_holding(holds)}" for holds in found.sets])
+    if found.blast.every:
+        lines += ["Made of those:", *_blast(found.blast)]
+    if found.deletion is None:
+        return "\n".join([*lines, "Nothing was deleted (--dry-run)."])
+    at, removed = format_instant(found.deletion.at_us), found.deletion.rows_removed
+    lines.append(f"Deleted as of {at}; {removed:,} online rows removed.")
+    if found.sets:
+        lines.append("The files of these training sets stay as they are: make them anew.")
+    return "\n".join(lines)
+
+
+def collected(found: Collected) -> str:
+    """What garbage there was."""
+    if not found.files:
+        return f"Nothing to collect; {found.kept:,} files are named by something, or too young."
+    lines = [
+        f"  {_spoken(file.kind)} {file.name}: {file.size:,} bytes, "
+        f"{format_instant(file.written_us)}"
+        for file in found.files
+    ]
+    head = f"Nothing names these {len(found.files):,} files ({found.size:,} bytes):"
+    end = f"Removed {found.removed:,}." if found.removed else "None was removed."
+    return "\n".join([head, *_some(lines), end])
+
+
+def _holding(holds: Holds) -> str:
+    what = holds.problem if holds.rows is None else f"{holds.rows:,} rows"
+    return f"{show_id(holds.id).partition(':')[2]}: {what}"
 
 
 def _branches(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featurestore.timeline import to_us
 
 if TYPE_CHECKING:
+    from featurestore.jobs.access import Asker
     from featurestore.jobs.lineage_blast import BadData
+    from featurestore.jobs.lineage_erase import Erasure
     from featurestore.jobs.lineage_freshness import Freshness
+    from featurestore.jobs.lineage_gc import Collected
     from featurestore.jobs.lineage_history import Diff
     from featurestore.jobs.lineage_impact import Impact
     from featurestore.jobs.lineage_tree import Lineage
@@ -18,11 +22,23 @@ if TYPE_CHECKING:
     from featurestore.jobs.materialize import Context
     from featurestore.jobs.openlineage import Tally
     from featurestore.jobs.openlineage_jobs import Telling
+    from featurestore.jobs.training_sets import SetStore
     from featurestore.lifecycle.lineage import Direction
     from featurestore.records import AliasEvent
     from featurestore.stores.registry.base import Registry
 
 Instant = datetime | str | int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """How to reach what questions need; each opens when it is first called."""
+
+    registry: Callable[[], Registry]
+    context: Callable[[], Context]
+    sets: Callable[[], SetStore]
+    asker: Callable[[], Asker]
+    telling: Callable[[], Telling]
 
 
 class LineageQuestions:
@@ -32,16 +48,13 @@ class LineageQuestions:
 
     def __init__(
         self,
-        registry: Callable[[], Registry],
-        context: Callable[[], Context],
-        telling: Callable[[], Telling],
+        doors: Doors,
         *,
         environment: str,
         now_us: Callable[[], int],
     ) -> None:
-        self._registry = registry
-        self._context = context
-        self._telling = telling
+        self._doors = doors
+        self._registry = doors.registry
         self._environment = environment
         self._now_us = now_us
 
@@ -102,9 +115,44 @@ class LineageQuestions:
 
         return bad_data(self._registry(), target, from_us=_us(start), to_us=_us(end), at_us=_us(at))
 
+    def erase(self, entity: str, keys: Any, *, dry_run: bool = False) -> Erasure:
+        """Which training sets hold these keys of an entity, and which runs and models were made of
+        those; then delete the keys, online and offline (`dry_run`: don't). `keys` and what is
+        raised as of `FeatureStore.delete_entity`."""
+        from featurestore.jobs import access
+        from featurestore.jobs.lineage_erase import erase
+
+        ask = access.check if dry_run else access.authorize
+        ask(self._doors.asker(), "delete", str(entity))
+        return erase(
+            self._doors.context(),
+            self._doors.sets(),
+            entity,
+            keys,
+            dry_run=dry_run,
+            now_us=self._now_us(),
+        )
+
+    def gc(self, *, older_than: str = "1d", dry_run: bool = False) -> Collected:
+        """Remove files of ours that nothing names, artifacts and those of training sets, once they
+        are older than that (an hour at least); `dry_run` only lists them. Raises `InvalidRequest`,
+        `PermissionDenied`."""
+        from featurestore.jobs import access
+        from featurestore.jobs.lineage_gc import collect
+
+        ask = access.check if dry_run else access.authorize
+        ask(self._doors.asker(), "delete", "gc")
+        return collect(
+            self._registry(),
+            self._doors.sets().offline,
+            now_us=self._now_us(),
+            older_than_us=access.duration_us(older_than),
+            dry_run=dry_run,
+        )
+
     def exported(self) -> Tally:
         """OpenLineage events of this process: `sent`, and `failed` ones, which stop nothing."""
-        return self._telling().tally
+        return self._doors.telling().tally
 
 
 def _us(instant: Instant) -> int | None:

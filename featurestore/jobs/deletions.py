@@ -81,6 +81,15 @@ def delete_entity(context: Context, entity: str, keys: object, *, now_us: int) -
     return Deletion(entity=entity, keys=table.num_rows, at_us=now_us, rows_removed=removed)
 
 
+def keys_table(
+    context: Context, entity: str, keys: object, now_us: int
+) -> tuple[TypedEntity, pa.Table]:
+    """The entity, and the keys that `delete_entity` would delete: a column for each join key, in
+    the entity's types, each key once. Raises as that does."""
+    typed = _entity(context, entity)
+    return typed, _table(typed, keys, now_us)
+
+
 def erase_since(context: Context, view: TypedView, files: Mapping[str, DataFiles]) -> None:
     """Remove from the store what was deleted after a run had resolved its `files`: it may have
     written such rows."""

@@ -27,9 +27,8 @@ NAMED_KINDS = (
     "model",
     "training_set",
     "run",
-    "snapshot",
 )
-"""Kinds that a bare name may mean; aliases stand before them."""
+"""Kinds that a bare name may mean; aliases stand before them. (Snapshots have their source's.)"""
 
 _KIND_NAME = re.compile(r"(?P<kind>[a-z][a-z_]*):(?P<name>[^@]+)")
 

@@ -434,6 +434,18 @@ class RegistryContract(RegistryAccessRules, RegistryRunRules):
         assert registry.twins([changed.id, bare.id]) == [changed.id, bare.id]
         assert registry.twins([fact("nobody").id]) == []
 
+    def test_what_anything_names_is_mentioned(self, opener: RegistryOpener) -> None:
+        digests = [fingerprint_bytes(str(number).encode()) for number in range(4)]
+        build = "0123456789abcdef" * 2
+        with opener.open() as registry, opener.open(project="other") as other:
+            named = fact("a", deep={"in": [f"training_sets/x/{build}"], "digest": digests[0]})
+            registry.commit(records=[named], blobs=[f'["{digests[1]}"]'.encode()])
+            other.commit(records=[fact("b", digest=digests[2], half=digests[3][:40])])
+            for asked in (registry, other):
+                found = asked.mentions()
+                assert {build, *digests[:3]} <= found
+                assert digests[3] not in found
+
     def test_aliases_as_of_an_instant(self, opener: RegistryOpener) -> None:
         one, two = fact("one"), fact("two")
         moves: list[dict[str, str | None]] = [

@@ -209,13 +209,17 @@ class ArtifactStore:
 
     def _keep(self, source: IO[bytes], known: str | None) -> tuple[str, int]:
         """Copy first and name afterwards, so that a file that changes meanwhile is kept as what was
-        read of it. What is known to be there is not copied again."""
+        read of it. What is known to be there is not copied again, but young again, so that no
+        garbage collection under way takes it."""
         if known is not None and self.there(known):
+            self.folder.touch(_name(known))
             return known, 0
         with self.folder.beside(f"{ARTIFACTS_FOLDER}/{known or 'new'}") as part:
             digest, size = _copy_hashed(source, part)
             if self.folder.size(_name(digest)) != size:
                 self.folder.adopt(part, _name(digest))
+            else:
+                self.folder.touch(_name(digest))
         return digest, size
 
     def _opened(self, digest: str, where: str) -> pa.NativeFile:

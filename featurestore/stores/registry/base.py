@@ -98,6 +98,11 @@ class Registry(ABC):
         Unknown ids are left out."""
 
     @abstractmethod
+    def mentions(self) -> frozenset[str]:
+        """Every digest (64 hex digits) and build (32) that anything in the database names, in any
+        project: what garbage collection must keep. Reads everything."""
+
+    @abstractmethod
     def blob(self, digest: str) -> bytes:
         """The blob with that SHA-256."""
 

@@ -4,6 +4,7 @@ where aliases pointed. Queries only; each is one statement over integer keys.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -20,6 +21,10 @@ WALK_EDGES_MAX = 1_000_000
 DEPTH_COUNTED_MAX = 16
 """Up to this depth the database counts levels itself and leaves deeper records unread. Counting
 visits a record once per level on which it stands, so deep walks are cut afterwards instead."""
+
+ROWS_STREAMED = 1_000
+_MENTIONED = re.compile(r"(?<![0-9a-f])(?:[0-9a-f]{64}|[0-9a-f]{32})(?![0-9a-f])")
+_MENTIONED_BYTES = re.compile(_MENTIONED.pattern.encode())
 
 Direction = Literal["up", "down"]
 Leaving = Mapping[int, Sequence[tuple[int, Link]]]
@@ -183,3 +188,21 @@ def targets_at(
         )
     )
     return [(name, target, serial) for name, target, serial in connection.execute(query)]
+
+
+def mentions(connection: Connection) -> frozenset[str]:
+    """The digests and builds that bodies, blobs, and tables with a column `digest` name. Of any
+    project, for projects may share the folder whose files these are."""
+    found = set[str]()
+    streamed = connection.execution_options(yield_per=ROWS_STREAMED)
+    for (body,) in streamed.execute(sa.select(schema.record.c.body)):
+        found.update(_MENTIONED.findall(body))
+    for (data,) in streamed.execute(sa.select(schema.blob.c.data)):
+        found.update(text.decode() for text in _MENTIONED_BYTES.findall(data))
+    inspector = sa.inspect(connection)
+    for name in inspector.get_table_names():
+        columns = {column["name"] for column in inspector.get_columns(name)}
+        if "digest" in columns and name != schema.blob.name:
+            digest = sa.column("digest", sa.String())
+            found.update(connection.scalars(sa.select(digest).select_from(sa.table(name))))
+    return frozenset(found)

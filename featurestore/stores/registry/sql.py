@@ -259,6 +259,10 @@ class SqlRegistry(Registry):
         with self._database.reading() as connection:
             return graph.twins(connection, self._project, sorted(set(ids)))
 
+    def mentions(self) -> frozenset[str]:
+        with self._database.reading() as connection:
+            return graph.mentions(connection)
+
     def blob(self, digest: str) -> bytes:
         table = schema.blob
         query = sa.select(table.c.data).where(
