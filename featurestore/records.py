@@ -98,6 +98,18 @@ class StoredRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """A record as questions read it in bulk: not checked against its hash."""
+
+    id: str
+    kind: str
+    name: str
+    body: Mapping[str, Any]
+    parents: tuple[Edge, ...]
+    created_at_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
     """A name that points to a record; `serial` grows by one with every move."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -25,13 +24,12 @@ def downstream(registry: Registry, record_ids: Iterable[str], *, at_us: int | No
 
     `at_us`: as it stood then. Raises `LimitExceeded`, `StoreUnavailable`.
     """
-    starts = registry.twins(list(record_ids))
-    if not starts:
-        return Blast()
-    how = reached(
-        starts, registry.walk(starts, direction="down", at_us=at_us, past=LEAVES), direction="down"
-    )
-    return blast_of(registry, how, at_us=at_us)
+    with registry.session():
+        starts = registry.twins(list(record_ids))
+        if not starts:
+            return Blast()
+        links = registry.walk(starts, direction="down", at_us=at_us, past=LEAVES)
+        return blast_of(registry, reached(starts, links), at_us=at_us)
 
 
 def blast_of(
@@ -40,11 +38,10 @@ def blast_of(
     """Those of the records reached that people ask for, with their labels and aliases."""
     found = {kind: [i for i in how if i.startswith(f"{kind}:")] for kind in _KINDS}
     homes = environments_of(registry, found["service"], at_us=at_us)
-    names = aliases_of(registry, ("training_set/", "model/", "env/"), at_us=at_us)
-    numbers = {
-        stored.id: stored.record.body.get("number")
-        for stored in (registry.records(ids=found["model"]) if found["model"] else ())
-    }
+    others = [*found["training_set"], *found["run"], *found["model"]]
+    names = aliases_of(registry, others, at_us=at_us)
+    models = registry.glances(ids=found["model"]) if found["model"] else ()
+    numbers = {model.id: model.body.get("number") for model in models}
 
     def hits(kind: str, aliases: Mapping[str, tuple[str, ...]]) -> tuple[Hit, ...]:
         made = (
@@ -74,24 +71,21 @@ def name_of(record_id: str) -> str:
 
 
 def aliases_of(
-    registry: Registry, prefixes: Iterable[str], *, at_us: int | None = None
+    registry: Registry, ids: Iterable[str], *, at_us: int | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """By record id: the aliases with one of these prefixes that point to it."""
-    found = defaultdict[str, list[str]](list)
-    for prefix in prefixes:
-        for name, alias in registry.aliases(prefix, at_us=at_us).items():
-            found[alias.target].append(name)
-    return {target: tuple(sorted(names)) for target, names in found.items()}
+    """By record id: the aliases that point to it."""
+    return registry.pointing(list(ids), at_us=at_us)
 
 
 def environments_of(
     registry: Registry, ids: Iterable[str], *, at_us: int | None = None
 ) -> dict[str, tuple[str, ...]]:
     """By the id of a definition's record: the environments (`env/prod`) that have it."""
-    ids = list(ids)
-    repos = aliases_of(registry, ("env/",), at_us=at_us) if ids else {}
-    found = defaultdict[str, list[str]](list)
-    if repos:
-        for link in registry.walk(ids, direction="down", depth_max=1, at_us=at_us):
-            found[link.parent] += repos.get(link.child, ())
-    return {record_id: tuple(sorted(set(names))) for record_id, names in found.items() if names}
+    found = registry.pointing(list(ids), through_child=True, at_us=at_us)
+    homes = {i: tuple(n for n in names if _is_environment(n)) for i, names in found.items()}
+    return {record_id: names for record_id, names in homes.items() if names}
+
+
+def _is_environment(alias: str) -> bool:
+    """What stands below an environment's name is an alias of its own, of a model."""
+    return alias.startswith("env/") and alias.count("/") == 1

@@ -10,7 +10,7 @@ from featurestore.errors import InvalidRequest
 from featurestore.jobs.lineage import LEAVES, blast_of
 from featurestore.jobs.lineage_refs import find
 from featurestore.lifecycle.lineage import Blast, reached
-from featurestore.records import StoredRecord, Transformation
+from featurestore.records import Glance, Transformation
 from featurestore.timeline import format_instant
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ def bad_data(
     if asked.kind == "snapshot":
         snapshots, sources = list(asked.records), set[str]()
     else:
-        sources = {stored.record.name for stored in asked.records}
+        sources = {stored.name for stored in asked.records}
         snapshots = [
             stored
             for name in sorted(sources)
-            for stored in registry.records(kind="snapshot", name=name)
+            for stored in registry.glances(kind="snapshot", name=name)
             if at_us is None or stored.created_at_us <= at_us
         ]
     seen = [found for stored in snapshots if (found := _seen(stored, from_us, to_us))]
@@ -88,8 +88,8 @@ def bad_data(
     )
 
 
-def _seen(stored: StoredRecord, from_us: int | None, to_us: int | None) -> Seen | None:
-    body: Mapping[str, Any] = stored.record.body
+def _seen(stored: Glance, from_us: int | None, to_us: int | None) -> Seen | None:
+    body: Mapping[str, Any] = stored.body
     first, last = body.get("min_event_time_us"), body.get("max_event_time_us")
     if first is None or last is None:
         why = "the event times of its rows are not known"
@@ -97,7 +97,7 @@ def _seen(stored: StoredRecord, from_us: int | None, to_us: int | None) -> Seen 
         return None
     else:
         why = f"event times {format_instant(first)} to {format_instant(last)}"
-    return Seen(id=stored.id, source=stored.record.name, why=why)
+    return Seen(id=stored.id, source=stored.name, why=why)
 
 
 def _below(registry: Registry, ids: Iterable[str], at_us: int | None) -> dict[str, Transformation]:
@@ -119,8 +119,8 @@ def _loose(
     sets = [record_id for record_id in below if record_id.startswith("training_set:")]
     loose = [
         stored.id
-        for stored in registry.records(ids=sets)
-        if names & set(stored.record.body.get("unpinned", ()))
+        for stored in registry.glances(ids=sets)
+        if names & set(stored.body.get("unpinned", ()))
     ]
     found: dict[str, Transformation] = dict.fromkeys(loose, "DIRECT")
     return found | _below(registry, loose, at_us)

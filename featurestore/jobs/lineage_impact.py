@@ -19,11 +19,13 @@ from featurestore.lifecycle.columns import (
     value_links,
 )
 from featurestore.lifecycle.lineage import Blast, reached
-from featurestore.records import Link, Record, Transformation
+from featurestore.records import Glance, Link, Transformation
 
 if TYPE_CHECKING:
     from featurestore.stores.registry.base import Registry
 
+_PAST_SOURCES = (*LEAVES, "feature", "view", "snapshot", "service")
+"""Kinds that a walk through sources does not go past."""
 _OF_COLUMNS = ("source:", "request_source:", "feature:")
 
 
@@ -72,25 +74,37 @@ def impact(registry: Registry, target: str, *, at_us: int | None = None) -> Impa
     """What a change of `target` would touch: `source.column`, `source`, `view:feature`, or whatever
     else `find` understands. Versions of the past count, for models that were trained on them may
     live. Raises `RecordNotFound`, `AmbiguousRecord`, `LimitExceeded`."""
+    with registry.session():
+        return _impact(registry, target, at_us)
+
+
+def _impact(registry: Registry, target: str, at_us: int | None) -> Impact:
     asked = find(registry, target, at_us=at_us)
     starts = registry.twins(asked.ids)
-    links = registry.walk(starts, direction="down", at_us=at_us, past=LEAVES)
     if asked.column is None:
+        links = registry.walk(starts, direction="down", at_us=at_us, past=LEAVES)
         return _of_records(registry, asked, starts, links, at_us)
-    by_id = column_records(registry, [*starts, *(link.child for link in links)])
-    graph = value_links(links, by_id)
+    # Through the sources first, column by column; then on from those features alone that read it.
+    above = registry.walk(starts, direction="down", at_us=at_us, past=_PAST_SOURCES)
+    by_id = column_records(registry, [*starts, *(link.child for link in above)])
+    columns = value_links((), by_id)
     nodes, any_column = _nodes(asked, by_id)
+    readers = [
+        node for node in reached([*nodes, *any_column], columns) if node.startswith("feature:")
+    ]
+    below = registry.walk(readers, direction="down", at_us=at_us, past=LEAVES)
+    graph = [*columns, *below]
     told = [link for link in graph if link.role != UNRESOLVED]
     how = reached(nodes, told)
-    anyhow = reached([*nodes, *any_column], graph)
+    anyhow = how if len(told) == len(graph) else reached([*nodes, *any_column], graph)
     doubtful: dict[str, Transformation] = {node: "INDIRECT" for node in anyhow if node not in how}
     return Impact(
         target=target,
         at_us=at_us,
         features=_touched(registry, how, told, nodes, at_us),
         blast=blast_of(registry, how, at_us=at_us),
-        doubts=_doubts(graph, by_id, {*nodes, *any_column, *anyhow}),
-        maybe=blast_of(registry, doubtful, at_us=at_us),
+        doubts=_doubts(graph, by_id, {*nodes, *any_column, *anyhow}) if doubtful else (),
+        maybe=blast_of(registry, doubtful, at_us=at_us) if doubtful else Blast(),
     )
 
 
@@ -106,21 +120,21 @@ def _of_records(
     )
 
 
-def column_records(registry: Registry, ids: Iterable[str]) -> dict[str, Record]:
+def column_records(registry: Registry, ids: Iterable[str]) -> dict[str, Glance]:
     """The sources and features among `ids`, and their parents, by id."""
-    wanted = sorted({record_id for record_id in ids if record_id.startswith(_OF_COLUMNS)})
-    by_id = {stored.id: stored.record for stored in registry.records(ids=wanted)}
-    parents = {edge.parent for record in by_id.values() for edge in record.parents}
+    wanted = {record_id for record_id in ids if record_id.startswith(_OF_COLUMNS)}
+    by_id = {found.id: found for found in registry.glances(ids=sorted(wanted))}
+    parents = {edge.parent for found in by_id.values() for edge in found.parents}
     more = sorted(parents - by_id.keys())
-    return by_id | {stored.id: stored.record for stored in registry.records(ids=more)}
+    return by_id | {found.id: found for found in registry.glances(ids=more)}
 
 
-def _nodes(asked: Target, by_id: Mapping[str, Record]) -> tuple[list[str], list[str]]:
+def _nodes(asked: Target, by_id: Mapping[str, Glance]) -> tuple[list[str], list[str]]:
     """The nodes of the column asked for; and, of sources whose columns are not recorded, those
     that stand for any of their columns."""
     nodes, any_column = list[str](), list[str]()
     for record_id, record in by_id.items():
-        if (record.kind, record.name) == (asked.kind, asked.newest.record.name):
+        if (record.kind, record.name) == (asked.kind, asked.newest.name):
             column = source_column(record, asked.column or "")
             if column is not None:
                 nodes.append(column_node(record_id, column))
@@ -159,7 +173,7 @@ def _touched(
 
 
 def _doubts(
-    graph: Iterable[Link], by_id: Mapping[str, Record], touched: Collection[str]
+    graph: Iterable[Link], by_id: Mapping[str, Glance], touched: Collection[str]
 ) -> tuple[Doubt, ...]:
     found = dict[tuple[str, str], Doubt]()
     for link in graph:

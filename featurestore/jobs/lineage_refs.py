@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from featurestore.errors import AmbiguousRecord, RecordNotFound
 from featurestore.lifecycle.columns import source_column
-from featurestore.records import StoredRecord, show_id
+from featurestore.records import Glance, show_id
 
 if TYPE_CHECKING:
     from featurestore.stores.registry.base import Registry
@@ -39,7 +39,7 @@ class Target:
     or the one record that an id or an alias names. `column`: of these sources."""
 
     text: str
-    records: tuple[StoredRecord, ...]
+    records: tuple[Glance, ...]
     column: str | None = None
 
     @property
@@ -48,24 +48,23 @@ class Target:
         return [stored.id for stored in self.records]
 
     @property
-    def newest(self) -> StoredRecord:
+    def newest(self) -> Glance:
         """The youngest of the records."""
         return self.records[-1]
 
     @property
     def kind(self) -> str:
         """The kind of the records."""
-        return self.newest.record.kind
+        return self.newest.kind
 
 
 def find(registry: Registry, text: str, *, at_us: int | None = None) -> Target:
     """What `text` means at that instant. Raises `RecordNotFound` with what is close, and
     `AmbiguousRecord` for a name or shortened id that several things have."""
     if "@" in text:
-        stored = registry.record(text)
-        return _born([stored], text, at_us)
-    if alias := registry.aliases(text, at_us=at_us).get(text):
-        return _born(registry.records(ids=[alias.target]), text, at_us)
+        return _born(registry.glances(ids=[registry.record(text).id]), text, at_us)
+    if "/" in text and (alias := registry.aliases(text, at_us=at_us).get(text)):
+        return _born(registry.glances(ids=[alias.target]), text, at_us)
     if ":" in text:
         return _by_colon(registry, text, at_us)
     if "." in text and (target := _column(registry, text, at_us)):
@@ -80,7 +79,7 @@ def _by_colon(registry: Registry, text: str, at_us: int | None) -> Target:
     parts = _KIND_NAME.fullmatch(text)
     if parts and (found := _named(registry, parts["kind"], parts["name"], at_us)):
         return Target(text=text, records=found)
-    known = [stored.record.name for stored in registry.records(kind="feature")]
+    known = [feature.name for feature in registry.glances(kind="feature")]
     raise RecordNotFound(text, known=sorted({name.replace(".", ":", 1) for name in known}))
 
 
@@ -93,9 +92,9 @@ def _column(registry: Registry, text: str, at_us: int | None) -> Target | None:
     ]
     if not sources:
         return None
-    having = tuple(s for s in sources if source_column(s.record, column) is not None)
+    having = tuple(s for s in sources if source_column(s, column) is not None)
     if not having:
-        known = {c for s in sources for c in s.record.body.get("columns", ())}
+        known = {c for s in sources for c in s.body.get("columns", ())}
         raise RecordNotFound(text, known=[f"{name}.{column}" for column in sorted(known)])
     return Target(text=text, records=having, column=column)
 
@@ -112,18 +111,18 @@ def _by_name(registry: Registry, text: str, at_us: int | None) -> Target:
     return Target(text=text, records=next(iter(found.values())))
 
 
-def _named(registry: Registry, kind: str, name: str, at_us: int | None) -> tuple[StoredRecord, ...]:
-    found = registry.records(kind=kind, name=name)
+def _named(registry: Registry, kind: str, name: str, at_us: int | None) -> tuple[Glance, ...]:
+    found = registry.glances(kind=kind, name=name)
     return tuple(stored for stored in found if at_us is None or stored.created_at_us <= at_us)
 
 
 def _names(registry: Registry) -> list[str]:
     """Of definitions; what else there is may be too much to look through for a suggestion."""
     kinds = ("source", "entity", "view", "on_demand_view", "service")
-    return sorted({s.record.name for kind in kinds for s in registry.records(kind=kind)})
+    return sorted({s.name for kind in kinds for s in registry.glances(kind=kind)})
 
 
-def _born(found: Sequence[StoredRecord], text: str, at_us: int | None) -> Target:
+def _born(found: Sequence[Glance], text: str, at_us: int | None) -> Target:
     for stored in found:
         if at_us is not None and stored.created_at_us > at_us:
             raise RecordNotFound(f"{show_id(stored.id)} at that instant")

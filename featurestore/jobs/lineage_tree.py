@@ -19,7 +19,7 @@ from featurestore.lifecycle.columns import (
     value_links,
 )
 from featurestore.lifecycle.lineage import Direction, label_of, reached
-from featurestore.records import Link, StoredRecord, Transformation
+from featurestore.records import Glance, Link, Transformation
 
 if TYPE_CHECKING:
     from featurestore.stores.registry.base import Registry
@@ -71,6 +71,13 @@ def lineage(
 
     Raises `RecordNotFound`, `AmbiguousRecord`, `LimitExceeded`.
     """
+    with registry.session():
+        return _lineage(registry, target, direction, depth, at_us)
+
+
+def _lineage(
+    registry: Registry, target: str, direction: Direction, depth: int | None, at_us: int | None
+) -> Lineage:
     asked = find(registry, target, at_us=at_us)
     stored = current(registry, asked, at_us=at_us)
     links = registry.walk(
@@ -78,11 +85,11 @@ def lineage(
     )
     root = stored.id
     if asked.column is not None:
-        root = column_node(stored.id, source_column(stored.record, asked.column) or asked.column)
+        root = column_node(stored.id, source_column(stored, asked.column) or asked.column)
     if asked.column is not None or (direction == "up" and asked.kind not in _WITHOUT_COLUMNS):
         ids = {stored.id, *(link.child for link in links), *(link.parent for link in links)}
         links = value_links(links, column_records(registry, ids))
-        if asked.column is not None and "inputs" in stored.record.body:
+        if asked.column is not None and "inputs" in stored.body:
             # A column has its rows' origin, too; features have links of their own to that.
             rows = column_node(stored.id, ROWS)
             links = [*links, Link(root, rows, "rows", "INDIRECT")]
@@ -99,7 +106,7 @@ def lineage(
     )
 
 
-def current(registry: Registry, asked: Target, *, at_us: int | None = None) -> StoredRecord:
+def current(registry: Registry, asked: Target, *, at_us: int | None = None) -> Glance:
     """Of the records that a name means: the newest one that an environment has, else the newest."""
     homes = environments_of(registry, asked.ids, at_us=at_us)
     living = [stored for stored in asked.records if stored.id in homes]
@@ -133,8 +140,9 @@ def _nodes(
     how = reached([root], links, direction=direction)
     ids = {split_node(node)[0] for node in (root, *how)}
     models = [record_id for record_id in ids if record_id.startswith("model:")]
-    numbers = {s.id: s.record.body.get("number") for s in registry.records(ids=models)}
-    names = aliases_of(registry, ("training_set/", "model/", "env/"), at_us=at_us)
+    numbers = {model.id: model.body.get("number") for model in registry.glances(ids=models)}
+    kinds = ("training_set:", "run:", "model:", "repo:")
+    names = aliases_of(registry, [i for i in ids if i.startswith(kinds)], at_us=at_us)
     services = [record_id for record_id in ids if record_id.startswith("service:")]
     names |= environments_of(registry, services, at_us=at_us)
     return tuple(_node(node, how, names, numbers) for node in (root, *how))

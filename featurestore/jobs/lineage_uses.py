@@ -59,9 +59,9 @@ def who_uses(
     asked = find(registry, target, at_us=at_us)
     found = impact(registry, target, at_us=at_us)
     own = {name_of(record_id).replace(".", ":", 1) for record_id in asked.ids}
-    views = _views(asked.kind, [stored.record.name for stored in asked.records])
+    views = _views(asked.kind, [stored.name for stored in asked.records])
     sets = [hit.id for hit in found.blast.training_sets]
-    newest = max(registry.records(ids=sets), key=lambda s: s.created_at_us, default=None)
+    newest = max(registry.glances(ids=sets), key=lambda s: s.created_at_us, default=None)
     return Uses(
         target=target,
         at_us=at_us,

@@ -135,10 +135,10 @@ def trained_on(ref: str, store: SetStore) -> Any:
         return training_sets.find(ref, registry)
     except (RecordNotFound, InvalidRequest):
         target = lineage_refs.find(registry, ref).newest
-    if target.record.kind == training_sets.KIND:
-        return target
+    if target.kind == training_sets.KIND:
+        return registry.record(target.id)
     links = registry.walk(target.id, direction="up", past=(training_sets.KIND,))
-    ids = [e.parent for e in target.record.parents if e.parent.startswith(f"{training_sets.KIND}:")]
+    ids = [e.parent for e in target.parents if e.parent.startswith(f"{training_sets.KIND}:")]
     if not ids:
         ids = [link[1] for link in links if link[1].startswith(f"{training_sets.KIND}:")]
     ids = list(dict.fromkeys(ids))

@@ -20,8 +20,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from featurestore.records import Link, Record, Transformation
+from featurestore.records import Glance, Link, Record, Transformation
 
+Described = Record | Glance
 ROWS, ANY = "*", "?"
 UNRESOLVED = "unresolved"
 _NOT_RECORDED = {"columns": {}, "rows": (), "unresolved": {ROWS: "its columns were not recorded"}}
@@ -41,7 +42,7 @@ def split_node(node: str) -> tuple[str, str | None]:
     return (f"{head}{at}{digest}", column) if sharp else (node, None)
 
 
-def value_links(links: Iterable[Link], by_id: Mapping[str, Record]) -> list[Link]:
+def value_links(links: Iterable[Link], by_id: Mapping[str, Described]) -> list[Link]:
     """The graph of columns within what a walk has found: the links of columns of the sources and
     features in `by_id` (which has their parents, too), and those `links` between records that tell
     of values: features, views, services, training sets and what comes of them."""
@@ -55,14 +56,14 @@ def value_links(links: Iterable[Link], by_id: Mapping[str, Record]) -> list[Link
     return list(dict.fromkeys(found))
 
 
-def unresolved_of(source: Record) -> dict[str, str]:
+def unresolved_of(source: Described) -> dict[str, str]:
     """What of a query is not known, and why, by output column (`*`: the rows). Empty for files."""
     if "inputs" not in source.body:
         return {}
     return dict(source.body.get("column_lineage", _NOT_RECORDED)["unresolved"])
 
 
-def source_column(source: Record, column: str) -> str | None:
+def source_column(source: Described, column: str) -> str | None:
     """The name that a source has for `column`: its own, or that of its files which `field_mapping`
     changes. None: it has none such, as far as is recorded."""
     mapped = source.body.get("field_mapping", {}).get(column)
@@ -102,7 +103,7 @@ def _reads(tree: Sequence[Any], how: Transformation) -> Iterator[tuple[str, Tran
             return
 
 
-def _query_links(record: Record, parents: Sequence[Record]) -> Iterator[Link]:
+def _query_links(record: Described, parents: Sequence[Described]) -> Iterator[Link]:
     if not parents:
         return
     by_name = {parent.name: parent for parent in parents}
@@ -126,14 +127,14 @@ def _query_links(record: Record, parents: Sequence[Record]) -> Iterator[Link]:
 
 
 def _to_column(
-    node: str, at: str, role: str, how: Transformation, *, by_name: Mapping[str, Record]
+    node: str, at: str, role: str, how: Transformation, *, by_name: Mapping[str, Described]
 ) -> Iterator[Link]:
     source, _, column = at.partition(".")
     if source in by_name:
         yield Link(node, column_node(by_name[source].id, column), role, how)
 
 
-def _feature_links(record: Record, parents: Sequence[Record]) -> Iterator[Link]:
+def _feature_links(record: Described, parents: Sequence[Described]) -> Iterator[Link]:
     for parent in parents:
         match parent.kind:
             case "source":
@@ -151,7 +152,7 @@ def _feature_links(record: Record, parents: Sequence[Record]) -> Iterator[Link]:
 
 
 def _source_reads(
-    record: Record, source: Record, parents: Sequence[Record]
+    record: Described, source: Described, parents: Sequence[Described]
 ) -> Iterator[tuple[str, str, Transformation]]:
     """The columns of its source that a feature reads: name, role and transformation."""
     body = record.body
@@ -173,7 +174,7 @@ def _source_reads(
             yield column, "tie", "INDIRECT"
 
 
-def _request_reads(record: Record, request: Record) -> Iterator[tuple[str, Transformation]]:
+def _request_reads(record: Described, request: Described) -> Iterator[tuple[str, Transformation]]:
     """The values of a request that a feature reads; its expression calls them `request__column`."""
     known = tree_lineage(record.body["tree"])
     for column in request.body["columns"]:
@@ -182,6 +183,6 @@ def _request_reads(record: Record, request: Record) -> Iterator[tuple[str, Trans
             yield column, known.get(called, "DIRECT")
 
 
-def _columns(source: Record) -> list[str]:
+def _columns(source: Described) -> list[str]:
     """As the record lists them; none where they are too many for that."""
     return list(source.body.get("columns", ()))

@@ -434,6 +434,48 @@ class RegistryContract(RegistryAccessRules, RegistryRunRules):
         assert registry.twins([changed.id, bare.id]) == [changed.id, bare.id]
         assert registry.twins([fact("nobody").id]) == []
 
+    def test_a_glance_is_a_record_as_it_is_stored(self, registry: Registry) -> None:
+        one, two = fact("one", n=1), fact("two", n=2)
+        both = fact("both", two, one)
+        registry.commit(records=[one, two, both, Record(kind="other", name="one")])
+        (seen,) = registry.glances(ids=[both.id])
+        assert (seen.id, seen.kind, seen.name) == (both.id, "fact", "both")
+        assert (seen.parents, seen.created_at_us) == (both.parents, NOW_US)
+        assert [g.body["n"] for g in registry.glances(kind="fact", name="one")] == [1]
+        assert [g.name for g in registry.glances(kind="fact")] == ["one", "two", "both"]
+        assert len(registry.glances()) == 4
+        assert registry.glances(ids=[]) == []
+        assert registry.glances(ids=[fact("nobody").id]) == []
+
+    def test_aliases_are_found_by_what_they_point_to(self, opener: RegistryOpener) -> None:
+        part, other = fact("part"), fact("other")
+        whole = fact("whole", part)
+        with opener.open() as registry:
+            records = [part, other, whole]
+            registry.commit(records=records, aliases={"env/b": whole.id, "x": part.id})
+            registry.commit(aliases={"env/a": whole.id})
+            ids = [part.id, other.id, whole.id]
+            assert registry.pointing(ids) == {part.id: ("x",), whole.id: ("env/a", "env/b")}
+            assert registry.pointing(ids, through_child=True) == {part.id: ("env/a", "env/b")}
+            assert registry.pointing([]) == {}
+            assert registry.pointing(ids, at_us=NOW_US - 1) == {}
+            assert registry.pointing(ids, at_us=NOW_US)[part.id] == ("x",)
+            through = registry.pointing(ids, through_child=True, at_us=NOW_US)
+            assert through == {part.id: ("env/a", "env/b")}
+
+    def test_a_session_is_one_transaction_of_one_thread(self, opener: RegistryOpener) -> None:
+        one, two = fact("one"), fact("two")
+        with opener.open() as registry, ThreadPoolExecutor(1) as thread:
+            registry.commit(records=[one])
+            with registry.session(), registry.session():
+                assert len(registry.glances()) == 1
+                thread.submit(registry.commit, records=[two]).result()
+                assert thread.submit(registry.glances).result()
+                with pytest.raises(RecordNotFound):
+                    registry.record("nothing")
+                assert registry.walk(one.id, direction="up") == []
+            assert len(registry.glances()) == 2
+
     def test_what_anything_names_is_mentioned(self, opener: RegistryOpener) -> None:
         digests = [fingerprint_bytes(str(number).encode()) for number in range(4)]
         build = "0123456789abcdef" * 2

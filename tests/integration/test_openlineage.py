@@ -14,11 +14,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from conftest import INSTANT, MakeRepo, utc, write_rows
 from openlineage.client import event_v2, facet_v2
 
 from featurestore.errors import InvalidSettings
 from featurestore.store import FeatureStore
+from tests.conftest import INSTANT, MakeRepo, utc, write_rows
 
 DEFINITIONS = """
     from featurestore import (

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, Self
 
 from featurestore.permissions import Identity
-from featurestore.records import Alias, AliasEvent, AliasIs, LedgerRow, Link, Record, StoredRecord
+from featurestore.records import (
+    Alias,
+    AliasEvent,
+    AliasIs,
+    Glance,
+    LedgerRow,
+    Link,
+    Record,
+    StoredRecord,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +75,25 @@ class Registry(ABC):
         self, *, kind: str | None = None, name: str | None = None, ids: Sequence[str] | None = None
     ) -> list[StoredRecord]:
         """Records by kind, name or ids, oldest first."""
+
+    @abstractmethod
+    def glances(
+        self, *, kind: str | None = None, name: str | None = None, ids: Sequence[str] | None = None
+    ) -> list[Glance]:
+        """The same without checking their hashes, which takes longer than reading them."""
+
+    @abstractmethod
+    def pointing(
+        self, ids: Sequence[str], *, through_child: bool = False, at_us: int | None = None
+    ) -> dict[str, tuple[str, ...]]:
+        """By record id: the names of the aliases that point to it, or (`through_child`) to a record
+        that has it as parent; as they stood at `at_us`. Ids that no alias points to are left
+        out."""
+
+    @abstractmethod
+    def session(self) -> AbstractContextManager[None]:
+        """All that this thread asks within the block is asked in one transaction, which is faster
+        than one for each question."""
 
     @abstractmethod
     def aliases(self, prefix: str = "", *, at_us: int | None = None) -> dict[str, Alias]:

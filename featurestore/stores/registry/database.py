@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ class Database:
 
     def __init__(self, engine: Engine, shown: str) -> None:
         self._engine = engine
+        self._here = threading.local()
         self.shown = shown
         _OPEN.add(self)
 
@@ -74,9 +76,26 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that only reads."""
-        with self._translated(), self._engine.begin() as connection:
-            yield connection
+        """A transaction that only reads: that of the `session` around it in this thread, or one of
+        its own."""
+        around: Connection | None = getattr(self._here, "connection", None)
+        with self._translated():
+            if around is not None:
+                yield around
+                return
+            with self._engine.begin() as connection:
+                yield connection
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """One transaction for all that this thread reads within the block."""
+        with self.reading() as connection:
+            before = getattr(self._here, "connection", None)
+            self._here.connection = connection
+            try:
+                yield
+            finally:
+                self._here.connection = before
 
     @contextmanager
     def writing(self, lock: str) -> Iterator[Connection]:

