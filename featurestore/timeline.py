@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 from featurestore.errors import InvalidRequest
@@ -74,16 +75,25 @@ def parse_duration(value: str | timedelta, *, zero: bool = False) -> int:
     if isinstance(value, timedelta):
         total_us = value // timedelta(microseconds=1)
     else:
-        text = str(value).strip()
-        parts = _DURATION.findall(text)
-        if not parts or "".join(re.split(r"\s+", text)) != "".join(n + u for n, u in parts):
+        found = _read_duration(str(value))
+        if found is None:
             raise ValueError(f'{value!r} is not a duration; write "90s", "15m", "6h" or "7d"')
-        total_us = sum(int(number) * _UNITS[unit] for number, unit in parts)
+        total_us = found
     if total_us < 0 or (total_us == 0 and not zero):
         raise ValueError(f"{value!r} is not longer than 0")
     if total_us > DURATION_US_MAX:
         raise ValueError(f"{value!r} is longer than 10,000 years")
     return total_us
+
+
+@lru_cache(maxsize=1024)
+def _read_duration(text: str) -> int | None:
+    """A repository says few durations many times."""
+    text = text.strip()
+    parts = _DURATION.findall(text)
+    if not parts or "".join(re.split(r"\s+", text)) != "".join(n + u for n, u in parts):
+        return None
+    return sum(int(number) * _UNITS[unit] for number, unit in parts)
 
 
 def format_duration(duration_us: int) -> str:

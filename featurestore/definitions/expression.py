@@ -121,9 +121,11 @@ def children(expression: Expression) -> tuple[Expression, ...]:
 
 def walk(expression: Expression) -> Iterator[Expression]:
     """The node and all below it, parents first, in the order of the text."""
-    yield expression
-    for child in children(expression):
-        yield from walk(child)
+    todo = [expression]
+    while todo:
+        node = todo.pop()
+        yield node
+        todo.extend(reversed(children(node)))
 
 
 def columns_of(expression: Expression) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,9 +64,14 @@ def gather(root: Path) -> Iterator[list[DefinitionError]]:
 def shown_path(file: str) -> str:
     """`file` as errors name it: relative to the repository that is being loaded, if below it."""
     loading = _loading.get()
-    if loading is None or not Path(file).is_relative_to(loading.root):
-        return file
-    return Path(file).relative_to(loading.root).as_posix()
+    return file if loading is None else _relative(file, loading.root)
+
+
+@lru_cache(maxsize=1024)
+def _relative(file: str, root: Path) -> str:
+    """Asked once for each definition, of which a file has many."""
+    path = Path(file)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else file
 
 
 def locate(definition: Definition) -> None:
