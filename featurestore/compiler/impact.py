@@ -63,9 +63,13 @@ def _how(before: Record, after: Record, old: Objects, new: Objects) -> Transform
     if views[0].kind != views[1].kind:
         return "DIRECT"
     if views[0].kind == "on_demand_view":
-        # Other keys or inputs are its own change, another version of what it reads is not.
-        reads = [{n: v.body["reads"].get(n) for n in after.body["columns"]} for v in views]
-        return "DIRECT" if reads[0] != reads[1] else None
+        # Other inputs or keys are its own change, another version of what it reads is not.
+        names = after.body["columns"]
+        reads = [{name: dict(view.body["reads"].get(name, {})) for name in names} for view in views]
+        if reads[0] == reads[1]:
+            return None
+        keys = [[read.pop("join_key_map", None) for read in of.values()] for of in reads]
+        return "INDIRECT" if reads[0] == reads[1] and keys[0] != keys[1] else "DIRECT"
     moved = _source_of(before, old).body["version"] != _source_of(after, new).body["version"]
     by_value = any(e.role == "source" and e.transformation == "DIRECT" for e in before.parents)
     if by_value and (moved or _types(before, old) != _types(after, new)):

@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shop_definitions import shop
+from shop_definitions import SCHEMA, shop
 
 from featurestore import dtypes
 from featurestore.compiler.change_plan import Affected, Category, ChangePlan
 from featurestore.compiler.changes import definition_records, objects_of, plan_changes
 from featurestore.compiler.impact import Roots, roots_of
+from featurestore.compiler.resolve import resolve
 from featurestore.compiler.typed import TypedRepo
+from featurestore.definitions.aggregation import Aggregation
+from featurestore.definitions.entity import Entity
+from featurestore.definitions.on_demand import OnDemandFeatureView, RequestSource
+from featurestore.definitions.repo import collect
 from featurestore.definitions.service import FeatureService
-from featurestore.definitions.view import Feature
+from featurestore.definitions.source import FileSource
+from featurestore.definitions.view import Feature, FeatureView
 from featurestore.errors import DestructiveChange, ProductionImpact
 from featurestore.jobs.apply import apply, plan
 from featurestore.lifecycle.changes import check_allowed, impact_record, in_use, stages_in
@@ -102,6 +108,72 @@ def test_a_service_begins_a_change_only_where_it_is_put_together_otherwise() -> 
 
 def test_what_describes_or_is_added_touches_nothing() -> None:
     assert roots(shop(), shop(owner="bob", wind_about="Wind", extra=[Feature("x", "temp")])) == {}
+
+
+def trips(
+    *,
+    ttl: str = "7d",
+    distance: str = "float64",
+    to: str = "to",
+    per_mile: str = "temp / distance",
+    computed: bool = True,
+) -> TypedRepo:
+    """View `weather` (temp), and `trip` (per_mile, warm), on demand of it or (`computed` false) a
+    view of its own."""
+    airport = Entity("airport", {"airport": "string"})
+    source = FileSource("weather", path="weather.parquet", event_time="observed_at")
+    weather = FeatureView("weather", [airport], source, [Feature("temp")], ttl=ttl)
+    booking = RequestSource("booking", {"distance": distance})
+    warm = Feature("warm", "temp > 10")
+    trip: FeatureView | OnDemandFeatureView
+    if computed:
+        inputs = [weather.with_join_key_map({"airport": to}), booking]
+        trip = OnDemandFeatureView("trip", inputs, [Feature("per_mile", per_mile), warm])
+    else:
+        trip = FeatureView("trip", [airport], source, [Feature("warm", "temp > 10")], ttl=ttl)
+    made = [airport, source, weather, booking, trip, FeatureService("model", [trip])]
+    schemas = {"weather": {name: SCHEMA[name] for name in ("airport", "observed_at", "temp")}}
+    return resolve(collect(made), schemas, project="shop")
+
+
+@pytest.mark.parametrize(
+    ("new", "found"),
+    [
+        ({"ttl": "3d"}, {"indirect": ["feature:weather.temp"]}),
+        ({"per_mile": "temp * distance"}, {"direct": ["feature:trip.per_mile"]}),
+        ({"distance": "int64"}, {"direct": ["feature:trip.per_mile"]}),
+        ({"to": "dest"}, {"indirect": ["feature:trip.per_mile", "feature:trip.warm"]}),
+        (
+            {"computed": False},
+            {
+                "removed": ["feature:trip.per_mile"],
+                "direct": ["feature:trip.warm", "service:model"],
+            },
+        ),
+    ],
+    ids=["upstream", "expression", "input", "keys", "kind"],
+)
+def test_on_demand_features_begin_what_is_their_own(
+    new: dict[str, Any], found: dict[str, list[str]]
+) -> None:
+    assert roots(trips(), trips(**new)) == found
+
+
+def test_another_filter_is_a_filter() -> None:
+    def counted(where: str, argument: str = "temp") -> TypedRepo:
+        airport = Entity("airport", {"airport": "string"})
+        source = FileSource("weather", path="weather.parquet", event_time="observed_at")
+        mean = Aggregation(argument, "mean", window="1d", where=where, name="mean")
+        rows = Aggregation("*", "count", window="1d", where=where, name="rows")
+        view = FeatureView("windows", [airport], source, [mean, rows])
+        columns = ("airport", "observed_at", "temp", "wind_speed")
+        schemas = {"weather": {name: SCHEMA[name] for name in columns}}
+        return resolve(collect([airport, source, view]), schemas, project="shop")
+
+    features = ["feature:windows.mean", "feature:windows.rows"]
+    assert roots(counted("temp > 1"), counted("temp > 2")) == {"indirect": features}
+    found = roots(counted("temp > 1"), counted("temp > 1", "wind_speed"))
+    assert found == {"direct": features[:1]}
 
 
 def test_roots_of_all_kinds_together() -> None:
