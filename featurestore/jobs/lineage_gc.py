@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from featurestore.errors import InvalidRequest
-from featurestore.jobs.set_files import SETS_FOLDER
 from featurestore.stores.offline.artifacts import ArtifactStore
+from featurestore.stores.offline.pinned import SETS_FOLDER
 from featurestore.timeline import DAY_US, HOUR_US, format_duration
 
 if TYPE_CHECKING:

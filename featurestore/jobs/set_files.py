@@ -32,6 +32,7 @@ from featurestore.jobs.profile import Profiler
 from featurestore.jobs.row_digest import RowDigest, row_lanes
 from featurestore.lifecycle.datasets import Splits
 from featurestore.stores.offline.contents import sha256_of
+from featurestore.stores.offline.pinned import SETS_FOLDER
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
     from featurestore.stores.offline.folder import OfflineFolder
 
-SETS_FOLDER = "training_sets"
-"""Below the offline folder; in it one folder for each name, and in that one for each build."""
 FILE_ROWS = 1_048_576
 GROUP_ROWS = 131_072
 GARBAGE_KEPT_US = 86_400_000_000

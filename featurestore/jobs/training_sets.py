@@ -37,6 +37,7 @@ from featurestore.jobs.retrieved import Retrieved, note_retrieved
 from featurestore.jobs.training import files_for, get_historical_features, service_of
 from featurestore.lifecycle.datasets import Splits, check_name, read_splits
 from featurestore.records import Edge, Record, StoredRecord
+from featurestore.stores.offline.pinned import SETS_FOLDER, write_pins
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 KIND = "training_set"
 LISTED_BYTES_MAX = 24 * 1024
 """Lists of a record's body that are longer stand in its blobs alone."""
+_Taken = tuple[pinning.Snapshots, dict[str, Record]]
+"""Snapshots, and the definitions that are used, by id."""
 LIBRARIES = ("featurestore", "duckdb", "pyarrow", "numpy")
 """Those that can change a value, beside Python and the C library."""
 
@@ -119,7 +122,7 @@ def create(asked: Asked, store: SetStore, *, repo: TypedRepo, engine: Engine) ->
     keys = [key.column for key in job.run.compiled.keys]
     splits = None if asked.splits is None else read_splits(asked.splits, keys=keys)
     made = _Made(asked, store, repo, engine, uses, job, files)
-    location = f"{set_files.SETS_FOLDER}/{name}/{uuid.uuid4().hex}"
+    location = f"{SETS_FOLDER}/{name}/{uuid.uuid4().hex}"
     tally = set_files.Tally(
         job.schema,
         head=len(job.frame.schema),
@@ -127,21 +130,34 @@ def create(asked: Asked, store: SetStore, *, repo: TypedRepo, engine: Engine) ->
         keys=keys,
         splits=splits,
     )
-    with ThreadPoolExecutor(1, thread_name_prefix="snapshots") as thread:
-        taken = thread.submit(made.snapshots)
-        written = set_files.write_rows(
-            store.offline, location, job.schema, job.to_batches(BATCH_ROWS), tally
-        )
-        try:
-            found = taken.result()
-            job.check_files()  # also what was hashed is what was read
-            record = made.commit(found, written, location, label=label, splits=splits)
-        except BaseException:
-            with suppress(FeatureStoreError, OSError):
-                for file in written.files:
-                    store.offline.remove(file.name)
-            raise
+    found, written = _write(made, location, tally)
+    # Whether a commit that fails has happened nobody knows, so the files stay: at worst as garbage.
+    record = made.commit(found, written, location, label=label, splits=splits)
     return TrainingSet(record=store.registry.record(record.id), store=store)
+
+
+def _write(made: _Made, location: str, tally: set_files.Tally) -> tuple[_Taken, set_files.Written]:
+    """The rows as files, and the snapshots, taken side by side; nothing stays where one fails."""
+    offline, job = made.store.offline, made.job
+    names: list[str] = []
+    try:
+        pushed = (path for data in made.files.values() for path in data.pushed)
+        pins = write_pins(offline, location, pushed)
+        names += [] if pins is None else [pins]
+        with ThreadPoolExecutor(1, thread_name_prefix="snapshots") as thread:
+            taken = thread.submit(made.snapshots)
+            written = set_files.write_rows(
+                offline, location, job.schema, job.to_batches(BATCH_ROWS), tally
+            )
+            names += [file.name for file in written.files]
+            found = taken.result()
+        job.check_files()  # also what was hashed is what was read
+    except BaseException:
+        with suppress(FeatureStoreError, OSError):
+            for name in names:
+                offline.remove(name)
+        raise
+    return found, written
 
 
 def _check_label(label: str | None, job: RetrievalJob) -> str | None:
@@ -166,7 +182,7 @@ class _Made:
     job: RetrievalJob
     files: Mapping[str, DataFiles]
 
-    def snapshots(self) -> tuple[pinning.Snapshots, dict[str, Record]]:
+    def snapshots(self) -> _Taken:
         """What was read, and the definitions that are used, by id, each after its parents."""
         program = program_of(self.uses)
         sources = self._sources([use.view.source for use in program.joined])
@@ -219,7 +235,7 @@ class _Made:
 
     def commit(
         self,
-        taken: tuple[pinning.Snapshots, dict[str, Record]],
+        taken: _Taken,
         written: set_files.Written,
         location: str,
         *,

@@ -69,6 +69,18 @@ def training_set(folder: Path) -> Any:
     return pq.read_metadata(folder / "training.parquet").num_rows
 
 
+def kept_set(folder: Path) -> Any:
+    """A training set that stays; where it fails nothing does."""
+    with FeatureStore(folder) as fs:
+        try:
+            return fs.create_training_set("kept", _frame(), "shelf").rows
+        except FeatureStoreError:
+            files = (folder / ".featurestore/offline/training_sets").rglob("*.parquet")
+            assert [path.name for path in files if path.name != "contents.parquet"] == []
+            assert fs.registry.aliases("training_set/") == {}
+            raise
+
+
 def spool(folder: Path) -> Any:
     """An entity frame that can be read only once, put down in the folder for temporary files."""
     with FeatureStore(folder) as fs:

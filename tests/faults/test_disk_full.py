@@ -27,6 +27,7 @@ CASES: dict[str, tuple[Job, str, Any]] = {
     "online store": (disk_jobs.materialize, "StoreFull", [0, disk_jobs.ROWS - 1]),
     "registry": (disk_jobs.apply, "StoreFull", disk_jobs.VIEWS + 1),
     "training set": (disk_jobs.training_set, "FileNotWritten", 3 * disk_jobs.ROWS),
+    "kept training set": (disk_jobs.kept_set, "FileNotWritten", 3 * disk_jobs.ROWS),
     "entity frame": (disk_jobs.spool, "FileNotWritten", 3 * disk_jobs.ROWS),
     "spilling": (disk_jobs.spill, "MemoryExceeded", 1_500_000),
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ from featurestore.errors import (
     StoreAccessDenied,
     StoreUnavailable,
 )
+from featurestore.jobs import training_sets
 from featurestore.jobs.project import files_of
+from featurestore.lifecycle.datasets import Verdict
+from featurestore.stores.offline import contents
 from featurestore.stores.offline.artifacts import ArtifactStore
 from featurestore.stores.offline.folder import OfflineFolder
 
@@ -390,3 +394,55 @@ def test_settings_and_what_they_show(
     with FeatureStore(repo) as store, pytest.raises(InvalidRepository) as raised:
         store.plan()
     assert "s3 refuses our credentials" in str(raised.value).lower()
+
+
+def test_a_training_set_that_stays(server: S3Server, tmp_path: Path) -> None:
+    files = server.files()
+    for number in range(2):
+        pq.write_table(rows(10 * number), f"{BUCKET}/sets/{number}.parquet", filesystem=files)
+    definitions = f"""
+from featurestore import Entity, Feature, FeatureView, FileSource
+
+key = Entity("key")
+s = FileSource("s", "s3://{BUCKET}/sets", event_time="at")
+v = FeatureView("v", entities=[key], source=s, features=[Feature("v")])
+"""
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (repo / "definitions.py").write_text(definitions)
+    settings = [f'path = "s3://{BUCKET}/managed"', f's3_endpoint = "{server.endpoint}"']
+    (repo / "featurestore.toml").write_text(
+        "\n".join(['[project]\nname = "lake"', "[offline]", *settings])
+    )
+    read: list[str] = []
+    keys = rows(0)["key"]
+    frame = pa.table({"key": keys, "event_timestamp": [datetime(2020, 1, 1, tzinfo=UTC)] * 4})
+    with FeatureStore(repo) as store:
+        made = store.create_training_set("kept", frame, ["v:v"])
+        assert made.body["location"].startswith("training_sets/kept/")
+        assert made.to_arrow().num_rows == len(keys)
+        assert made.to_arrow()["v"].null_count < len(keys)
+        made.to_parquet(f"s3://{BUCKET}/out.parquet")
+        assert pq.read_metadata(f"{BUCKET}/out.parquet", filesystem=files).num_rows == len(keys)
+        pq.write_table(rows(50), f"{BUCKET}/sets/9.parquet", filesystem=files)
+        assert store.reproduce("kept").verdict is Verdict.EXACT
+        original = contents.sha256_of
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(
+                contents, "sha256_of", lambda path, s3: read.append(path) or original(path, s3)
+            )
+            store.create_training_set("kept", frame, ["v:v"])
+        own = f"s3://{BUCKET}/managed/training_sets/"
+        assert [path for path in read if not path.startswith(own)] == [
+            f"s3://{BUCKET}/sets/9.parquet"
+        ]
+        pq.write_table(rows(60), f"{BUCKET}/sets/0.parquet", filesystem=files)
+        found = store.reproduce(made.id)
+        assert found.verdict is Verdict.DATA_EXPIRED
+        assert [one.path for one in found.expired] == [f"s3://{BUCKET}/sets/0.parquet"]
+        files.delete_file(f"{BUCKET}/sets/1.parquet")
+        assert {one.why for one in store.reproduce(made.id).expired} == {"gone", "changed"}
+        files.delete_file(f"{BUCKET}/managed/{made.files.files[0].name}")
+        with pytest.raises(SnapshotMissing, match="a file of the training set"):
+            made.to_arrow()
+        assert training_sets.sweep(store._sets(), now_us=0) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from featurestore.errors import (
     FileNotWritten,
     InvalidEntityFrame,
     InvalidRequest,
+    PermissionDenied,
     RecordNotFound,
     SnapshotMissing,
 )
@@ -331,3 +333,30 @@ def test_garbage_is_swept_when_it_is_old(fs: FeatureStore) -> None:
     assert training_sets.sweep(fs._sets(), now_us=now_us) == 0
     assert training_sets.sweep(fs._sets(), now_us=now_us + 2 * DAY_US) == 1
     assert fs.training_set("set").to_arrow().num_rows == made.rows
+
+
+def test_who_may_not_track(fs: FeatureStore, folder: Path) -> None:
+    admin, _ = fs.create_token("admin", allow=["*:shop"])
+    reader, _ = fs.create_token("reader", allow=["read:shop"])
+    tracker, _ = fs.create_token("tracker", allow=["track:shop/set"])
+    with FeatureStore(folder, overrides={"security.token": admin}) as owner:
+        owner.set_access_control(True)
+    with FeatureStore(folder, overrides={"security.token": reader}) as store:
+        with pytest.raises(PermissionDenied, match="track:shop/set"):
+            store.create_training_set("set", frame(), ["last_visit"])
+        assert files_below(fs) == []
+    with FeatureStore(folder, overrides={"security.token": tracker}) as store:
+        store.create_training_set("set", frame(), ["last_visit"])
+        assert store.reproduce("set").is_same
+        with pytest.raises(PermissionDenied, match="track:shop/other"):
+            store.create_training_set("other", frame(), ["last_visit"])
+
+
+def test_a_set_that_was_beaten_to_its_name(fs: FeatureStore, folder: Path) -> None:
+    """Two at once: both are on record, the name means the one that came last."""
+    with ThreadPoolExecutor(2) as threads:
+        sets = list(threads.map(lambda n: fs.create_training_set("set", frame(n), ["last_visit"]),
+                                (20, 30)))  # fmt: skip
+    assert fs.training_set("set").id in {one.id for one in sets}
+    assert [fs.training_set(one.id).to_arrow().num_rows for one in sets] == [20, 30]
+    assert len(fs.registry.history("training_set/set")) == 2

@@ -12,6 +12,7 @@ from featurestore.buckets import S3Options
 from featurestore.errors import CorruptLog
 from featurestore.stores.offline import push_log
 from featurestore.stores.offline.folder import OfflineFolder
+from featurestore.stores.offline.pinned import pinned_names, write_pins
 from featurestore.stores.offline.wal import WalWriter
 
 ROWS = push_log.rows_table("s")
@@ -90,6 +91,29 @@ def test_many_small_files_become_one_and_the_old_ones_stay_for_who_reads_them(
     assert len(offline.list(push_log.FOLDER)) == count + 2
     push_log.sweep(offline, now_us=push_log.KEPT_US + 1)
     assert len(offline.list(push_log.FOLDER)) == 2
+
+
+def test_files_that_a_training_set_has_read_stay_until_it_goes(offline: OfflineFolder) -> None:
+    writer = log(offline)
+    for number in range(push_log.FILES_PER_TIER_MAX - 1):
+        writer.append([(ROWS, push_log.encoded(table(number)))])
+        push_log.drain(offline, now_us=0)
+    read = [offline.url(file.name) for file in push_log.logged_files(offline)[ROWS]][:3]
+    pins = write_pins(offline, "training_sets/a/1", [*read, "s3://elsewhere/x.parquet"])
+    assert pins is not None
+    assert write_pins(offline, "training_sets/a/2", ["s3://elsewhere/x.parquet"]) is None
+    writer.append([(ROWS, push_log.encoded(table(99)))])
+    push_log.drain(offline, now_us=0)
+    push_log.sweep(offline, now_us=push_log.KEPT_US + 1)
+    left = [file.url for file in offline.list(push_log.FOLDER)]
+    assert set(read) < set(left)
+    assert len(left) == 3 + 2  # those, what they were merged into, the manifest
+    writer.append([(ROWS, push_log.encoded(table(100)))])
+    push_log.drain(offline, now_us=2 * push_log.KEPT_US)
+    assert pinned_names(offline) == {url.removeprefix(f"{offline.base}/") for url in read}
+    offline.remove(pins)
+    push_log.sweep(offline, now_us=3 * push_log.KEPT_US)
+    assert not set(read) & {file.url for file in offline.list(push_log.FOLDER)}
 
 
 @pytest.mark.parametrize("event_id", [True, False])

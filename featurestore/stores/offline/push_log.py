@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import CorruptLog, FileNotWritten, SourceMissing
 from featurestore.fingerprint import fingerprint
+from featurestore.stores.offline.pinned import pinned_names
 from featurestore.stores.offline.wal import log_files, read_entries
 
 if TYPE_CHECKING:
@@ -247,8 +248,13 @@ def _tier(rows: int) -> int:
 
 
 def _collect(offline: OfflineFolder, writer: str, manifest: Manifest, now_us: int) -> None:
-    """Remove files that were retired long ago. The next manifest forgets them."""
+    """Remove files that were retired long ago, but for those that a training set has read. The next
+    manifest forgets them."""
     old = [name for name, at_us in manifest.retired if at_us < now_us - KEPT_US]
+    if not old:
+        return
+    pinned = pinned_names(offline)
+    old = [name for name in old if name not in pinned]
     if not old:
         return
     for name in old:
