@@ -349,7 +349,7 @@ class FeatureStore:
         from featurestore.stores.offline.artifacts import ArtifactStore
 
         artifacts = ArtifactStore(project.offline_folder(self.settings))
-        return Runs(Tracker(self.registry, artifacts, self.clock))
+        return Runs(Tracker(self.registry, artifacts, self.clock, self._models))
 
     def reproduce(self, ref: str) -> Reproduction:
         """Rebuild a training set from what its record pins, and compare: `ref` names it, or a run

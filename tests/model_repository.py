@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore import FeatureStore
-from featurestore.records import Edge, Record
+from featurestore.records import Record
 from featurestore.timeline import ManualClock, to_us
 
 NOW_US = to_us("2026-06-01T00:00:00Z")
@@ -98,14 +98,9 @@ def pin(store: FeatureStore, *, unpinned: tuple[str, ...] = (), name: str = "par
     if unpinned:
         body = {**training.body, "unpinned": list(unpinned)}
         training = Record(kind="training_set", name=name, body=body, parents=training.parents)
-    run = Record(
-        kind="run",
-        name="late/r1",
-        body={"name": "r1"},
-        parents=(Edge(parent=training.id, role="training_set"),),
-    )
-    alias = f"training_set/{name}"
-    store.registry.commit(records=[training, run], aliases={alias: training.id})
+    store.registry.commit(records=[training], aliases={f"training_set/{name}": training.id})
+    with store.start_run("late", training_set=training.id) as run:
+        run.log_metric("auc", 0.8)
     return Pinned(run.id, training.id)
 
 

@@ -12,6 +12,7 @@ from featurestore.errors import InvalidRequest
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import pandas as pd
     import pyarrow as pa
 
     from featurestore.lifecycle.models import ModelVersion
@@ -54,7 +55,7 @@ def _asker(version: ModelVersion, model: Any) -> Callable[[pa.Table], Any]:
         case "callable":
             return ask
         case "mlflow":
-            return lambda table: model.predict(table.to_pandas())
+            return lambda table: model.predict(frame(table))
         case "file" | "folder":
             raise InvalidRequest(
                 f"{version.ref} is a {version.flavor}, which can't be asked; give its scores: "
@@ -70,10 +71,23 @@ def _of_estimator(version: ModelVersion, model: Any) -> Callable[[pa.Table], Any
     ask = model.predict_proba if len(classes) == 2 and hasattr(model, "predict_proba") else None
 
     def of_table(table: pa.Table) -> Any:
-        rows = table.to_pandas() if with_names else matrix(table)
+        rows = frame(table) if with_names else matrix(table)
         return model.predict(rows) if ask is None else ask(rows)[:, 1]
 
     return of_table
+
+
+def frame(table: pa.Table) -> pd.DataFrame:
+    """The table for pandas; booleans with NULLs among them are floats with NaN, as integers are,
+    for models know no other missing value."""
+    import pyarrow as pa
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_boolean(field.type) and table.column(place).null_count:
+            numbers = table.column(place).cast(pa.int8())
+            table = table.set_column(place, field.name, numbers)
+    found: pd.DataFrame = table.to_pandas()
+    return found
 
 
 def matrix(table: pa.Table) -> Scores:

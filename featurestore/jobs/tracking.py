@@ -16,13 +16,14 @@ import re
 import sys
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from featurestore.errors import FeatureStoreError, InvalidRequest, RecordNotFound
+from featurestore.jobs.models import register
 from featurestore.jobs.run_buffer import RunBuffer
 from featurestore.jobs.surroundings import surroundings, user
 from featurestore.masking import mask
@@ -43,6 +44,8 @@ from featurestore.timeline import to_us
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from featurestore.jobs.models import Models
+    from featurestore.lifecycle.models import ModelVersion
     from featurestore.stores.registry.base import Registry
     from featurestore.stores.registry.runs import RunKey
     from featurestore.timeline import Clock
@@ -63,6 +66,8 @@ class Tracker:
     registry: Registry
     artifacts: ArtifactStore
     clock: Clock
+    models: Callable[[], Models] | None = None
+    """The model registry, for those that have one."""
 
     def start(
         self,
@@ -285,6 +290,42 @@ class ActiveRun:
             kept.append(each)
         self._tables.add_artifacts(self.key, rows)
         return tuple(kept)
+
+    def log_model(
+        self,
+        model: Any,
+        name: str,
+        *,
+        training_set: Any = None,
+        service: Any = None,
+        signature: Any = None,
+        metrics: Mapping[str, float] | None = None,
+        flavor: str | None = None,
+        description: str = "",
+    ) -> ModelVersion:
+        """Register a model that the run made as the next version of `name`; see
+        `ModelRegistry.register`. Its metrics are by default the run's last finite ones."""
+        self._check()
+        if self.tracker.models is None:
+            raise InvalidRequest("this run has no model registry; use fs.models.register(…, run=…)")
+        return register(
+            self.tracker.models(),
+            name,
+            model,
+            run=self,
+            training_set=training_set,
+            service=service,
+            signature=signature,
+            metrics=self._last_metrics() if metrics is None else metrics,
+            flavor=flavor,
+            description=description,
+        )
+
+    def _last_metrics(self) -> dict[str, float]:
+        self.flush()
+        facts = self._tables.details(self.run_id, now_us=self._now_us()).facts
+        last = {name: metric.value for name, metric in facts.metrics.items()}
+        return {name: value for name, value in last.items() if math.isfinite(value)}
 
     def use(self, training_set: Any) -> None:
         """Say that the run learns from a training set that it was not started with. From now on

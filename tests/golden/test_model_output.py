@@ -29,7 +29,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "big.bin").write_bytes(b"x" * 100_001)
     with open_store(folder) as store:
         store.apply()
-        pin(store)
+        (folder / "run.txt").write_text(pin(store).run)
     return folder
 
 
@@ -51,7 +51,7 @@ class Shell:
         return json.loads(self(*arguments, "--json", status=status))
 
     def _check(self, name: str, text: str) -> None:
-        text = re.sub(r"\b([0-9a-f]{64}|[0-9a-f]{10}|[0-9a-f]{8})\b", "########", text)
+        text = re.sub(r"\b([0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{10}|[0-9a-f]{8})\b", "########", text)
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<instant>", text)
         text = re.sub(r"(?m)^libraries .*$", "libraries     …", text)
         text = re.sub(r"\b[\d,]+ bytes", "<n> bytes", text)
@@ -74,7 +74,7 @@ def shell(
 
 def test_a_model_from_the_shell(shell: Shell, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = str(repo / "model.joblib")
-    origin = ["--run", "late/r1", "--training-set", "parcels"]
+    origin = ["--run", (repo / "run.txt").read_text(), "--training-set", "parcels"]
     shell("register", "late", model, *origin, "--metric", "auc=0.81", golden="models_register")
     second = ["--metric", "auc=0.84", "--metric", "brier=0.2", "--description", "Less weight"]
     made = shell.json("register", "late", model, *origin, *second)

@@ -307,6 +307,24 @@ def onnx_line() -> Any:
     return model
 
 
+def test_a_run_logs_the_model_that_it_made(store: FeatureStore, model: Any) -> None:
+    pin(store)
+    with store.start_run("late", training_set="parcels") as run:
+        run.log_metrics({"auc": 0.7, "loss": float("nan")})
+        run.log_metric("auc", 0.8, step=1)
+        version = run.log_model(model, "late", description="from a run")
+    assert version.run == run.id
+    assert version.training_set == store.training_set("parcels").id
+    assert version.lineage_complete
+    assert version.metrics == {"auc": 0.8}
+    by_id = store.models.register("late", model, run=run.run_id[:12])
+    assert by_id.run == run.id
+    with pytest.raises(InvalidRequest, match="has ended"):
+        run.log_model(model, "late")
+    up = store.lineage.of(version.id)
+    assert "parcels.weight" in str(up)
+
+
 def test_a_comparison_with_another_version(store: FeatureStore, pinned: Pinned, model: Any) -> None:
     store.models.register("late", model, run=pinned.run, metrics={"auc": 0.7, "f1": 0.5})
     store.models.register("late", logistic(C=0.1), metrics={"auc": 0.8})
