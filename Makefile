@@ -62,6 +62,8 @@ debian-packages:
 	  echo "make test-full needs redis-server; install Debian's package: apt-get install redis-server" >&2; exit 1; }
 	@test -d /usr/lib/postgresql || { \
 	  echo "make test-full needs Postgres with TLS; install Debian's package: apt-get install postgresql" >&2; exit 1; }
+	@command -v chromium >/dev/null || { \
+	  echo "make test-full needs a browser; install Debian's package: apt-get install chromium" >&2; exit 1; }
 	@command -v promtool >/dev/null || { \
 	  echo "make test-full needs promtool; install Debian's package: apt-get install prometheus" >&2; exit 1; }
 

@@ -30,6 +30,7 @@ from featurestore.cli import (
     push,
     runs,
     training_sets,
+    ui,
 )
 from featurestore.cli import models as model_commands
 from featurestore.cli.demo import command as demo
@@ -110,6 +111,7 @@ app.add_typer(access.token, name="token")
 app.add_typer(access.access, name="access")
 app.add_typer(access.audit, name="audit")
 app.add_typer(model_commands.models, name="models")
+app.command()(ui.ui)
 app.command()(definitions.info)
 app.command()(doctor.doctor)
 app.command()(demo.demo)

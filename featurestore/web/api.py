@@ -1,0 +1,191 @@
+"""The same answers as JSON: graph, questions, training sets, runs, models, promotions, the plan.
+
+Programs show a bearer token where access control is on; instants are ISO 8601.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+
+from featurestore.facades.answers import to_plain
+from featurestore.facades.lineage import LineageQuestions
+from featurestore.web import graph as graphs
+from featurestore.web.pages import site_of
+from featurestore.web.pages_sets import KIND as TRAINING_SET
+
+router = APIRouter(prefix="/api")
+
+RUNS_IN_GRAPH_MAX = 200
+RUNS_MAX = 1_000
+
+
+class Decision(BaseModel):
+    """`by` is asked where no access control proves who decides."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = ""
+    by: str | None = None
+
+
+def answer(value: Any) -> JSONResponse:
+    """Any answer of ours as JSON."""
+    return JSONResponse(to_plain(value))
+
+
+def questions(request: Request) -> LineageQuestions:
+    """What answers."""
+    return site_of(request).store.lineage
+
+
+@router.get("/graph")
+def graph(
+    request: Request,
+    focus: str = "",
+    features: bool = False,
+    direct: bool = False,
+    depth: int | None = None,
+) -> JSONResponse:
+    """The lineage graph of the environment, with training sets, runs and models; of `focus`
+    (`kind:name`) what lies above and below it. `features`: not folded into their views."""
+    site = site_of(request)
+    registry, catalogue = site.store.registry, site.catalogue()
+    records = [item.stored for named in catalogue.items.values() for item in named.values()]
+    records += registry.records(kind=TRAINING_SET)
+    records += registry.records(kind="model")
+    records += registry.records(kind="run")[-RUNS_IN_GRAPH_MAX:]
+    made = graphs.graph_of(records, with_features=features or focus.startswith("feature:"))
+    if focus:
+        made = graphs.focused(made, focus, depth=depth)
+    return answer(graphs.drawn(made, direct=direct))
+
+
+@router.get("/impact")
+def impact(request: Request, target: str, at: str | None = None) -> JSONResponse:
+    """What a change of a column, a source or a feature would touch."""
+    return answer(questions(request).impact(target, at=at))
+
+
+@router.get("/who-uses")
+def who_uses(request: Request, target: str, at: str | None = None) -> JSONResponse:
+    """Who uses a feature or a view."""
+    return answer(questions(request).who_uses(target, at=at))
+
+
+@router.get("/lineage")
+def lineage(
+    request: Request,
+    target: str,
+    direction: Literal["up", "down"] = "up",
+    depth: int | None = None,
+    at: str | None = None,
+) -> JSONResponse:
+    """What something was made of, or what was made of it."""
+    return answer(questions(request).of(target, up=direction == "up", depth=depth, at=at))
+
+
+@router.get("/freshness")
+def freshness(request: Request, service: str, at: str | None = None) -> JSONResponse:
+    """Up to which instant what a service answers is known."""
+    return answer(questions(request).freshness(service, at=at))
+
+
+@router.get("/blast")
+def blast(
+    request: Request,
+    target: str,
+    start: str | None = None,
+    end: str | None = None,
+    at: str | None = None,
+) -> JSONResponse:
+    """Which training sets, runs and models saw a bad snapshot or interval."""
+    return answer(questions(request).blast(target, start=start, end=end, at=at))
+
+
+@router.get("/history")
+def history(request: Request, alias: str, at: str | None = None) -> JSONResponse:
+    """The moves of an alias."""
+    return answer(questions(request).history(alias, at=at))
+
+
+@router.get("/diff")
+def diff(request: Request, alias: str, start: str, end: str | None = None) -> JSONResponse:
+    """What moved below an alias between two instants."""
+    return answer(questions(request).diff(alias, start, end))
+
+
+@router.get("/plan")
+def plan(request: Request) -> JSONResponse:
+    """What an apply of the folder would change."""
+    return JSONResponse(json.loads(site_of(request).store.plan().to_json()))
+
+
+@router.get("/training-sets")
+def training_sets(request: Request) -> JSONResponse:
+    """The records of all training sets, oldest first."""
+    stored = site_of(request).store.registry.records(kind=TRAINING_SET)
+    return answer(
+        [{"id": one.id, "created_at_us": one.created_at_us, **one.record.body} for one in stored]
+    )
+
+
+@router.post("/training-sets/reproduce")
+def reproduce(request: Request, ref: str) -> JSONResponse:
+    """Rebuild a training set (or that of a model or run) and say whether it is the same."""
+    return answer(site_of(request).acting(request.state.token).reproduce(ref))
+
+
+@router.get("/runs")
+def runs(
+    request: Request, search: str = "", experiment: str | None = None, limit: int = RUNS_MAX
+) -> JSONResponse:
+    """The runs that a search finds, newest first."""
+    found = site_of(request).store.runs
+    return answer(found.search(search, experiment=experiment, limit=limit))
+
+
+@router.get("/runs/{run_id}")
+def run(request: Request, run_id: str) -> JSONResponse:
+    """One run in full."""
+    return answer(site_of(request).store.runs.get(run_id))
+
+
+@router.get("/runs/{run_id}/metrics/{metric}")
+def metric(request: Request, run_id: str, metric: str) -> JSONResponse:
+    """All values of a metric, by step."""
+    return answer(site_of(request).store.runs.metric(run_id, metric))
+
+
+@router.get("/models")
+def models(request: Request, name: str | None = None, at: str | None = None) -> JSONResponse:
+    """Model versions with their stages."""
+    return answer(site_of(request).store.models.list(name, at=at))
+
+
+@router.get("/promotions")
+def promotions(request: Request, name: str | None = None) -> JSONResponse:
+    """Promotion requests as they stand."""
+    return answer(site_of(request).store.models.promotions(name))
+
+
+@router.post("/promotions/{request_id}/{verb}")
+def decide(
+    request: Request,
+    request_id: str,
+    verb: Literal["approve", "reject", "withdraw"],
+    decision: Decision,
+) -> JSONResponse:
+    """Approve, reject or withdraw a request."""
+    facade = site_of(request).acting(request.state.token).models
+    match verb:
+        case "approve":
+            return answer(facade.approve(request_id, by=decision.by, reason=decision.reason))
+        case "reject":
+            return answer(facade.reject(request_id, by=decision.by, reason=decision.reason))
+        case "withdraw":
+            return answer(facade.withdraw(request_id, by=decision.by, reason=decision.reason))
