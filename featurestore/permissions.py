@@ -280,8 +280,9 @@ def _need_of_alias(alias: str) -> Need:
             return ("materialize", "apply"), f"env/{rest}"
         case "online":
             return ("materialize", "apply"), None
-        case "training_set" | "evaluation":
-            return TRACKS, rest
+        case "training_set" | "evaluation" | "mlflow":
+            # Where MLflow points is `mlflow/<model>/<alias>`; a grant is for the model.
+            return TRACKS, rest.partition("/")[0] if kind == "mlflow" else rest
         case "model":
             return _need_of_model(rest)
         case "promotion":

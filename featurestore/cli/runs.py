@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from featurestore.stores.registry.run_words import RunFacts
 
 runs = typer.Typer(help="Experiment tracking: list, show and compare runs.", no_args_is_help=True)
+
+sync = typer.Typer(help="Bring what other tools know.", no_args_is_help=True)
 
 LISTED_METRICS_MAX = 4
 LISTED_PARAMS_MAX = 4
@@ -128,6 +131,38 @@ def fetch(
         show_json({"run": run, "path": path, "to": str(to)})
     else:
         say(f"{path} of run {run} is at {to}.")
+
+
+@sync.command()
+def mlflow(
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option("--tracking-uri", metavar="URI", help="By default, MLflow's own setting."),
+    ] = None,
+    experiment: Annotated[
+        list[str] | None, typer.Option("--experiment", help="Only runs of this one. Repeat.")
+    ] = None,
+    repo: Repo = Path(),
+    as_json: Json = False,
+) -> None:
+    """Bring MLflow's runs, models and aliases, and tell it what is in production here."""
+    with open_store(repo) as store:
+        done = store.runs.sync_mlflow(tracking_uri, experiments=experiment or ())
+    if as_json:
+        show_json(dataclasses.asdict(done))
+        return
+    say(f"MLflow at {done.tracking_uri}")
+    say(f"  runs: {done.runs_new} new, {done.runs_changed} changed, {done.runs_same} as before")
+    say(f"  model versions: {len(done.models_new)} new, {done.models_same} as before")
+    for title, names in (
+        ("new", done.models_new),
+        ("aliases that moved", done.aliases_moved),
+        ("told MLflow", done.mirrored),
+    ):
+        if names:
+            say(f"  {title}: {', '.join(names)}")
+    for why in done.skipped:
+        note(f"skipped: {why}")
 
 
 def _show_run(run: Run) -> None:

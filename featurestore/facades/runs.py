@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from featurestore.jobs import runs
 
 if TYPE_CHECKING:
+    from featurestore.jobs.mlflow_sync import Synced
     from featurestore.jobs.runs import Run
     from featurestore.jobs.tracking import ActiveRun, Tracker
     from featurestore.lifecycle.run_compare import RunComparison
@@ -72,3 +73,15 @@ class Runs:
     def join(self, run: str) -> ActiveRun:
         """Log to a run that another process started and will end."""
         return self.tracker.join(run)
+
+    def sync_mlflow(
+        self, tracking_uri: str | None = None, *, experiments: Sequence[str] = ()
+    ) -> Synced:
+        """Bring MLflow's runs (of these experiments; all, by default), models and aliases, and tell
+        it which versions are in production and staging here. By default the MLflow that its own
+        settings name. Raises `StoreUnavailable`, `RecordNotFound`, `InvalidRequest`."""
+        from featurestore.jobs import mlflow_models, mlflow_sync
+
+        guest = mlflow_sync.Guest.at(tracking_uri)
+        done = mlflow_sync.sync_runs(self.tracker, guest, experiments)
+        return mlflow_models.sync_models(self.tracker, guest, done)

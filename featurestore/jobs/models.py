@@ -16,6 +16,7 @@ from featurestore.errors import CommitConflict, InvalidRequest, RecordNotFound
 from featurestore.jobs import access, model_flavors
 from featurestore.jobs.environments import applied_in
 from featurestore.jobs.model_origin import open_set, origin_of, signature_of
+from featurestore.lifecycle.mlflow_references import ALIASES, SCHEME, MlflowReference
 from featurestore.lifecycle.models import (
     MODEL,
     STAGES,
@@ -166,6 +167,8 @@ def get(
     instant, if one is given. Raises `InvalidRequest`, `RecordNotFound`."""
     if str(ref).startswith(f"{MODEL}:"):
         return ModelVersion.of(registry.record(ref))
+    if str(ref).startswith(SCHEME):
+        return _of_mlflow(registry, MlflowReference.parse(str(ref)), at_us)
     wanted = parse_ref(ref)
     if wanted.stage is not None:
         return _in_stage(registry, wanted, environment, at_us)
@@ -183,6 +186,23 @@ def get(
             return version
     raise RecordNotFound(
         f"model {ref}", known=[f"{wanted.name}/{version.number}" for version in versions]
+    )
+
+
+def _of_mlflow(registry: Registry, ref: MlflowReference, at_us: int | None) -> ModelVersion:
+    """The copy of a model of MLflow."""
+    if ref.number is None:
+        aliases = registry.aliases(f"{ALIASES}{ref.name}/", at_us=at_us)
+        if ref.our_alias in aliases:
+            return ModelVersion.of(registry.record(aliases[ref.our_alias].target))
+        shown, known = f"{ref.name}@{ref.alias}", [name.rpartition("/")[2] for name in aliases]
+    else:
+        for version in versions_of(registry, ref.name):
+            if version.description == ref.origin:
+                return version
+        shown, known = f"{ref.name}/{ref.number}", []
+    raise RecordNotFound(
+        f"model {shown} of MLflow (featurestore sync mlflow brings what is there)", known=known
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -38,6 +39,10 @@ def note_retrieved(one: Retrieved) -> None:
                 _retrieved.remove(old)
                 one = one if one.pins else replace(one, pins=old.pins)
         _retrieved.append(one)
+    if "mlflow" in sys.modules:  # only then can one of its runs be under way
+        from featurestore.jobs import mlflow_guest
+
+        mlflow_guest.tell(one)
 
 
 def last_retrieved() -> tuple[Retrieved, ...]:
