@@ -15,7 +15,8 @@ from featurestore.timeline import format_instant
 if TYPE_CHECKING:
     from featurestore.jobs.evaluations import Evaluation
     from featurestore.jobs.gates import GateReport
-    from featurestore.jobs.models import ModelComparison, Staged, StageMove
+    from featurestore.jobs.model_comparison import ModelComparison
+    from featurestore.jobs.models import Staged, StageMove
     from featurestore.lifecycle.models import ModelVersion
     from featurestore.lifecycle.promotions import Promotion
 
@@ -82,6 +83,9 @@ def comparison_json(found: ModelComparison) -> dict[str, Any]:
         "differences": {
             name: {"champion": old, "model": new} for name, (old, new) in found.differences.items()
         },
+        "on": found.on,
+        "split": found.split,
+        "paired": [dated(one) for one in found.paired],
     }
 
 
@@ -241,7 +245,16 @@ def show_comparison(found: ModelComparison) -> None:
     if others:
         say()
         show_table(["differs", found.champion, found.model], others)
-    if not rows and not others:
+    if found.paired:
+        say()
+        where = show_id(str(found.on)) + (f", split {found.split}" if found.split else "")
+        first = found.paired[0]
+        say(f"On the same {first.rows:,} rows of {where}, with {first.confidence:g} confidence:")
+        show_table(
+            ["metric", found.champion, found.model, "better by", "at least"],
+            [[p.metric, p.champion, p.challenger, p.difference, p.lower] for p in found.paired],
+        )
+    if not rows and not others and not found.paired:
         say(f"{found.model} and {found.champion} do not differ")
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurestore.jobs import access, evaluations, gates, promotions
+from featurestore.jobs import access, evaluations, gates, model_comparison, promotions
 from featurestore.jobs import models as jobs
 from featurestore.lifecycle.promotions import PROMOTION_LIFE_US
 from featurestore.timeline import to_us
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from featurestore.definitions.gates import Gates
     from featurestore.jobs.evaluations import Evaluation
     from featurestore.jobs.gates import Bench, GateReport
-    from featurestore.jobs.models import ModelComparison, Models, Staged, StageMove
+    from featurestore.jobs.model_comparison import ModelComparison
+    from featurestore.jobs.models import Models, Staged, StageMove
     from featurestore.jobs.promotions import Judge, Rules
     from featurestore.lifecycle.models import ModelVersion
     from featurestore.lifecycle.promotions import Promotion
@@ -96,9 +97,9 @@ class ModelRegistry:
         return jobs.history(models.registry, name, environment=models.environment, at_us=_us(at))
 
     def compare(self, ref: str, champion: str | None = None) -> ModelComparison:
-        """A version beside the one in production, or beside `champion`."""
-        models = self._models()
-        return jobs.compare(models.registry, ref, champion, environment=models.environment)
+        """A version beside the one in production, or beside `champion`: metrics, what else differs,
+        and a paired bootstrap where both were evaluated on the same rows."""
+        return model_comparison.compare(self._models(), ref, champion)
 
     def load(self, ref: str, *, trust: bool = False) -> Any:
         """The model itself, of checked bytes. What runs code when it is loaded (a pickle, a

@@ -309,51 +309,6 @@ def _move(stage: str, event: AliasEvent, refs: Mapping[str, str]) -> StageMove:
     )
 
 
-# --- comparing ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelComparison:
-    """A version beside another one, by default the champion: `metrics` by name with the values of
-    both, and in what else they differ (the champion's value first)."""
-
-    model: str
-    champion: str
-    metrics: Mapping[str, tuple[float | None, float | None]]
-    differences: Mapping[str, tuple[Any, Any]]
-
-
-def compare(
-    registry: Registry, ref: str, champion: str | None = None, *, environment: str
-) -> ModelComparison:
-    """A version beside the one in production, or beside `champion`. Raises `RecordNotFound`."""
-    new = get(registry, ref, environment=environment)
-    old = get(registry, champion or f"{new.name}/production", environment=environment)
-    names = sorted({*new.metrics, *old.metrics})
-    facts = {
-        "flavor": (old.flavor, new.flavor),
-        "artifact": (old.artifact.digest, new.artifact.digest),
-        "size_bytes": (old.artifact.size, new.artifact.size),
-        "training_set": (old.training_set, new.training_set),
-        "run": (old.run, new.run),
-        "service": (old.service_name, new.service_name),
-        "service_version": (old.service_version, new.service_version),
-        "inputs": (_inputs(old), _inputs(new)),
-        "libraries": (dict(old.libraries), dict(new.libraries)),
-        "author": (old.author, new.author),
-    }
-    return ModelComparison(
-        model=new.ref,
-        champion=old.ref,
-        metrics={name: (old.metrics.get(name), new.metrics.get(name)) for name in names},
-        differences={name: pair for name, pair in facts.items() if pair[0] != pair[1]},
-    )
-
-
-def _inputs(version: ModelVersion) -> list[list[str]] | None:
-    return None if version.signature is None else version.signature.body()["inputs"]
-
-
 # --- bytes ----------------------------------------------------------------------------------------
 
 

@@ -451,12 +451,13 @@ def list_promotions(
     now_us: int | None = None,
 ) -> tuple[Promotion, ...]:
     """The requests (of one model, of one environment) as they stand, oldest first."""
-    targets = sorted({alias.target for alias in registry.aliases(f"{PROMOTION}/").values()})
-    found = [Promotion.of(stored) for stored in registry.records(ids=targets)] if targets else []
+    # Every state moved the request's alias, so the last record of a request is where it stands.
+    states = map(Promotion.of, registry.records(kind=PROMOTION, name=name))
+    found = {promotion.id: promotion for promotion in states}
     chosen = [
         promotion if now_us is None else promotion.at(now_us)
-        for promotion in found
-        if name in (None, promotion.name) and environment in (None, promotion.environment)
+        for promotion in found.values()
+        if environment in (None, promotion.environment)
     ]
     return tuple(sorted(chosen, key=lambda promotion: (promotion.opened_at_us, promotion.id)))
 

@@ -22,11 +22,13 @@ from model_repository import (
 )
 
 from featurestore import FeatureStore
+from featurestore.cli.main import run
 from featurestore.errors import (
     GateFailed,
     InvalidRepository,
     InvalidRequest,
     LimitExceeded,
+    ProductionImpact,
     RecordNotFound,
 )
 from featurestore.jobs import evaluations
@@ -202,6 +204,50 @@ def onnx_logistic(model: Any) -> Any:
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     made.ir_version = 8
     return made
+
+
+def test_a_comparison_on_the_same_rows(
+    store: FeatureStore, pinned: Pinned, good: Any, useless: Any
+) -> None:
+    store.models.register("late", useless, run=pinned.run)
+    store.models.register("late", good, run=pinned.run)
+    store.models.evaluate("late/1", "parcels", trust=True)
+    store.models.evaluate("late/2", "parcels/test", trust=True)
+    assert store.models.compare("late/2", "late/1").paired == ()
+    store.models.evaluate("late/1", "parcels/test", trust=True)
+    found = store.models.compare("late/2", "late/1")
+    assert (found.on, found.split) == (pinned.training_set, "test")
+    by_metric = {one.metric: one for one in found.paired}
+    assert set(by_metric) == {"accuracy", "auc", "brier", "log_loss"}
+    assert by_metric["auc"].lower > 0
+    assert by_metric["brier"].difference > 0  # signed: more is better
+    assert run(["models", "compare", "late/2", "--with", "late/1", "-r", str(store.settings.root)],
+               debug=False) == 0  # fmt: skip
+
+
+class TestTheSpine:
+    """From a column to what is live, and from what is live back to its rows."""
+
+    def test_there_and_back(self, store: FeatureStore, pinned: Pinned, good: Any) -> None:
+        store.models.register("late", good, run=pinned.run)
+        request = store.models.promote("late", "production", reason="x", by="ann", trust=True)
+        store.models.approve(request.id, by="bob")
+        assert store.reproduce("model/late/production").verdict.name == "EXACT"
+        (hit,) = store.lineage.impact("parcels.weight").blast.models
+        assert (hit.label, hit.transformation) == ("late v1", "DIRECT")
+        assert "model/late/production" in hit.aliases
+        file = store.settings.root / "definitions.py"
+        file.write_text(
+            file.read_text().replace('Feature("weight")', 'Feature("weight", "-weight")')
+        )
+        with open_store(store.settings.root) as changed:
+            with pytest.raises(ProductionImpact, match="late"):
+                changed.apply()
+            assert run(["ci", "-r", str(store.settings.root)], debug=False) == 1
+            because = ["--allow-production-impact", "We mean it"]
+            assert run(["ci", *because, "-r", str(store.settings.root)], debug=False) == 0
+            store.models.archive("late/production", reason="replaced")
+            changed.apply()
 
 
 class TestGates:
