@@ -52,6 +52,7 @@ class Database:
 
     def __init__(self, engine: Engine, shown: str) -> None:
         self._engine = engine
+        self._held: sqlite3.Connection | None = None
         self._here = threading.local()
         self.shown = shown
         _OPEN.add(self)
@@ -69,6 +70,8 @@ class Database:
             if parsed.get_backend_name() == "sqlite":
                 database._prepare_file(Path(parsed.database or ""))
             database._migrate()
+            if parsed.get_backend_name() == "sqlite":
+                database._hold(parsed.database or "")
         except FeatureStoreError:
             database.close()
             raise
@@ -118,11 +121,27 @@ class Database:
 
     def close(self) -> None:
         """Release all connections."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
         self._engine.dispose()
 
     def forget_connections(self) -> None:
         """Leave the connections to the process that opened them."""
+        if self._held is not None:
+            # Not closed as long as this process lives: that would end the parent's locks.
+            _OF_PARENT.append(self._held)
+            self._held = None
         self._engine.dispose(close=False)
+
+    def _hold(self, path: str) -> None:
+        """Keep a connection that nobody uses: whoever closes the last one to a file writes back its
+        whole log, which takes as long as the commit before it."""
+        try:
+            self._held = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._held.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            raise _translate(error, self.shown) from error
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -169,6 +188,7 @@ class Database:
 
 
 _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
+_OF_PARENT: list[sqlite3.Connection] = []
 
 
 def _after_fork() -> None:
