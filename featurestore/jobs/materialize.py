@@ -33,6 +33,7 @@ from featurestore.jobs.online_tables import (
     ensure_online_tables,
     fields_in_use,
     fields_lately_served,
+    pinned_plans,
 )
 from featurestore.jobs.project import current_files
 from featurestore.jobs.publish import publish
@@ -153,10 +154,16 @@ def sweep(context: Context, *, now_us: int) -> int:
 
     Returns the number of rows freed.
     """
-    # What a model in use has come to pin since the last publication must not be given up.
+    # What a model in use has come to pin since the last publication must not be given up, and what
+    # none pins any more stays until the next sweep: servers may still answer from it.
+    pinned = {
+        lookup.field
+        for plan in pinned_plans(context.registry, context.environment)
+        for lookup in plan.lookups
+    }
     publish(None, context.registry, context.environment)
     drop_unused_tables(context.registry)
-    keep = fields_in_use(context.registry) | {store_identity.FIELD}
+    keep = fields_in_use(context.registry) | pinned | {store_identity.FIELD}
     keep |= fields_lately_served(context.registry, since_us=now_us - SERVED_LATELY_US)
     keep |= set(map(events_field, keep))
     prefix = project_prefix(context.repo.project)

@@ -156,6 +156,11 @@ def plans_in_force(registry: Registry) -> list[ServingPlan]:
     return _plans(registry, registry.aliases("serving/") | registry.aliases("pinned/"))
 
 
+def pinned_plans(registry: Registry, environment: str) -> list[ServingPlan]:
+    """The plans of service versions that models in use pin. Raises `CorruptPlan`."""
+    return _plans(registry, registry.aliases(f"pinned/{environment}/"))
+
+
 def serving_plans(registry: Registry, environment: str | None = None) -> dict[str, ServingPlan]:
     """The serving plans in force, by alias; of all environments by default.
 

@@ -50,6 +50,7 @@ def check(name: str, text: str, request: pytest.FixtureRequest) -> None:
     ("name", "arguments", "status"),
     [
         ("plan", ["plan"], 2),
+        ("plan_markdown", ["plan", "--markdown"], 2),
         ("list_entities", ["list", "entities"], 0),
         ("list_sources", ["list", "sources"], 0),
         ("list_views", ["list", "views"], 0),
@@ -91,6 +92,35 @@ def test_a_training_set(
     options = ["--include-status", "--rows", "5", "--repo", str(repo)]
     assert run([*arguments, *options], debug=False) == 0
     check("get_historical", capsys.readouterr().out, request)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "status"),
+    [
+        ("env_list", ["list"], 0),
+        ("env_list_json", ["list", "--json"], 0),
+        ("env_diff", ["diff", "prod", "pr-12"], 2),
+        ("env_promote", ["promote", "prod", "pr-12", "--reason", "try it"], 0),
+        ("env_promote_again_json", ["promote", "prod", "pr-12", "--json"], 0),
+        ("env_rollback_nowhere", ["rollback", "pr-12"], 1),
+        ("env_delete", ["delete", "pr-12"], 0),
+    ],
+)
+def test_environments(
+    name: str,
+    arguments: list[str],
+    status: int,
+    *,
+    applied: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    """In this order: one makes what the next one finds."""
+    assert run(["env", *arguments, "--repo", str(applied)], debug=False) == status
+    said = capsys.readouterr()
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<instant>", said.out or said.err)
+    text = re.sub(r"(?<=\S) {2,}", "  ", text)  # how wide a column is depends on the user's name
+    check(name, text.replace(getpass.getuser(), "<user>"), request)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ rows do not."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,8 @@ euro = OnDemandFeatureView("euro", inputs=[price], features=[Feature("euros", "c
 shelf = FeatureService("shelf", features=[price, stock, euro])
 {more}
 """
+PROJECTS = itertools.count()
+"""The tests share a Postgres server; each has a project of its own there."""
 NOW_US = SystemClock().now_us() // SECOND_US * SECOND_US
 
 
@@ -65,7 +68,7 @@ def on_both(request: pytest.FixtureRequest, make_repo: MakeRepo) -> Path:
     url = "sqlite:///.featurestore/registry.db"
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres").get_uri()
-    return rolled_out(make_repo("", registry={"url": url}))
+    return rolled_out(make_repo("", name=f"shop{next(PROJECTS)}", registry={"url": url}))
 
 
 def define(folder: Path, *, cents: str = "cents", ttl: str = "30d", **more: str) -> None:
@@ -230,9 +233,9 @@ def test_promoting_again_changes_nothing(folder: Path) -> None:
         assert fs.registry.aliases() == before
 
 
-def test_promotion_is_refused_as_an_apply_is(folder: Path) -> None:
-    change_in_staging(folder)
-    with opened(folder) as fs:
+def test_promotion_is_refused_as_an_apply_is(on_both: Path) -> None:
+    change_in_staging(on_both)
+    with opened(on_both) as fs:
         model = model_of(fs)
         fs.registry.commit(aliases={"model/m/production": model.id})
         with pytest.raises(ProductionImpact, match=r"m v1 \(production\): price\.cents"):
@@ -349,11 +352,14 @@ def test_a_model_reads_the_version_that_it_was_trained_on(on_both: Path) -> None
         fs.materialize()
         assert answer(fs) == NEW
     with opened(on_both, later_us=SERVED_LATELY_US + SECOND_US) as fs:
+        served = fs.registry.aliases("serving/") | fs.registry.aliases("pinned/")
         assert fs.sweep() == 0, "the old version's rows stay"
+        assert fs.registry.aliases("serving/") | fs.registry.aliases("pinned/") == served
         assert answer(fs) == NEW
         assert answer(fs, f"shelf@{version[:8]}") == OLD
         fs.registry.commit(aliases={"model/m/production": None})
     with opened(on_both, later_us=SERVED_LATELY_US + SECOND_US) as fs:
+        assert fs.sweep() == 0, "a server may still answer from them"
         assert fs.sweep() == 40, "nobody needs them any more"
         with pytest.raises(UnknownService):
             answer(fs, f"shelf@{version[:8]}")
