@@ -281,8 +281,9 @@ def _need_of_alias(alias: str) -> Need:
         case "online":
             return ("materialize", "apply"), None
         case "training_set" | "evaluation" | "mlflow":
-            # Where MLflow points is `mlflow/<model>/<alias>`; a grant is for the model.
-            return TRACKS, rest.partition("/")[0] if kind == "mlflow" else rest
+            # A set's tags are below its name, MLflow's pointers (`mlflow/<model>/<alias>`) below
+            # the model's.
+            return TRACKS, rest if kind == "evaluation" else rest.partition("/")[0]
         case "model":
             return _need_of_model(rest)
         case "promotion":

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from featurestore.compiler.spans import Span
     from featurestore.compiler.typed import TypedRepo
     from featurestore.engines.base import Engine
+    from featurestore.facades.data import DataVersions
     from featurestore.facades.environments import Environments
     from featurestore.facades.lineage import LineageQuestions
     from featurestore.facades.models import ModelRegistry
@@ -350,6 +351,13 @@ class FeatureStore:
 
         artifacts = ArtifactStore(project.offline_folder(self.settings))
         return Runs(Tracker(self.registry, artifacts, self.clock, self._models))
+
+    @cached_property
+    def data(self) -> DataVersions:
+        """Versions of the data that we keep: `log`, `diff`, `restore`, `tag`, `vacuum`."""
+        from featurestore.facades.data import DataVersions
+
+        return DataVersions(self._sets, self._asker, lambda: self.repo)
 
     def reproduce(self, ref: str) -> Reproduction:
         """Rebuild a training set from what its record pins, and compare: `ref` names it, or a run

@@ -20,6 +20,7 @@ from featurestore.cli import (
     access,
     ci,
     data,
+    data_versions,
     definitions,
     doctor,
     environments,
@@ -88,6 +89,7 @@ app.command("dead-letters")(push.dead_letters)
 app.command("get-online")(online.get_online)
 app.command("get-historical")(data.get_historical)
 app.add_typer(training_sets.training_set, name="training-set")
+app.add_typer(data_versions.data, name="data")
 app.command()(training_sets.reproduce)
 app.command("list")(definitions.list_objects)
 app.command()(definitions.describe)

@@ -362,7 +362,8 @@ def _with_parents(seeds: Sequence[Record], every: Sequence[Record]) -> dict[str,
 
 
 def training_set(ref: str, store: SetStore) -> TrainingSet:
-    """The set that `ref` names: its name (the newest of it), or a record's id, in full or short.
+    """The set that `ref` names: its name (the newest, or the one that was restored), `name/tag`,
+    `name/3` (the third version), or a record's id, in full or short.
 
     Raises `RecordNotFound`, `AmbiguousRecord`, `InvalidRequest` for a record of another kind.
     """
@@ -386,7 +387,7 @@ def find(ref: str, registry: Registry) -> StoredRecord:
     if "@" not in ref and not ref.startswith(f"{KIND}/"):
         known = {name.partition("/")[2] for name in registry.aliases(f"{KIND}/")}
         if ref not in known:
-            raise RecordNotFound(ref, known=known)
+            return _by_number(ref, registry, known)
         ref = f"{KIND}/{ref}"
     elif "@" in ref and ":" not in ref:
         ref = f"{KIND}:{ref}"
@@ -394,6 +395,15 @@ def find(ref: str, registry: Registry) -> StoredRecord:
     if found.record.kind != KIND:
         raise InvalidRequest(f"{ref} is a {found.record.kind}, not a training set")
     return found
+
+
+def _by_number(ref: str, registry: Registry, known: set[str]) -> StoredRecord:
+    name, _, number = ref.rpartition("/")
+    if name in known and number.isascii() and number.isdigit() and len(number) < 10:
+        versions = registry.records(kind=KIND, name=name)
+        if 1 <= int(number) <= len(versions):
+            return versions[int(number) - 1]
+    raise RecordNotFound(ref, known=known)
 
 
 def list_sets(registry: Registry, name: str | None = None) -> list[StoredRecord]:

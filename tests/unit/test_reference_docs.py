@@ -22,6 +22,7 @@ from featurestore import config, errors
 from featurestore.cli.main import app
 from featurestore.client import AsyncFeatureClient, FeatureClient
 from featurestore.errors import FeatureStoreError
+from featurestore.facades.data import DataVersions
 from featurestore.facades.environments import Environments
 from featurestore.facades.lineage import LineageQuestions
 from featurestore.facades.models import ModelRegistry
@@ -222,6 +223,7 @@ class TestPython:
             ("fs.environments", Environments),
             ("fs.lineage", LineageQuestions),
             ("fs.models", ModelRegistry),
+            ("fs.data", DataVersions),
             ("RetrievalJob", RetrievalJob),
             ("TrainingSet", TrainingSet),
             ("FeatureClient", FeatureClient),
@@ -233,7 +235,7 @@ class TestPython:
         wanted = public(kind)
         if kind is FeatureStore:
             attributes = {"repo", "engine", "registry", "online_store"}
-            attributes |= {"lineage", "runs", "models", "environments"}
+            attributes |= {"lineage", "runs", "models", "environments", "data"}
             assert attributes <= wanted & quoted(self.text[section])
             wanted -= attributes
         if kind is TrainingSet:
@@ -252,6 +254,7 @@ class TestPython:
         [
             ("FeatureStore", FeatureStore),
             ("fs.models", ModelRegistry),
+            ("fs.data", DataVersions),
             ("FeatureClient", FeatureClient),
             ("FeatureClient", AsyncFeatureClient),
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +18,7 @@ from featurestore.compiler.rel import DataFiles
 from featurestore.definitions.source import FileSource
 from featurestore.errors import (
     FeatureStoreError,
+    InvalidRequest,
     SourceMissing,
     StoreAccessDenied,
     StoreUnavailable,
@@ -25,6 +27,7 @@ from featurestore.errors import (
 from featurestore.stores.offline.base import FileFormat
 from featurestore.stores.offline.files import check_own_names, unreadable
 from featurestore.stores.offline.parquet import feature_columns
+from featurestore.timeline import HOUR_US
 
 
 class DeltaFiles(FileFormat):
@@ -60,6 +63,50 @@ class DeltaFiles(FileFormat):
             pin={"kind": "delta", "version": table.version()},
             marks=("",) * len(rows),
         )
+
+
+def vacuum_table(
+    source: FileSource,
+    root: Path,
+    s3: S3Options,
+    keep: Sequence[int],
+    *,
+    older_than_us: int,
+    dry_run: bool,
+) -> list[str]:
+    """Remove (or list) the files that no version from `keep` on the list, nor the present one, has,
+    and that were removed from the table longer than `older_than_us` ago.
+
+    Raises `InvalidRequest` for what is no Delta table, and where a version to keep is not in the
+    log any more; `SourceMissing`, and what S3 does.
+    """
+    if is_s3(source.path):
+        folder, options = str(source.path).rstrip("/"), s3.delta_options()
+    else:
+        try:
+            folder, options = _local_folder(source, root), None
+        except SourceMissing as error:
+            raise InvalidRequest(error.message) from None
+    for version in keep:
+        try:
+            DeltaTable(folder, version=version, storage_options=options)
+        except (DeltaError, OSError) as error:
+            raise InvalidRequest(
+                f"Source {source.name!r}: a training set has read version {version} of {folder}, "
+                f"which its log does not have any more ({error}), so nobody can say which files to "
+                "keep. Nothing was removed"
+            ) from error
+    try:
+        table = DeltaTable(folder, storage_options=options)
+        files: list[str] = table.vacuum(
+            retention_hours=older_than_us // HOUR_US,
+            enforce_retention_duration=False,
+            dry_run=dry_run,
+            keep_versions=list(keep),
+        )
+    except (DeltaError, OSError) as error:
+        raise _failure(source, folder, error) from error
+    return sorted(files)
 
 
 def _local_folder(source: FileSource, root: Path) -> str:
