@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from featurestore.dtypes import STRING
-from featurestore.errors import CommitConflict, StoreError
+from featurestore.errors import CommitConflict, InvalidSettings, StoreError
 from featurestore.records import AliasIs, LedgerRow, Record
 from featurestore.stores.online.base import FIELD_BYTES, KeyFields, RowBatch
 from featurestore.wire.keys import key_prefix
@@ -49,11 +49,11 @@ def adopt(
 ) -> None:
     """Note the store that `environment` serves from, where none is noted yet and another
     environment has filled it: what lies there already is then served without being written again.
-    A store that does not answer now is noted by the first materialization."""
+    A store that can't be asked from here is noted by the first materialization."""
     noted = registry.aliases("store/")
     if not noted or _alias(environment) in noted:
         return
-    with suppress(StoreError):
+    with suppress(StoreError, InvalidSettings):
         found = _read(open_store(), project)
         if found is not None:
             _note(registry, environment, found)

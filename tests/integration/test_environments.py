@@ -157,6 +157,31 @@ def test_an_environment_of_unchanged_versions_costs_nothing(on_both: Path) -> No
         assert answer(fs) == OLD
 
 
+def test_an_environment_whose_store_is_away_waits(folder: Path) -> None:
+    away = {"project.environment": "pr-12", "online.url": "redis://127.0.0.1:1"}
+    with FeatureStore(folder, overrides=away) as fs:
+        assert fs.apply().serving == {"shelf": False}
+        assert "store/pr-12" not in fs.registry.aliases("store/")
+    with opened(folder, "pr-12") as fs:
+        assert fs.apply().serving == {"shelf": True}
+
+
+def test_an_environment_with_a_store_of_its_own_begins_with_nothing(folder: Path) -> None:
+    own = {"project.environment": "test", "online.url": "lmdb:.featurestore/other"}
+    with FeatureStore(folder, overrides=own) as fs:
+        assert fs.apply().serving == {"shelf": False}
+        fs.materialize()
+        assert answer(fs) == OLD
+        done = fs.environments.promote("prod", "test")
+        assert done.plan.is_empty
+        assert answer(fs) == OLD
+    change_in_staging(folder)
+    with FeatureStore(folder, overrides=own) as fs:
+        done = fs.environments.promote("staging", "test")
+        assert done.serving == {"shelf": False}, "its store does not have the rows"
+        assert answer(fs) == OLD
+
+
 def test_a_new_environment_by_promotion(folder: Path) -> None:
     with opened(folder) as fs:
         before = stored(fs)
