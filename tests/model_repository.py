@@ -104,5 +104,12 @@ def pin(store: FeatureStore, *, unpinned: tuple[str, ...] = (), name: str = "par
     return Pinned(run.id, training.id)
 
 
+def template(folder: Path, *, gates: str = "") -> tuple[Path, Pinned]:
+    """A repository that is applied, with a training set and a run; to be copied for each test."""
+    with open_store(write_repository(folder, gates=gates)) as store:
+        store.apply()
+        return folder, pin(store)
+
+
 def open_store(folder: Path, clock: ManualClock | None = None, **overrides: Any) -> FeatureStore:
     return FeatureStore(folder, overrides=overrides, clock=clock or ManualClock(NOW_US))

@@ -3,6 +3,7 @@ skew."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from model_repository import (
     logistic,
     open_store,
     pin,
-    write_repository,
+    template,
 )
 
 from featurestore import FeatureStore
@@ -71,16 +72,21 @@ def useless() -> Any:
     return LogisticRegression().fit(features(), shuffled)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pinned]:
+    return template(tmp_path_factory.mktemp("template") / "repo", gates=GATES)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FeatureStore]:
-    with open_store(write_repository(tmp_path / "repo", gates=GATES)) as opened:
-        opened.apply()
+def store(tmp_path: Path, made: tuple[Path, Pinned]) -> Iterator[FeatureStore]:
+    shutil.copytree(made[0], tmp_path / "repo")
+    with open_store(tmp_path / "repo") as opened:
         yield opened
 
 
 @pytest.fixture
-def pinned(store: FeatureStore) -> Pinned:
-    return pin(store)
+def pinned(made: tuple[Path, Pinned]) -> Pinned:
+    return made[1]
 
 
 def set_gates(store: FeatureStore, text: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from model_repository import NOW_US, Pinned, logistic, open_store, pin, write_repository
+from model_repository import NOW_US, Pinned, logistic, open_store, template
 
 from featurestore import FeatureStore
 from featurestore.errors import (
@@ -31,16 +32,21 @@ def model() -> Any:
     return logistic()
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pinned]:
+    return template(tmp_path_factory.mktemp("template") / "repo")
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FeatureStore]:
-    with open_store(write_repository(tmp_path / "repo")) as opened:
-        opened.apply()
+def store(tmp_path: Path, made: tuple[Path, Pinned]) -> Iterator[FeatureStore]:
+    shutil.copytree(made[0], tmp_path / "repo")
+    with open_store(tmp_path / "repo") as opened:
         yield opened
 
 
 @pytest.fixture
-def pinned(store: FeatureStore) -> Pinned:
-    return pin(store)
+def pinned(made: tuple[Path, Pinned]) -> Pinned:
+    return made[1]
 
 
 @pytest.fixture
