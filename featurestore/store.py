@@ -350,7 +350,7 @@ class FeatureStore:
         from featurestore.stores.offline.artifacts import ArtifactStore
 
         artifacts = ArtifactStore(project.offline_folder(self.settings))
-        return Runs(Tracker(self.registry, artifacts, self.clock, self._models))
+        return Runs(Tracker(self.registry, artifacts, self.clock, self._models, self._telling))
 
     @cached_property
     def data(self) -> DataVersions:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFINED = ("source", "view", "on_demand_view", "service")
 """Kinds that an apply tells of; features are the columns of their views."""
+_STATES: Mapping[str, State] = {"FINISHED": "COMPLETE", "FAILED": "FAIL", "KILLED": "ABORT"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +68,8 @@ class Telling:
                     )
                 )
 
-    def ended(self, record_id: str, state: State, *, started_us: int, ended_us: int) -> None:
-        """A run of an experiment is over."""
+    def ended(self, record_id: str, status: str, *, ended_us: int) -> None:
+        """A run of an experiment is over: FINISHED, FAILED or KILLED."""
         if self.exporter:
             with self.exporter.telling(record_id) as events:
                 events.extend(
@@ -77,8 +78,7 @@ class Telling:
                         record_id,
                         project=self.project,
                         root=self.root,
-                        state=state,
-                        started_us=started_us,
+                        state=_STATES.get(status, "ABORT"),
                         ended_us=ended_us,
                     )
                 )
@@ -170,7 +170,6 @@ def run_events(
     project: str,
     root: str,
     state: State,
-    started_us: int,
     ended_us: int,
 ) -> list[Event]:
     """A run of an experiment that is over: the training sets that it read, the models that it
@@ -186,9 +185,9 @@ def run_events(
     return list(
         teller.run(
             f"run/{experiment}",
-            key=run_id,
-            started_us=started_us,
-            ended_us=ended_us,
+            key=f"{run_id}/{ended_us}",
+            started_us=stored.created_at_us,
+            ended_us=max(ended_us, stored.created_at_us),
             inputs=_datasets(teller, sets),
             outputs=_datasets(teller, models),
             state=state,

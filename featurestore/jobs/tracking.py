@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from featurestore.jobs.models import Models
+    from featurestore.jobs.openlineage_jobs import Telling
     from featurestore.lifecycle.models import ModelVersion
     from featurestore.stores.registry.base import Registry
     from featurestore.stores.registry.runs import RunKey
@@ -68,6 +69,8 @@ class Tracker:
     clock: Clock
     models: Callable[[], Models] | None = None
     """The model registry, for those that have one."""
+    telling: Telling | None = None
+    """Who is told of runs that are over."""
 
     def start(
         self,
@@ -357,9 +360,12 @@ class ActiveRun:
             self._buffer.check()
         finally:
             if self._owner:
+                ended_us = self._now_us()
                 self._tables.set_status(
-                    self.key, status, ended_at_us=self._now_us(), error=_shortened(error)
+                    self.key, status, ended_at_us=ended_us, error=_shortened(error)
                 )
+                if self.tracker.telling is not None:
+                    self.tracker.telling.ended(self.id, status, ended_us=ended_us)
 
     def own(self) -> None:
         """Be the one who says how the run ends."""

@@ -17,6 +17,7 @@ import pytest
 from openlineage.client import event_v2, facet_v2
 
 from featurestore.errors import InvalidSettings
+from featurestore.records import Edge, Record
 from featurestore.store import FeatureStore
 from tests.conftest import INSTANT, MakeRepo, utc, write_rows
 
@@ -295,3 +296,33 @@ def test_events_carry_the_instants_of_the_job(repo: Path) -> None:
     for event, instant_us in ((begun, row.started_at_us), (ended, row.finished_at_us)):
         seconds = datetime.fromisoformat(event["eventTime"]).timestamp()
         assert round(seconds * 1e6) == instant_us
+
+
+def test_runs_are_told_when_they_are_over(repo: Path) -> None:
+    with FeatureStore(repo) as store:
+        store.apply()
+        frame = pa.table({"shop": ["a"], "event_timestamp": pa.array([utc(2024, 5, 2)], INSTANT)})
+        made = store.create_training_set("orders", frame, ["now:amount"])
+        with store.start_run("delay", training_set=made) as run:
+            edge = Edge(parent=run.id, role="run")
+            record = Record(kind="model", name="m", body={"number": 1}, parents=(edge,))
+            store.registry.commit(records=[record])
+        with pytest.raises(ZeroDivisionError), store.start_run("delay"):
+            1 / 0  # noqa: B018
+        assert store.lineage.exported().failed == 0
+    events = [event for event in told(repo) if event["job"]["name"] == "run/delay"]
+    for event in events:
+        read_again(event)
+    assert [event["eventType"] for event in events] == ["START", "COMPLETE", "START", "FAIL"]
+    assert [d["name"] for d in events[1]["inputs"]] == ["training_set/orders"]
+    assert [d["name"] for d in events[1]["outputs"]] == ["model/m"]
+
+
+def test_a_run_ends_though_nobody_can_be_told(repo: Path) -> None:
+    with FeatureStore(repo, overrides={"lineage.openlineage": "http://127.0.0.1:1"}) as store:
+        with store.start_run("delay") as run:
+            pass
+        assert store.registry.runs.details(
+            run.run_id, now_us=store.clock.now_us()
+        ).facts.status == ("FINISHED")
+        assert store.lineage.exported().failed == 2
