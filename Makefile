@@ -24,7 +24,7 @@ DUCKDB_TESTS := tests/contracts/test_duckdb_engine.py tests/golden \
   tests/property/test_known_changes.py tests/property/test_copies.py tests/integration/test_optimize.py \
   tests/unit/test_duckdb_details.py tests/unit/test_expression_sql.py tests/unit/test_dtypes.py \
   tests/unit/test_file_formats*.py tests/unit/test_training*.py tests/unit/test_example_data.py \
-  tests/integration/test_retrieval.py tests/integration/test_materialize*.py \
+  tests/integration/test_retrieval.py tests/integration/test_reproduce.py tests/integration/test_materialize*.py \
   tests/integration/test_push.py tests/integration/test_push_windows.py
 
 .DEFAULT_GOAL := help

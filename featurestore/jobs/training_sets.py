@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from featurestore.stores.registry.base import Registry
 
 KIND = "training_set"
-LISTED_BYTES_MAX = 24 * 1024
+LISTED_BYTES_MAX = 12 * 1024
 """Lists of a record's body that are longer stand in its blobs alone."""
 _Taken = tuple[pinning.Snapshots, dict[str, Record]]
 """Snapshots, and the definitions that are used, by id."""

@@ -360,3 +360,17 @@ def test_a_set_that_was_beaten_to_its_name(fs: FeatureStore, folder: Path) -> No
     assert fs.training_set("set").id in {one.id for one in sets}
     assert [fs.training_set(one.id).to_arrow().num_rows for one in sets] == [20, 30]
     assert len(fs.registry.history("training_set/set")) == 2
+
+
+def test_a_set_too_wide_for_a_record(fs: FeatureStore) -> None:
+    """Long lists stand in blobs; the record says how long they are."""
+    wide = frame(3)
+    for number in range(700):
+        wide = wide.append_column(f"{'column ' * 5}{number}", pa.array([number] * 3))
+    made = fs.create_training_set("set", wide, ["last_visit:page"])
+    assert made.body["columns"] == {"count": len(wide.schema) + 1}
+    assert made.body["entity_frame"]["columns"] == {"count": len(wide.schema)}
+    assert made.features == ("page",)
+    assert len(made.profile["columns"]) == len(wide.schema) + 1
+    assert fs.reproduce("set").is_same
+    assert fs.data.diff("set", "set").same_rows
