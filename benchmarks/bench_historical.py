@@ -170,10 +170,16 @@ def measure(
 
 
 def peak_of(form: str, folder: Path, frame: Path) -> float:
-    """The memory that one run takes in a process of its own, in MB."""
+    """The memory that a run takes in a process of its own, in MB, the median of `RUNS`."""
     command = [sys.executable, __file__, "--peak", form, str(folder), str(frame)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
-    return float(done.stdout.split()[-1])
+
+    def once() -> float:
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=dict(os.environ)
+        )
+        return float(done.stdout.split()[-1])
+
+    return statistics.median(once() for _ in range(RUNS))
 
 
 def print_peak(form: str, folder: str, frame: str) -> None:
