@@ -161,6 +161,12 @@ CASES: dict[str, str] = {
         "l: =customers.score =orders.Id =orders.amount |"
     ),
     "SELECT {'a': amount, 'b': id}.a AS a FROM orders": "a: =orders.Id =orders.amount |",
+    "SELECT id FROM notes WHERE id > (SELECT avg(score) FROM customers WHERE since > "
+    "(SELECT min(ts) FROM orders))": (
+        "id: =notes.id | customers.score customers.since notes.id orders.ts"
+    ),
+    "SELECT id FROM (SELECT id FROM notes UNION ALL SELECT score FROM customers) "
+    "ORDER BY ALL LIMIT 4": ("id: =customers.score =notes.id | customers.score notes.id"),
     "(SELECT id FROM notes WHERE text > 'n1') LIMIT 2": "id: =notes.id | notes.text",
     "SELECT a.id FROM notes a, LATERAL (SELECT score FROM customers WHERE score > a.id) b": (
         "id: =notes.id | customers.score notes.id"
@@ -276,6 +282,12 @@ def test_sources_whose_columns_are_not_known() -> None:
     assert set(found.unresolved) == {"id", "text"}
     natural = "SELECT amount FROM orders NATURAL JOIN notes"
     assert ROWS in query_lineage(natural, inputs, ["amount"]).unresolved
+    after = query_lineage("SELECT *, 1 AS one FROM notes", inputs, ["id", "text", "one"])
+    assert set(after.unresolved) == {"id", "text", "one"}
+    inside = "SELECT s.text FROM (SELECT * FROM notes) s"
+    assert set(query_lineage(inside, inputs, ["text"]).unresolved) == {"text"}
+    alone = query_lineage("SELECT text FROM notes", inputs, ["text"])
+    assert alone.columns == {}
     both = "SELECT o.amount, text FROM orders o JOIN notes n ON o.id = n.id"
     found = query_lineage(both, inputs, ["amount", "text"])
     assert found.columns == {"amount": {"orders.amount": "DIRECT"}}
