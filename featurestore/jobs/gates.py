@@ -15,11 +15,10 @@ from featurestore.errors import FeatureStoreError
 from featurestore.fingerprint import canonical_json, fingerprint_bytes, short
 from featurestore.jobs import data_facts, evaluations
 from featurestore.jobs.model_origin import open_set
-from featurestore.jobs.models import Models, service_version_in
+from featurestore.jobs.models import Models, read_version, service_version_in
 from featurestore.jobs.promotions import champion_of
 from featurestore.lifecycle import gates as rules
 from featurestore.lifecycle.gates import GateResult, Judged, missing
-from featurestore.lifecycle.models import ModelVersion
 from featurestore.records import Edge, Record
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.materialize import Context
     from featurestore.jobs.training_sets import TrainingSet
     from featurestore.jobs.verify import VerifyReport
+    from featurestore.lifecycle.models import ModelVersion
 
 GATE_REPORT = "gate_report"
 FAILED_SHOWN = 100
@@ -239,7 +239,7 @@ class _Run:
                     message="there is no champion yet",
                 )
             return
-        champion = ModelVersion.of(self._registry.record(str(target)))
+        champion = read_version(self._registry, str(target))
         evaluation = self._evaluation(champion, gates, on, split)
         before = None
         if evaluation is not None:

@@ -139,24 +139,31 @@ def _commit(
     number, before = 1, None
     if newest is not None:
         before = newest.target
-        number = ModelVersion.of(models.registry.record(before)).number + 1
+        number = read_version(models.registry, before).number + 1
     record = draft.record(number)
     models.registry.commit(
         requires=[AliasIs(alias, before)],
         records=[*records, record],
-        blobs=blobs,
+        blobs=[*blobs, *draft.blobs],
         aliases={alias: record.id},
         reason=f"register {draft.name}/{number}",
     )
-    return ModelVersion.of(models.registry.record(record.id))
+    return read_version(models.registry, record.id)
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
+def read_version(registry: Registry, ref: str) -> ModelVersion:
+    """A version by its record's id. Raises `RecordNotFound`."""
+    return ModelVersion.of(registry.record(ref), registry.blob)
+
+
 def versions_of(registry: Registry, name: str | None = None) -> list[ModelVersion]:
     """All versions, of `name` or of every model; by name and number."""
-    found = [ModelVersion.of(stored) for stored in registry.records(kind=MODEL, name=name)]
+    found = [
+        ModelVersion.of(stored, registry.blob) for stored in registry.records(kind=MODEL, name=name)
+    ]
     return sorted(found, key=lambda version: (version.name, version.number))
 
 
@@ -166,7 +173,7 @@ def get(
     """A version by `delay` (the newest), `delay/3`, `delay/production` or its record's id; as of an
     instant, if one is given. Raises `InvalidRequest`, `RecordNotFound`."""
     if str(ref).startswith(f"{MODEL}:"):
-        return ModelVersion.of(registry.record(ref))
+        return read_version(registry, ref)
     if str(ref).startswith(SCHEME):
         return _of_mlflow(registry, MlflowReference.parse(str(ref)), at_us)
     wanted = parse_ref(ref)
@@ -194,7 +201,7 @@ def _of_mlflow(registry: Registry, ref: MlflowReference, at_us: int | None) -> M
     if ref.number is None:
         aliases = registry.aliases(f"{ALIASES}{ref.name}/", at_us=at_us)
         if ref.our_alias in aliases:
-            return ModelVersion.of(registry.record(aliases[ref.our_alias].target))
+            return read_version(registry, aliases[ref.our_alias].target)
         shown, known = f"{ref.name}@{ref.alias}", [name.rpartition("/")[2] for name in aliases]
     else:
         for version in versions_of(registry, ref.name):
@@ -221,7 +228,7 @@ def _in_stage(
             f"model {wanted.name}/{wanted.stage} (no version of it is in {wanted.stage} of "
             f"environment {environment!r}{when})"
         )
-    return ModelVersion.of(registry.record(target))
+    return read_version(registry, target)
 
 
 def target_at(registry: Registry, alias: str, at_us: int | None) -> str | None:

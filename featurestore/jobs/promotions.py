@@ -22,9 +22,17 @@ from featurestore.errors import (
     PermissionDenied,
     RecordNotFound,
 )
+from featurestore.fingerprint import fingerprint
 from featurestore.jobs import access
 from featurestore.jobs.environments import environment_alias
-from featurestore.jobs.models import Models, get, service_version_in, stages_of, target_at
+from featurestore.jobs.models import (
+    Models,
+    get,
+    read_version,
+    service_version_in,
+    stages_of,
+    target_at,
+)
 from featurestore.jobs.pins import pin
 from featurestore.lifecycle.gates import check_passed
 from featurestore.lifecycle.models import (
@@ -58,6 +66,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS_MAX = 16
 """How often a step looks again when somebody else moved the request meanwhile."""
+EVALUATIONS_LISTED_MAX = 200
+"""Of a version, in the record of a request."""
 APPROVAL = "approval"
 BREAK_GLASS = "break_glass"
 EVALUATION = "evaluation"
@@ -475,12 +485,12 @@ def states_of(registry: Registry, request: str) -> tuple[Promotion, ...]:
 
 def evidence_of(models: Models, promotion: Promotion, rules: Rules) -> Evidence:
     """What the request would be judged by now."""
-    version = ModelVersion.of(models.registry.record(promotion.model))
+    version = read_version(models.registry, promotion.model)
     return Evidence(
         model=version.id,
         artifact=version.artifact.digest,
         training_set=version.training_set,
-        evaluations=tuple(evaluations_of(models.registry, version)),
+        evaluations=_judged_by(evaluations_of(models.registry, version)),
         service=version.service_name,
         service_version=service_version_in(
             models.registry, promotion.environment, version.service_name
@@ -488,6 +498,13 @@ def evidence_of(models: Models, promotion: Promotion, rules: Rules) -> Evidence:
         gates=rules.gates,
         champion=champion_of(models.registry, promotion.name, promotion.environment),
     )
+
+
+def _judged_by(evaluations: list[str]) -> tuple[str, ...]:
+    """The newest ones, and a hash of those before where a record could not list them all."""
+    older = evaluations[:-EVALUATIONS_LISTED_MAX]
+    listed = evaluations[-EVALUATIONS_LISTED_MAX:]
+    return (*listed, *((f"older: {fingerprint(older)}",) if older else ()))
 
 
 def champion_of(registry: Registry, name: str, environment: str) -> str | None:
@@ -565,7 +582,8 @@ def _record(promotion: Promotion, *, before: str | None = None) -> Record:
     if promotion.report is not None:
         parents.append(Edge(parent=promotion.report, role="gate_report"))
     if promotion.evidence is not None:
-        parents += [Edge(parent=one, role=EVALUATION) for one in promotion.evidence.evaluations]
+        listed = [one for one in promotion.evidence.evaluations if "@" in one]
+        parents += [Edge(parent=one, role=EVALUATION) for one in listed]
     return Record(
         kind=PROMOTION, name=promotion.name, body=promotion.body(), parents=tuple(parents)
     )

@@ -7,15 +7,17 @@ env/<environment>/model/<name>/…   the same of another environment
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from featurestore import dtypes
 from featurestore.dtypes import Kind
 from featurestore.errors import InvalidRequest, LimitExceeded, suggest
+from featurestore.fingerprint import canonical_json, fingerprint_bytes
 from featurestore.records import Edge, Record, StoredRecord
 
 Stage = Literal["development", "staging", "production", "archived"]
@@ -28,8 +30,10 @@ in production is `archived`."""
 Flavor = Literal["file", "folder", "joblib", "skops", "onnx", "mlflow", "callable"]
 PROD = "prod"
 MODEL = "model"
-COLUMNS_MAX = 2_000
+COLUMNS_MAX = 10_000
 """Inputs and outputs of a signature, each."""
+SIGNATURE_BYTES_MAX = 16 * 1024
+"""A signature that is longer stands in a blob beside the record."""
 METRICS_MAX = 500
 TEXT_CHARS_MAX = 2_000
 """Of a description or a reason."""
@@ -284,10 +288,12 @@ class ModelVersion:
         return None if self.service is None else self.service.partition(":")[2].partition("@")[0]
 
     @classmethod
-    def of(cls, stored: StoredRecord) -> ModelVersion:
-        """From its record."""
+    def of(cls, stored: StoredRecord, blob: Callable[[str], bytes]) -> ModelVersion:
+        """From its record; `blob` reads what is too long for that, by its digest."""
         body, parents = stored.record.body, parents_by_role(stored.record)
         signature = body.get("signature")
+        if signature is not None and "blob" in signature:
+            signature = json.loads(blob(signature["blob"]))
         return cls(
             id=stored.id,
             name=stored.record.name,
@@ -361,9 +367,18 @@ class Draft:
     description: str = ""
     libraries: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def blobs(self) -> tuple[bytes, ...]:
+        """What is too long for its record."""
+        text = b"" if self.signature is None else canonical_json(self.signature.body()).encode()
+        return (text,) if len(text) > SIGNATURE_BYTES_MAX else ()
+
     def record(self, number: int) -> Record:
         """Its record as version `number`."""
         artifact = self.artifact
+        signature = None if self.signature is None else self.signature.body()
+        if self.blobs:
+            signature = {"blob": fingerprint_bytes(self.blobs[0])}
         body = {
             "number": number,
             "flavor": self.flavor,
@@ -374,7 +389,7 @@ class Draft:
                 "file": artifact.file,
                 "reference": artifact.reference,
             },
-            "signature": None if self.signature is None else self.signature.body(),
+            "signature": signature,
             "metrics": dict(self.metrics),
             "service_version": self.origin.service_version,
             "lineage_complete": not self.origin.missing,

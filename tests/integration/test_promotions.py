@@ -21,6 +21,7 @@ from featurestore.errors import (
     PermissionDenied,
     RecordNotFound,
 )
+from featurestore.jobs import promotions
 from featurestore.lifecycle.promotions import State
 from featurestore.permissions import Identity
 from featurestore.records import AliasIs, Record
@@ -240,6 +241,23 @@ class TestApproval:
         assert in_production(store) is None
         again = store.models.check(request_id)
         assert (again.state, again.approvals) == (State.PENDING_APPROVAL, ())
+        assert store.models.approve(request_id, by="bob").state is State.APPLIED
+
+    def test_many_evaluations_fit_into_a_record(
+        self, store: FeatureStore, request_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(promotions, "EVALUATIONS_LISTED_MAX", 2)
+        rows = store.training_set("parcels").rows
+        for number in range(4):
+            advance(store, 1)
+            store.models.evaluate("late", "parcels", scores=[0.5 + number / 100] * rows)
+        again = store.models.check(request_id)
+        assert again.evidence is not None
+        assert len(again.evidence.evaluations) == 3
+        store.models.evaluate("late", "parcels", scores=[0.4] * rows)
+        with pytest.raises(ApprovalRequired, match=r"\(evaluations\)"):
+            store.models.approve(request_id, by="bob")
+        store.models.check(request_id)
         assert store.models.approve(request_id, by="bob").state is State.APPLIED
 
     def test_gates_that_changed(self, store: FeatureStore, request_id: str) -> None:

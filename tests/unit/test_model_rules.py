@@ -103,7 +103,7 @@ class TestSignature:
 
     def test_too_many_columns(self) -> None:
         with pytest.raises(LimitExceeded, match="COLUMNS_MAX"):
-            Signature.of({"inputs": {f"c{n}": "int64" for n in range(2001)}})
+            Signature.of({"inputs": {f"c{n}": "int64" for n in range(10_001)}})
 
 
 def columns(*pairs: tuple[str, str]) -> tuple[ModelColumn, ...]:
@@ -194,15 +194,34 @@ def test_a_version_is_its_record() -> None:
         Edge(parent="run:r@1", role="run"),
         Edge(parent="training_set:t@2", role="training_set"),
     )
-    version = ModelVersion.of(
-        StoredRecord(id=record.id, record=record, created_at_us=5, author="ann")
-    )
+    stored = StoredRecord(id=record.id, record=record, created_at_us=5, author="ann")
+    version = ModelVersion.of(stored, no_blob)
     assert (version.ref, version.author, version.metrics) == ("delay/4", "ann", {"auc": 0.75})
     assert version.missing == ("service", "pin of source weather")
     assert not version.lineage_complete
     assert version.service_name is None
     assert version.signature == draft.signature
     assert version.artifact == draft.artifact
+
+
+def no_blob(digest: str) -> bytes:
+    raise AssertionError(digest)
+
+
+def test_a_long_signature_stands_beside_the_record() -> None:
+    names = {f"a_feature_with_a_long_name_{n}": "float64" for n in range(2_000)}
+    draft = Draft(
+        name="wide",
+        flavor="file",
+        artifact=ModelArtifact(digest="ab", kind="file", size=3),
+        signature=Signature.of({"inputs": names}),
+        metrics={},
+        origin=Origin(),
+    )
+    record, (blob,) = draft.record(1), draft.blobs
+    stored = StoredRecord(id=record.id, record=record, created_at_us=5, author="ann")
+    kept = {record.body["signature"]["blob"]: blob}
+    assert ModelVersion.of(stored, kept.__getitem__).signature == draft.signature
 
 
 def test_metrics_are_finite_numbers() -> None:
