@@ -268,7 +268,7 @@ class InvalidSearch(InvalidRequest):
     def __init__(self, what: str, *, text: str, position: int) -> None:
         before, here = text[:position][-30:], text[position : position + 30]
         place = f"{before}▸{here}".strip()
-        super().__init__(f"search, character {position + 1}: {what}. Here: {place}")
+        super().__init__(f"search, character {position + 1}: {what.rstrip('.')}. Here: {place}")
         self.position = position
 
 

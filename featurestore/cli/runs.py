@@ -189,13 +189,20 @@ def _show_run(run: Run) -> None:
     ]
     for name, value in about:
         if value not in (None, "", {}):
-            say(f"  {name:<13}{line(value)}")
+            say(f"  {name:<14}{line(value)}")
     _table("params", ("name", "value"), list(facts.params.items()))
     _table(
         "metrics",
         ("name", "value", "step", "least", "greatest", "points"),
         [
-            (name, metric.value, metric.step, metric.least, metric.greatest, metric.points)
+            (
+                name,
+                metric.value,
+                metric.step,
+                "—" if metric.least is None else metric.least,
+                "—" if metric.greatest is None else metric.greatest,
+                metric.points,
+            )
             for name, metric in facts.metrics.items()
         ],
     )

