@@ -78,7 +78,7 @@ class Affected:
     (DIRECT) or as a filter, key, order or age limit (INDIRECT); `category` is BREAKING or REMOVAL.
     `aliases` are the names that point to it: environments of a service (`env/prod`), stages of a
     model (`model/delay/production`). `through` are the changed features and services that it
-    depends on.
+    depends on (where something goes, those that go).
     """
 
     kind: str

@@ -93,30 +93,39 @@ def affected_by(roots: Roots, registry: Registry) -> tuple[Affected, ...]:
                 category=category,
                 aliases=in_use(hit.aliases) if hit.kind == "model" else hit.aliases,
             )
-    through = _through(list(found), roots, registry)
+    above = _roots_above(list(found), roots, registry)
     order = {"model": 0, "service": 1, "training_set": 2, "run": 3}
     return tuple(
-        replace(one, through=through.get(one.id, ()))
+        replace(one, through=_named(above.get(one.id, set()), one))
         for one in sorted(
             found.values(), key=lambda one: (order[one.kind], not one.aliases, one.name, one.label)
         )
     )
 
 
-def _through(ids: Sequence[str], roots: Roots, registry: Registry) -> Mapping[str, tuple[str, ...]]:
-    """By the id of what is affected: the names of the changed features and services among its
-    ancestors."""
+def _roots_above(
+    ids: Sequence[str], roots: Roots, registry: Registry
+) -> Mapping[str, set[tuple[str, bool]]]:
+    """By the id of what is affected: the beginnings of the change among its ancestors, each by its
+    name and whether it is removed."""
     if not ids:
         return {}
-    starts = set(registry.twins(roots.every))
+    removed = set(registry.twins(roots.removed))
+    starts = removed | set(registry.twins([*roots.direct, *roots.indirect]))
     parents = defaultdict[str, list[str]](list)
     for link in registry.walk(ids, direction="up"):
         parents[link.child].append(link.parent)
-    above: dict[str, set[str]] = {}
+    above: dict[str, set[tuple[str, bool]]] = {}
     for record_id in TopologicalSorter(parents).static_order():
-        names = {_name_of(record_id)} if record_id in starts else set[str]()
-        above[record_id] = names.union(*(above[parent] for parent in parents.get(record_id, ())))
-    return {one: tuple(sorted(above.get(one, set()) - {_name_of(one)})) for one in ids}
+        own = {(_name_of(record_id), record_id in removed)} if record_id in starts else set()
+        above[record_id] = own.union(*(above[parent] for parent in parents.get(record_id, ())))
+    return above
+
+
+def _named(above: set[tuple[str, bool]], one: Affected) -> tuple[str, ...]:
+    """Of what loses something only that which it loses."""
+    names = {name for name, gone in above if gone or one.category != Category.REMOVAL}
+    return tuple(sorted(names - ({one.name} if one.kind == "service" else set())))
 
 
 def _name_of(record_id: str) -> str:
