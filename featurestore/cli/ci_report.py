@@ -92,7 +92,7 @@ def to_markdown(report: Report) -> str:
     if report.failed:
         lines += ["", "### What failed", "", *map(_item, report.failed)]
     if report.plan:
-        lines += ["", "### Plan", "", report.plan.strip()]
+        lines += ["", report.plan.strip()]
     gates = report.suite("gates")
     if gates:
         lines += [
