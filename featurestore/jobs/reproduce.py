@@ -12,12 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.buckets import bucket_path, etag_of, is_s3, translated
 from featurestore.compiler.definition_records import definition_records
 from featurestore.compiler.recorded import (
     differences,
@@ -37,8 +35,10 @@ from featurestore.errors import (
 )
 from featurestore.jobs import lineage_refs, pinning, set_files, training_sets
 from featurestore.jobs.entity_frame import EntityFrame, Rows
+from featurestore.jobs.frame_parts import batches_in_parts
 from featurestore.jobs.row_digest import RowDigest
 from featurestore.jobs.row_hash import hashes
+from featurestore.jobs.snapshot import states_of
 from featurestore.jobs.training import get_historical_features
 from featurestore.lifecycle.datasets import (
     LibraryChange,
@@ -279,8 +279,12 @@ class _Work:
     def _expired(self, wanted: Sequence[tuple[str, str, int, str | None]]) -> Iterator[ExpiredFile]:
         asked: list[Asked] = []
         hashed: list[tuple[str, str, str]] = []
+        states: dict[str, State | None] = {}
+        for source in dict.fromkeys(source for source, *_ in wanted):
+            paths = [path for owner, path, *_ in wanted if owner == source]
+            states |= states_of(source, paths, self.store.offline.s3)
         for source, path, size, digest in wanted:
-            state = self._state(path)
+            state = states[path]
             if state is None:
                 yield ExpiredFile(source=source, path=path, why="gone")
             elif state[0] != size:
@@ -292,19 +296,6 @@ class _Work:
         for source, path, digest in hashed:
             if contents[path].sha256 != digest:
                 yield ExpiredFile(source=source, path=path, why="changed")
-
-    def _state(self, path: str) -> State | None:
-        if is_s3(path):
-            try:
-                with translated(f"Reading {path}"):
-                    return etag_of(self.store.offline.s3.client(), bucket_path(path))
-            except SourceMissing:
-                return None
-        try:
-            found = Path(path).stat()
-        except OSError:
-            return None
-        return found.st_size, found.st_mtime_ns
 
     # --- rows ---
 
@@ -349,7 +340,7 @@ class _Work:
 
     def _digest(self, job: RetrievalJob) -> str:
         found = RowDigest(job.schema)
-        for _ in set_files.behind(job.to_batches(), found.add):
+        for _ in set_files.behind(batches_in_parts(job, COMPARED_ROWS), found.add):
             pass
         return found.digest()
 
@@ -359,7 +350,7 @@ class _Work:
         counts: dict[str, int] = {}
         examples: dict[str, list[Mapping[str, Any]]] = {}
         start = 0
-        for old, new in _side_by_side(then, job.to_batches(COMPARED_ROWS)):
+        for old, new in _side_by_side(then, batches_in_parts(job, COMPARED_ROWS)):
             for name in old.schema.names:
                 if name not in new.schema.names:
                     counts[name] = counts.get(name, 0) + old.num_rows

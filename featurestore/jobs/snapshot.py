@@ -29,12 +29,12 @@ class Snapshot:
     def of(cls, files: Mapping[str, DataFiles], s3: S3Options | None = None) -> Self:
         """As the files are now. Raises what S3 does."""
         s3 = s3 or S3Options()
-        return cls({name: _states(name, data.every_path, s3) for name, data in files.items()}, s3)
+        return cls({name: states_of(name, data.every_path, s3) for name, data in files.items()}, s3)
 
     def check(self, *, to_do: str = "Make a new job.") -> None:
         """Raises `SnapshotMissing` for the first file that is not as it was, which says `to_do`."""
         for source, states in self.states.items():
-            for path, state in _states(source, tuple(states), self.s3).items():
+            for path, state in states_of(source, tuple(states), self.s3).items():
                 if state != states[path]:
                     raise rewritten(source, path, to_do=to_do)
 
@@ -47,10 +47,13 @@ def rewritten(source: str, path: str, *, to_do: str = "Make a new job.") -> Snap
     )
 
 
-def _states(source: str, paths: Sequence[str], s3: S3Options) -> dict[str, State | None]:
+def states_of(source: str, paths: Sequence[str], s3: S3Options) -> dict[str, State | None]:
+    """What each of these files is like now (None: gone), those on S3 side by side. `source` says
+    whose they are in errors. Raises what S3 does."""
     remote = [path for path in paths if is_s3(path)]
+    found = {path: _state(path) for path in paths if not is_s3(path)}
     if not remote:
-        return {path: _state(path) for path in paths}
+        return found
     client = s3.client()
 
     def look(path: str) -> State | None:
@@ -61,7 +64,7 @@ def _states(source: str, paths: Sequence[str], s3: S3Options) -> dict[str, State
                 return None
 
     with ThreadPoolExecutor(REMOTE_THREADS, thread_name_prefix="s3") as threads:
-        return dict(zip(remote, threads.map(look, remote), strict=True))
+        return found | dict(zip(remote, threads.map(look, remote), strict=True))
 
 
 def _state(path: str) -> State | None:

@@ -33,6 +33,7 @@ from featurestore.errors import (
 )
 from featurestore.fingerprint import canonical_json, fingerprint_bytes
 from featurestore.jobs import pinning, retrieval, set_files
+from featurestore.jobs.frame_parts import batches_in_parts
 from featurestore.jobs.retrieved import Retrieved, note_retrieved
 from featurestore.jobs.training import files_for, get_historical_features, service_of
 from featurestore.lifecycle.datasets import Splits, check_name, read_splits
@@ -147,7 +148,7 @@ def _write(made: _Made, location: str, tally: set_files.Tally) -> tuple[_Taken, 
         with ThreadPoolExecutor(1, thread_name_prefix="snapshots") as thread:
             taken = thread.submit(made.snapshots)
             written = set_files.write_rows(
-                offline, location, job.schema, job.to_batches(BATCH_ROWS), tally
+                offline, location, job.schema, batches_in_parts(job, BATCH_ROWS), tally
             )
             names += [file.name for file in written.files]
             found = taken.result()

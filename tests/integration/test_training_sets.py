@@ -22,7 +22,7 @@ from featurestore.errors import (
     RecordNotFound,
     SnapshotMissing,
 )
-from featurestore.jobs import set_files, training_sets
+from featurestore.jobs import frame_parts, set_files, training_sets
 from featurestore.jobs.retrieved import forget_retrieved, last_retrieved
 from featurestore.stores.offline import contents
 from featurestore.timeline import DAY_US, ManualClock, to_us
@@ -374,3 +374,25 @@ def test_a_set_too_wide_for_a_record(fs: FeatureStore) -> None:
     assert len(made.profile["columns"]) == len(wide.schema) + 1
     assert fs.reproduce("set").is_same
     assert fs.data.diff("set", "set").same_rows
+
+
+@pytest.mark.parametrize("form", ["table", "reader", "sql", "file"])
+def test_long_frames_are_joined_in_parts(
+    fs: FeatureStore, folder: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    pq.write_table(frame(500), folder / "frame.parquet", row_group_size=90)
+    sql = "SELECT user_id, seen AS event_timestamp FROM visits ORDER BY user_id, seen"
+    forms: dict[str, Any] = {
+        "table": lambda: frame(500),
+        "reader": lambda: frame(500).to_reader(70),
+        "sql": lambda: sql,
+        "file": lambda: str(folder / "frame.parquet"),
+    }
+    features = ["last_visit", "visit_windows"]
+    whole = fs.create_training_set("set", forms[form](), features)
+    monkeypatch.setattr(frame_parts, "CELLS_AT_ONCE", 1)
+    monkeypatch.setattr(frame_parts, "ROWS_AT_ONCE_MIN", 64)
+    parts = fs.create_training_set("set", forms[form](), features)
+    assert parts.row_digest == whole.row_digest
+    assert parts.to_arrow().equals(whole.to_arrow())
+    assert fs.reproduce(whole.id).is_same
