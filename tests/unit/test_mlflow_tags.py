@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import InvalidRequest
@@ -41,6 +41,7 @@ def test_what_does_not_fit_is_told_by_its_hash() -> None:
     assert len(tags_of([retrieval(n, 500) for n in range(40)])) < 100
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(list(tags_of([retrieval(1), retrieval(2)]))),
@@ -63,6 +64,7 @@ def test_an_earlier_longer_list_leaves_no_trace() -> None:
     assert json.loads(tags["featurestore.retrieved.1"])["parts"] == 1
 
 
+@settings(deadline=None)
 @given(st.text("a/@ \n\té#.", max_size=400))
 def test_any_name_becomes_one_of_an_experiment(name: str) -> None:
     assert check_experiment(experiment_name(name))
@@ -80,7 +82,9 @@ def test_names_and_parameters_of_mlflow() -> None:
 def test_references() -> None:
     found = MlflowReference.parse("mlflow:models:/delay@champion")
     assert (found.name, found.alias, found.number) == ("delay", "champion", None)
-    assert MlflowReference.parse("mlflow:models:/delay/3").number == "3"
+    assert found.our_alias == "mlflow/delay/champion"
+    numbered = MlflowReference.parse("mlflow:models:/delay/3")
+    assert (numbered.number, numbered.origin) == ("3", "mlflow:models:/delay/3")
     for text in ("mlflow:models:/delay", "models:/delay@x", "mlflow:models:/a/b/3", "mlflow:"):
         with pytest.raises(InvalidRequest, match=r"mlflow:models:/name@alias"):
             MlflowReference.parse(text)

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, NoReturn
 
-from featurestore.errors import InvalidSearch, LimitExceeded, suggest
+from featurestore.errors import InvalidRequest, InvalidSearch, LimitExceeded, suggest
 from featurestore.stores.registry.run_words import KEY_CHARS_MAX, STATUSES
+from featurestore.timeline import to_us
 
 SEARCH_CHARS_MAX = 10_000
 SEARCH_COMPARISONS_MAX = 200
@@ -306,6 +307,11 @@ class _Parser:
             self._fail(f"metrics are numbers; metrics.{field_.key} is compared with one", token)
         if field_ == Field("attributes", "duration") and isinstance(value, str | bool):
             self._fail("a duration is a number of seconds", token)
+        if field_.space == "attributes" and field_.key in INSTANTS:
+            try:
+                to_us(value if isinstance(value, str) else int(value))
+            except (InvalidRequest, OverflowError):
+                self._fail("an instant is written '2026-07-01T12:00:00Z', or in µs", token)
         if (
             field_ == Field("attributes", "status")
             and value not in STATUSES
