@@ -144,7 +144,10 @@ class _Run:
         if gates is None:
             return
         if gates.judges:
-            yield from self._predictions(gates)
+            try:
+                yield from list(self._predictions(gates))
+            except FeatureStoreError as error:
+                yield missing("evaluation", "evaluation", str(error))
         if gates.size_bytes_max is not None:
             yield rules.size_gate(gates.size_bytes_max, self._version.artifact.size)
         for contract in gates.all_contracts:

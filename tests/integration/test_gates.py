@@ -378,6 +378,20 @@ class TestGates:
         store.models.register("other", good, run=pinned.run)
         assert list(outcomes(store, "other")) == ["service late_model as the model knows it"]
 
+    def test_what_can_not_be_looked_at_fails(
+        self, store: FeatureStore, pinned: Pinned, good: Any
+    ) -> None:
+        store.models.register("late", good, run=pinned.run)
+        set_gates(store, '"late", evaluate_on="nope/test", minimum={"auc": 0.5}')
+        assert outcomes(store, "late")["evaluation"] is False
+        set_gates(store, '"late", evaluate_on="parcels", minimum={"auc": 0.5}')
+        found = store.models.evaluate("late", "parcels", trust=True)
+        kept = store.settings.root / ".featurestore/offline/artifacts" / found.predictions[:2]
+        (kept / found.predictions).unlink()
+        with pytest.raises(GateFailed, match=r"evaluation: .* is gone") as raised:
+            store.models.promote("late", "production", reason="x", by="ann")
+        assert store.models.promotion(raised.value.request).state is State.CHECKS_FAILED
+
     def test_gates_change_no_version(self, store: FeatureStore) -> None:
         set_gates(store, '"late", size_bytes_max=7')
         with open_store(store.settings.root) as again:
