@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,7 @@ from featurestore.cli.online import entity_rows
 from featurestore.cli.options import Json, Repo, open_store
 from featurestore.cli.output import say, show_json, working
 from featurestore.errors import InvalidRequest
-from featurestore.timeline import format_instant, to_us
+from featurestore.facades.answers import to_plain
 
 if TYPE_CHECKING:
     from featurestore.facades.lineage import LineageQuestions
@@ -41,7 +40,7 @@ def answer(repo: Path, ask: Callable[[LineageQuestions], Any]) -> Any:
 def impact(target: Target, repo: Repo = Path(), at: At = None, as_json: Json = False) -> None:
     """Show what a change of a column, a source or a feature would touch."""
     found = answer(repo, lambda lineage: lineage.impact(target, at=at))
-    show_json(to_json(found)) if as_json else say(lineage_text.impact(found))
+    show_json(to_plain(found)) if as_json else say(lineage_text.impact(found))
 
 
 def who_uses(
@@ -56,7 +55,7 @@ def who_uses(
 ) -> None:
     """Show who uses a feature or a view, and when it was last trained on and materialized."""
     found = answer(repo, lambda lineage: lineage.who_uses(target, metrics=metrics, at=at))
-    show_json(to_json(found)) if as_json else say(lineage_text.uses(found))
+    show_json(to_plain(found)) if as_json else say(lineage_text.uses(found))
 
 
 def lineage(
@@ -74,7 +73,7 @@ def lineage(
 ) -> None:
     """Show what something was made of, down to the columns, or what was made of it."""
     found = answer(repo, lambda lineage: lineage.of(target, up=up, depth=depth, at=at))
-    show_json(to_json(found)) if as_json else say(lineage_text.tree(found))
+    show_json(to_plain(found)) if as_json else say(lineage_text.tree(found))
 
 
 def diff(
@@ -93,7 +92,7 @@ def diff(
         raise InvalidRequest(f"{start!r} has no instant; write ALIAS@INSTANT, env/prod@2026-11-01")
     until = None if end is None else end.rpartition("@")[2]
     found = answer(repo, lambda lineage: lineage.diff(alias, since, until))
-    show_json(to_json(found)) if as_json else say(lineage_text.diff(found))
+    show_json(to_plain(found)) if as_json else say(lineage_text.diff(found))
 
 
 def history(
@@ -104,7 +103,7 @@ def history(
 ) -> None:
     """Show the moves of an alias: who, when, to what, why."""
     found = answer(repo, lambda lineage: lineage.history(alias, at=at))
-    show_json([to_json(event) for event in found]) if as_json else lineage_text.show_events(found)
+    show_json([to_plain(event) for event in found]) if as_json else lineage_text.show_events(found)
 
 
 def freshness(
@@ -115,7 +114,7 @@ def freshness(
 ) -> None:
     """Show up to which instant what a service answers is known."""
     found = answer(repo, lambda lineage: lineage.freshness(service, at=at))
-    show_json(to_json(found)) if as_json else lineage_text.show_freshness(found)
+    show_json(to_plain(found)) if as_json else lineage_text.show_freshness(found)
 
 
 def blast(
@@ -133,7 +132,7 @@ def blast(
 ) -> None:
     """Show which training sets, runs and models saw bad data."""
     found = answer(repo, lambda lineage: lineage.blast(target, start=start, end=end, at=at))
-    show_json(to_json(found)) if as_json else say(lineage_text.bad_data(found))
+    show_json(to_plain(found)) if as_json else say(lineage_text.bad_data(found))
 
 
 def erase(
@@ -165,7 +164,7 @@ def erase(
     keys = entity_rows(entity or [], entities)
     with working("looking through training sets"):
         found = answer(repo, lambda lineage: lineage.erase(name, keys, dry_run=dry_run))
-    show_json(to_json(found)) if as_json else say(lineage_text.erasure(found))
+    show_json(to_plain(found)) if as_json else say(lineage_text.erasure(found))
 
 
 def gc(
@@ -178,21 +177,4 @@ def gc(
 ) -> None:
     """Remove artifacts and files of training sets that nothing names."""
     found = answer(repo, lambda lineage: lineage.gc(older_than=older_than, dry_run=dry_run))
-    show_json(to_json(found)) if as_json else say(lineage_text.collected(found))
-
-
-def to_json(found: Any) -> Any:
-    """An answer as JSON holds it: `…_us` become instants under their name without the unit."""
-    return _plain(asdict(found))
-
-
-def _plain(value: Any, name: str = "") -> Any:
-    if isinstance(value, dict):
-        return {key.removesuffix("_us"): _plain(item, key) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        if hasattr(value, "_asdict"):
-            return _plain(value._asdict())
-        return [_plain(item) for item in value]
-    if name.endswith("_us") and isinstance(value, int):
-        return format_instant(to_us(value))
-    return value
+    show_json(to_plain(found)) if as_json else say(lineage_text.collected(found))

@@ -33,6 +33,16 @@ class Decision(BaseModel):
     by: str | None = None
 
 
+class Keys(BaseModel):
+    """Keys of an entity: `[{"tailnum": "N1"}, …]`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    entity: str
+    keys: list[dict[str, Any]]
+    dry_run: bool = True
+
+
 def answer(value: Any) -> JSONResponse:
     """Any answer of ours as JSON."""
     return JSONResponse(to_plain(value))
@@ -105,6 +115,26 @@ def blast(
 ) -> JSONResponse:
     """Which training sets, runs and models saw a bad snapshot or interval."""
     return answer(questions(request).blast(target, start=start, end=end, at=at))
+
+
+@router.get("/gc")
+def garbage(request: Request, older_than: str = "1d") -> JSONResponse:
+    """What a collection would remove."""
+    facade = site_of(request).acting(request.state.token).lineage
+    return answer(facade.gc(older_than=older_than, dry_run=True))
+
+
+@router.post("/gc")
+def collect(request: Request, older_than: str = "1d") -> JSONResponse:
+    """Remove files of ours that nothing names."""
+    return answer(site_of(request).acting(request.state.token).lineage.gc(older_than=older_than))
+
+
+@router.post("/erase")
+def erase(request: Request, keys: Keys) -> JSONResponse:
+    """Which training sets hold keys of an entity; then delete the keys, online and offline."""
+    facade = site_of(request).acting(request.state.token).lineage
+    return answer(facade.erase(keys.entity, keys.keys, dry_run=keys.dry_run))
 
 
 @router.get("/history")

@@ -141,6 +141,19 @@ class TestQuestions:
         assert holds in answer.text
         assert answer.headers["content-type"] == "application/json"
 
+    def test_erasing_and_collecting(self, page: httpx.Client) -> None:
+        asked = {"entity": "depot", "keys": [{"depot": 7}]}
+        found = page.post("/api/erase", json=asked)
+        assert found.status_code == 200, found.text
+        assert "training_set:parcels" in found.text
+        wrong = page.post("/api/erase", json=asked | {"entity": "dept"})
+        assert wrong.status_code == 400
+        assert page.post("/api/erase", json={"entity": 1}).status_code == 422
+        assert page.get("/api/gc").status_code == 200
+        assert page.post("/api/gc", params={"older_than": "1s"}).status_code == 403
+        refused = page.post("/api/gc?older_than=1s", json={})
+        assert refused.status_code == 400
+
     def test_as_it_stood_before_anything_was(self, page: httpx.Client) -> None:
         answer = page.get("/api/models", params={"at": "2020-01-01"})
         assert answer.json() == []
