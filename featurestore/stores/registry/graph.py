@@ -25,6 +25,9 @@ DEPTH_COUNTED_MAX = 16
 visits a record once per level on which it stands, so deep walks are cut afterwards instead."""
 
 ROWS_STREAMED = 1_000
+_BY_INDEX = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+"""For this transaction. Without statistics (a new or restored database) Postgres takes what is
+reached for a large part of the graph, and reads all of it at every step: 400 ms instead of 1."""
 _MENTIONED = re.compile(r"(?<![0-9a-f])(?:[0-9a-f]{64}|[0-9a-f]{32})(?![0-9a-f])")
 _MENTIONED_BYTES = re.compile(_MENTIONED.pattern.encode())
 
@@ -46,6 +49,8 @@ def walk(
 
     `past`: records of these kinds are reached, but not walked past. Raises `LimitExceeded`.
     """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(_BY_INDEX)
     leaving = defaultdict[int, list[tuple[int, Link]]](list)
     counted = depth_max <= DEPTH_COUNTED_MAX
     query = _reachable(direction, counted, at_us is not None, bool(past))
