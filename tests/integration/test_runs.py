@@ -100,6 +100,7 @@ def test_a_block_is_a_run(fs: FeatureStore, tmp_path: Path) -> None:
     assert run.run_id not in fs.registry.aliases()
 
 
+@pytest.mark.slow
 def test_what_is_recorded_without_asking(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +338,7 @@ def start(folder: Path, body: str) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline().strip()
 
 
+@pytest.mark.slow
 def test_a_program_that_just_ends_ends_its_runs(fs: FeatureStore, folder: Path) -> None:
     log = "run.log_metric('m', 1.0)"
     process, run_id = start(folder, log)
@@ -352,6 +354,7 @@ def test_a_program_that_just_ends_ends_its_runs(fs: FeatureStore, folder: Path) 
     assert facts.metrics["m"].points == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_what_was_logged_a_second_before_the_end_is_there(
     fs: FeatureStore, folder: Path, how: signal.Signals
