@@ -13,9 +13,9 @@ MINUTES ?= 10
 FAULT_ROUNDS ?= 1
 SOAK_MINUTES ?= 12
 
-# Each process takes half of the tests, in their order, so that a module's servers start once; who is
-# done first takes over half of what the other has left.
-BOTH_CORES := -n 2 --dist worksteal
+# Each process takes a part of the tests, in their order, so that a module's servers start once; who is
+# done first takes over half of what another has left. Three on two cores, because tests of servers wait.
+SIDE_BY_SIDE := -n 3 --dist worksteal
 
 # Both major versions of DuckDB are supported; the older one lives beside the environment.
 DUCKDB_OLD := $(VENV)/duckdb-1.5
@@ -55,7 +55,7 @@ demo: $(VENV)/.demo ## install and run the main job on the NYC flights data (ONL
 	@$(BIN)/featurestore demo --online $(ONLINE)
 
 test: $(VENV)/.test ## install and run the tests
-	$(BIN)/pytest $(BOTH_CORES) -m "not full"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not full"
 
 debian-packages:
 	@command -v redis-server >/dev/null || { \
@@ -69,7 +69,7 @@ debian-packages:
 
 test-full: debian-packages $(VENV)/.test $(DUCKDB_OLD) ## also the tests that need Debian packages, and the older DuckDB
 	$(BIN)/pytest -m full
-	PYTHONPATH=$(CURDIR)/$(DUCKDB_OLD) $(BIN)/pytest $(BOTH_CORES) -q -m "not full" $(DUCKDB_TESTS)
+	PYTHONPATH=$(CURDIR)/$(DUCKDB_OLD) $(BIN)/pytest $(SIDE_BY_SIDE) -q -m "not full and not slow" $(DUCKDB_TESTS)
 
 lint: $(VENV)/.dev ## format, lint, types and layers
 	$(BIN)/ruff format --check .
@@ -78,7 +78,7 @@ lint: $(VENV)/.dev ## format, lint, types and layers
 	$(BIN)/lint-imports
 
 check: lint ## the same and the fast tests
-	$(BIN)/pytest -q $(BOTH_CORES) -m "not slow and not full"
+	$(BIN)/pytest -q $(SIDE_BY_SIDE) -m "not slow and not full"
 
 faults: debian-packages $(VENV)/.test ## the fault tests at length (FAULT_ROUNDS=1, SOAK_MINUTES=12)
 	FAULT_ROUNDS=$(FAULT_ROUNDS) SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/pytest -v tests/faults
