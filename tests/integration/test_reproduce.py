@@ -131,6 +131,7 @@ def test_exact(folder: Path, made: str) -> None:
     assert found.libraries == found.expired == found.differences == found.redefined == ()
 
 
+@pytest.mark.slow
 def test_exact_with_other_threads_batches_and_row_groups(
     folder: Path, made: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +316,7 @@ def test_a_definition_that_cannot_be_had_again(folder: Path, made: str) -> None:
     assert "ttl" in found.problems[0]
 
 
+@pytest.mark.slow
 def test_runs_and_models_lead_to_their_set(folder: Path, made: str) -> None:
     with opened(folder) as fs:
         run = Record(kind="run", name="delay/1", parents=(Edge(parent=made, role="training_set"),))

@@ -362,6 +362,7 @@ def test_a_set_that_was_beaten_to_its_name(fs: FeatureStore, folder: Path) -> No
     assert len(fs.registry.history("training_set/set")) == 2
 
 
+@pytest.mark.slow
 def test_a_set_too_wide_for_a_record(fs: FeatureStore) -> None:
     """Long lists stand in blobs; the record says how long they are."""
     wide = frame(3)
@@ -376,6 +377,7 @@ def test_a_set_too_wide_for_a_record(fs: FeatureStore) -> None:
     assert fs.data.diff("set", "set").same_rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["table", "reader", "sql", "file"])
 def test_long_frames_are_joined_in_parts(
     fs: FeatureStore, folder: Path, monkeypatch: pytest.MonkeyPatch, form: str
