@@ -80,7 +80,9 @@ CASES: Mapping[str, Case] = {
         ("apply:shop/env/test", "materialize:shop/env/test", "delete:shop", "push:shop"),
     ),
     "identify the store": Case(
-        _moves("store/prod"), ("materialize:shop/env/prod",), ("apply:shop", "push:shop")
+        _moves("store/prod"),
+        ("materialize:shop/env/prod", "apply:shop/env/prod"),
+        ("apply:shop/env/test", "push:shop", "delete:shop"),
     ),
     "make a table": Case(_moves("online/v/h"), ("apply:shop/env/x", "materialize:shop/env/x")),
     "write a record": Case(_writes("fact"), ("delete:shop", "apply:shop/env/x")),
