@@ -5,12 +5,14 @@
 
 from featurestore import (
     Aggregation,
+    DataContract,
     Entity,
     Feature,
     FeatureService,
     FeatureTest,
     FeatureView,
     FileSource,
+    Gates,
     OnDemandFeatureView,
     RequestSource,
     SqlSource,
@@ -317,6 +319,26 @@ take_off = FeatureService(
     "take_off",
     features=[origin_weather[["wind_kts", "visib"]], runway_wind],
     description="The wind along and across a runway, by airport and heading",
+)
+
+# --- Gates: what a version of the model `delay` must prove before it is in production -------------
+
+# `no_worse` compares it with the model that is in production on the very same flights, by a paired
+# bootstrap: with 95 % confidence its AUC is not lower by more than that.
+delay_gates = Gates(
+    "delay",
+    evaluate_on="delays/test",
+    minimum={"auc": 0.7},
+    no_worse={"auc": 0.01},
+    slices={"origin": {"auc": 0.65}},
+    size_bytes_max=5_000_000,
+    contracts=DataContract(
+        rows_min=10_000,
+        unique=["flight_id"],
+        null_rate_max={"temp": 0.05},
+        ranges={"temp": (-30, 120)},
+    ),
+    approvals=1,
 )
 
 # --- Tests: examples that `featurestore test` holds against both paths ----------------------------

@@ -246,11 +246,12 @@ def reproduce(
     if as_json:
         show_json({**asdict(found), "verdict": found.verdict.value})
     else:
-        _show_reproduction(found)
+        show_reproduction(found)
     return 0 if found.is_same else 1
 
 
-def _show_reproduction(found: Reproduction) -> None:
+def show_reproduction(found: Reproduction) -> None:
+    """What a rebuild found, a line per fact."""
     say(f"{found.verdict.value}  {show_id(found.training_set)}")
     match found.equal:
         case True:

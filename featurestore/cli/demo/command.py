@@ -45,21 +45,22 @@ def demo(
 ) -> None:
     """Walk the whole path on real data.
 
-    Flights out of New York: plan, apply, training sets, materialize, verify, serve, look up.
+    Flights out of New York: plan, apply, training sets, runs, models, materialize, serve, lineage.
     """
     _check_packages(data_only, online)
     started = time.monotonic()
     root = _repository(folder)
-    prepare_data(root)
+    data = prepare_data(root)
     if data_only:
         return
-    with signals_unwind(), Walk(root, redis=online is Online.REDIS) as walk:
+    with signals_unwind(), Walk(root, data, redis=online is Online.REDIS) as walk:
         walk.plan_and_apply()
-        walk.train()
+        walk.learn()
         walk.materialize()
         walk.verify()
         walk.look_up()
         walk.push_a_landing()
+        walk.ask()
         walk.what_next()
     say(f"(The demo took {time.monotonic() - started:.0f} s.)")
 

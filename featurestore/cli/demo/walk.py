@@ -8,15 +8,16 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from featurestore.cli.demo import model
+from featurestore.cli.demo import model, questions
+from featurestore.cli.demo.learning import MODEL, PRODUCTION, SERVICE, Learning
+from featurestore.cli.demo.printing import abridged, heading
 from featurestore.cli.demo.servers import feature_server, redis_server
-from featurestore.cli.online import show_vector
 from featurestore.cli.options import open_store
 from featurestore.cli.output import counting, say, show_table, working
-from featurestore.example.flights import prepare
-from featurestore.timeline import format_instant, to_datetime
+from featurestore.example.flights import Prepared, prepare
+from featurestore.timeline import to_datetime
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,25 +25,24 @@ if TYPE_CHECKING:
     from featurestore.client import FeatureClient
     from featurestore.wire.response import OnlineResponse
 
-SERVICE = "delay_model"
 LOOKUPS = 2_000
 FLIGHTS = 100
 LATE_MINUTES = 120
 KEYS = ("tailnum", "carrier", "origin", "dest")
 STATE = ".featurestore"
+TABLES_MAX = 3
+TABLE_INDENT, FEATURE_INDENT = " " * 4, " " * 6
+"""In a plan."""
+MOVED_MAX = 12
+SHOWN = (
+    "temp", "plane_arr_delay", "carrier_arr_delay", "route_mean_arr_delay", "network_departures",
+    "plane_arr_delay_mean_24h", "previous_dest", "carrier_cancelled_share_7d",
+    "route_arr_delay_mean_30d", "origin_arr_delay_mean_1h", "seats", "alt_m",
+)  # fmt: skip
+"""One or two features of each view; `get-online` shows all of them."""
 
-MOMENTS = {"at departure": 0, "an hour before": 60}
-"""When the question is asked: minutes before the scheduled departure."""
 
-ENTITIES = """
-    SELECT flight_id, tailnum, carrier, origin, dest, local_hour, arr_delay > 15 AS late,
-           scheduled_at - INTERVAL {minutes} MINUTE AS event_timestamp
-    FROM flights
-    WHERE arr_delay IS NOT NULL AND known_at <= TIMESTAMPTZ '{now}' AND flight_id % 5 = 0
-"""
-
-
-def prepare_data(root: Path) -> None:
+def prepare_data(root: Path) -> Prepared:
     """Step 0: the data, written once."""
     heading("The data", "every flight that left New York in 2013, with the hourly weather")
     with working("preparing the data"):
@@ -55,13 +55,7 @@ def prepare_data(root: Path) -> None:
         f"A server reads the real clock, so the year was moved by {prepared.weeks} weeks: "
         f"it now ends {to_datetime(prepared.ends_us):%Y-%m-%d}."
     )
-
-
-def heading(title: str, text: str) -> None:
-    """The title of a step and what it is about."""
-    say()
-    say(f"── {title}: {text}")
-    sys.stdout.flush()
+    return prepared
 
 
 class Walk:
@@ -70,12 +64,12 @@ class Walk:
     Use as a context manager; everything that it started stops with the block.
     """
 
-    def __init__(self, root: Path, *, redis: bool) -> None:
+    def __init__(self, root: Path, data: Prepared, *, redis: bool) -> None:
         self._root = root
+        self._data = data
         self._stack = ExitStack()
         self._redis = redis
         self._overrides: dict[str, str] = {}
-        self._model: model.Model | None = None
         self._address = ""
 
     def __enter__(self) -> Self:
@@ -90,6 +84,9 @@ class Walk:
             }
             heading("The online store", f"a Valkey server (Redis protocol) at {url}")
         self.store = self._stack.enter_context(open_store(self._root, self._overrides))
+        self._learning = Learning(
+            self.store, now_us=self.store.clock.now_us(), ends_us=self._data.ends_us
+        )
         return self
 
     def __exit__(self, *failure: Any) -> None:
@@ -100,54 +97,20 @@ class Walk:
         heading("Definitions", f"{self._root / 'flights.py'}, compared with the registry")
         with working("reading definitions and schemas"):
             plan = self.store.plan()
-        say(str(plan))
+        say(_objects(str(plan)))
         result = self.store.apply(plan)
         say("Nothing to apply." if plan.is_empty else "Applied.")
         waiting = [name for name, moved in result.serving.items() if not moved]
         if waiting:
             say(f"Not served before they are materialized: {', '.join(sorted(waiting))}.")
 
-    def train(self) -> None:
-        """A training set that knows only what was known, a leaky one, and a model on each."""
-        heading("Training sets", "will the flight arrive more than 15 minutes late?")
-        say("as_of='known' joins what was known at each row's time. as_of='event' looks at event")
-        say("times alone, as most feature stores do, and finds outcomes of flights in the air.")
-        rows = [row for moment in MOMENTS for row in self._compare(moment)]
-        say()
-        show_table(
-            ["features", "as_of", "rows", "AUC when tested", "AUC when served"],
-            rows,
-            title="A model on each, trained on the first 80 % of the year, tested on the rest",
-        )
-        say("Served, a model gets what is known by then, whatever it was trained on: the leak")
-        say("flatters in the test and is gone in production.")
-
-    def _compare(self, moment: str) -> list[list[Any]]:
-        began = time.monotonic()
-        with working(f"joining features {moment}"):
-            known, leaky = self._training_set(moment, "known"), self._training_set(moment, "event")
-        took_s = time.monotonic() - began
-        with working("training on both"):
-            known_train, known_test = model.split(known)
-            leaky_train, leaky_test = model.split(leaky)
-            honest, flattered = model.train(known_train), model.train(leaky_train)
-            self._model = honest
-            share = model.share_different(known, leaky, "carrier_arr_delay")
-            served = model.auc(flattered, known_test)
-            rows = [
-                [moment, "event", leaky.num_rows, model.auc(flattered, leaky_test), served],
-                [moment, "known", known.num_rows, *[model.auc(honest, known_test)] * 2],
-            ]
-        say(
-            f"{moment}: 2 × {known.num_rows:,} rows in {took_s:.1f} s; "
-            f"the carrier's latest delay at the airport differs in {share:.0%} of them"
-        )
-        return [[*row[:3], f"{row[3]:.3f}", f"{row[4]:.3f}"] for row in rows]
-
-    def _training_set(self, moment: str, as_of: Literal["known", "event"]) -> pa.Table:
-        now = format_instant(self.store.clock.now_us())
-        entities = ENTITIES.format(minutes=MOMENTS[moment], now=now)
-        return self.store.get_historical_features(entities, SERVICE, as_of=as_of).to_arrow()
+    def learn(self) -> None:
+        """A training set on record, two learners, what a leak would do to them, and the way into
+        production."""
+        self._learning.write_set()
+        self._learning.experiment()
+        self._learning.show_the_leak()
+        self._learning.promote()
 
     def materialize(self) -> None:
         """The newest rows into the online store."""
@@ -184,9 +147,15 @@ class Walk:
         with FeatureClient(address) as client:
             response = client.get_online_features(SERVICE, keys)
             title = "the next flight out: " + ", ".join(f"{key}={keys[0][key]}" for key in KEYS)
-            show_vector(response, 0, title=title)
-            self._predict(response, flights)
+            self._show(response, title)
+            self._predict(response)
             self._time(client, keys)
+
+    def _show(self, response: OnlineResponse, title: str) -> None:
+        values, statuses = response.to_dict(), response.statuses
+        rows = [[name, values[name][0], statuses[name][0]] for name in SHOWN]
+        show_table(["feature", "value", "status"], rows, title=title)
+        say(f"… {len(response.feature_names) - len(SHOWN)} more")
 
     def _next_flights(self) -> pa.Table:
         """The flights that are scheduled next (schedules are known; outcomes are not)."""
@@ -195,18 +164,17 @@ class Walk:
 
         now = to_datetime(self.store.clock.now_us())
         found = dataset.dataset(self._root / "data" / "flights").to_table(
-            columns=[*KEYS, "scheduled_at", "local_hour"],
+            columns=[*KEYS, "scheduled_at"],
             filter=(pc.field("scheduled_at") > now) & pc.is_valid(pc.field("tailnum")),
         )
         order = [("scheduled_at", "ascending"), ("tailnum", "ascending")]
         return found.sort_by(order).slice(0, FLIGHTS)
 
-    def _predict(self, response: OnlineResponse, flights: pa.Table) -> None:
-        if self._model is None:
-            return
-        vectors = response.to_arrow().append_column("local_hour", flights["local_hour"])
-        probability = self._model.probabilities(vectors.slice(0, 1))[0]
-        say(f"The model says: late with probability {probability:.2f}")
+    def _predict(self, response: OnlineResponse) -> None:
+        loaded = self.store.models.load(PRODUCTION, trust=True)
+        probability = model.probabilities(loaded, response.to_arrow().slice(0, 1))[0]
+        version = self.store.models.get(PRODUCTION)
+        say(f"{version.ref}, in production, says: late with probability {probability:.2f}")
 
     def _time(self, client: FeatureClient, flights: list[dict[str, Any]]) -> None:
         took_ms = []
@@ -242,9 +210,11 @@ class Walk:
         say(f"flight {row['flight_id']}: " + ", ".join(f"{k}={v}" for k, v in keys[0].items()))
         show_table(
             ["feature", "before", "after"],
-            [[name, before[name][0], after[name][0]] for name in moved],
+            [[name, before[name][0], after[name][0]] for name in moved[:MOVED_MAX]],
             title=f"Pushed and read back in {took_ms:.0f} ms: {len(moved)} features moved",
         )
+        if len(moved) > MOVED_MAX:
+            say(f"… {len(moved) - MOVED_MAX} more")
 
     def _next_outcomes(self) -> list[dict[str, Any]]:
         """The flights whose outcomes would be known next."""
@@ -259,6 +229,12 @@ class Walk:
         rows: list[dict[str, Any]] = found.sort_by(order).slice(0, FLIGHTS).to_pylist()
         return rows
 
+    def ask(self) -> None:
+        """What a column leads to, what the model was made of, and what its promotion moved."""
+        questions.impact(self.store)
+        questions.reproduce(self.store)
+        questions.diff(self.store, since_us=self._learning.moved_us)
+
     def what_next(self) -> None:
         """Commands to try."""
         program, repo = _typed(), _from_here(self._root)
@@ -266,6 +242,7 @@ class Walk:
         if self._redis:
             say("The Valkey server stops now. With a Redis of your own, first")
             say("    export FEATURESTORE__ONLINE__URL=redis://host:6379/0")
+            say(f"    export FEATURESTORE__REGISTRY__URL={self._overrides['registry.url']}")
             say(f"    {program} apply --repo {repo}")
             say(f"    {program} materialize --repo {repo}")
         flight = self._next_flights().select(KEYS).to_pylist()[0]
@@ -273,6 +250,12 @@ class Walk:
         for command in (
             "list views",
             "describe views carrier_at_airport",
+            f"lineage {questions.ALIAS} --depth 2",
+            f"impact {questions.COLUMN}",
+            f"reproduce {questions.ALIAS}",
+            "models list",
+            f"models history {MODEL}",
+            f"runs compare {' '.join(self._learning.run_ids)}",
             f"get-online {SERVICE} {keys}",
             f"get-online take_off --entity airport={flight['origin']} --request heading=220",
             "materialize",
@@ -282,6 +265,15 @@ class Walk:
         ):
             say(f"    {program} {command} --repo {repo}")
         say(f"    {program} init my_repo")
+
+
+def _objects(plan: str) -> str:
+    """A plan without the lines of single features, and the beginning of its list of tables."""
+    lines = plan.splitlines()
+    kept = [line for line in lines if not line.startswith(FEATURE_INDENT)]
+    if len(kept) < len(lines):
+        kept.append(f"({len(lines) - len(kept)} lines about single features are not shown here.)")
+    return abridged("\n".join(kept), most=TABLES_MAX, indent=TABLE_INDENT)
 
 
 def _typed() -> str:
