@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from featurestore.lifecycle.models import TARGETS
 from featurestore.records import Link, Transformation, show_id
 
 Direction = Literal["up", "down"]
@@ -88,8 +89,15 @@ class Blast:
 
     @property
     def models_in_stage(self) -> tuple[Hit, ...]:
-        """The models that some stage has now."""
-        return tuple(hit for hit in self.models if hit.aliases)
+        """The models that are in staging or in production now, whatever the environment."""
+        return tuple(hit for hit in self.models if any(map(_is_live_stage, hit.aliases)))
+
+
+def _is_live_stage(alias: str) -> bool:
+    """Of `model/delay/production`, but neither of `model/delay`, the newest version, nor of
+    `model/delay/archived`."""
+    model, _, stage = alias.rpartition("/")
+    return "/" in model and stage in TARGETS
 
 
 def label_of(kind: str, name: str, record_id: str, *, number: object = None) -> str:

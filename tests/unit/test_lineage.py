@@ -12,7 +12,7 @@ from featurestore.compiler.changes import definition_records
 from featurestore.compiler.typed import TypedRepo
 from featurestore.jobs.apply import apply
 from featurestore.jobs.lineage import downstream
-from featurestore.lifecycle.lineage import Blast, reached
+from featurestore.lifecycle.lineage import Blast, Hit, reached
 from featurestore.records import Edge, Link, Record
 from featurestore.stores.registry.base import Registry
 from featurestore.stores.registry.sql import SqlRegistry
@@ -145,6 +145,19 @@ def test_services_are_those_that_an_environment_has(registry: Registry) -> None:
     for environment in ("prod", "staging"):
         apply(without, registry, environment)
     assert downstream(registry, [temp]).services == ()
+
+
+def test_a_model_is_in_a_stage_where_it_is_in_use() -> None:
+    def live(*aliases: str) -> bool:
+        hit = Hit(
+            kind="model", name="m", id="m", transformation="DIRECT", label="m v1", aliases=aliases
+        )
+        return bool(Blast(models=(hit,)).models_in_stage)
+
+    assert live("model/m", "model/m/production")
+    assert live("env/eu/model/m/staging")
+    assert not live("model/m", "model/m/archived", "env/eu/model/m/archived")
+    assert not live("model/production")
 
 
 def test_downstream_as_of_an_instant(registry: Registry, clock: ManualClock) -> None:

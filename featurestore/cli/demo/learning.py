@@ -39,7 +39,9 @@ ENTITIES = """
            scheduled_at - INTERVAL {minutes} MINUTE AS event_timestamp
     FROM flights
     WHERE arr_delay IS NOT NULL AND known_at <= TIMESTAMPTZ '{now}' AND flight_id % 10 = 0
+    ORDER BY scheduled_at, flight_id
 """
+"""In one order always, so that the same rows make the same trees."""
 
 AsOf = Literal["known", "event"]
 
@@ -57,7 +59,6 @@ class Learning:
         self._parts: dict[str, pa.Table] = {}
         self._fitted: dict[str, Any] = {}
         self._runs: dict[str, str] = {}
-        self.moved_us = now_us
 
     @property
     def run_ids(self) -> tuple[str, ...]:
@@ -191,7 +192,6 @@ class Learning:
 
         models = self._store.models
         say(f"{ASKS} asks for {version.ref}, {learner}, in production:")
-        before_us = self._store.clock.now_us()
         try:
             with working("running gates"), threadpool_limits(1):
                 request = models.promote(
@@ -207,7 +207,6 @@ class Learning:
         if report is not None:
             show_gates(report)
         done = models.approve(request.id, by=APPROVES, reason="evidence read")
-        self.moved_us = before_us
         say(f"{APPROVES} approves request {request.id} as it was judged: {done.state.value}")
 
 

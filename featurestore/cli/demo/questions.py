@@ -37,12 +37,12 @@ def reproduce(store: FeatureStore) -> None:
     show_reproduction(found)
 
 
-def diff(store: FeatureStore, *, since_us: int) -> None:
-    """What the newest promotion changed, from before it until now."""
-    heading("Diff", "what is another in production than before the last promotion?")
-    _command("diff", f"{ALIAS}@{format_instant(since_us)}")
-    found = store.lineage.diff(ALIAS, since_us)
-    say(abridged(lineage_text.diff(found), most=LINES_MAX))
+def diff(store: FeatureStore) -> None:
+    """What the newest promotion changed, from the instant before it until now."""
+    heading("Diff", "what did the last promotion change?")
+    before_us = store.lineage.history(ALIAS)[-1].at_us - 1
+    _command("diff", f"{ALIAS}@{format_instant(before_us)}")
+    say(abridged(lineage_text.diff(store.lineage.diff(ALIAS, before_us)), most=LINES_MAX))
 
 
 def _command(*words: str) -> None:

@@ -233,7 +233,7 @@ class Walk:
         """What a column leads to, what the model was made of, and what its promotion moved."""
         questions.impact(self.store)
         questions.reproduce(self.store)
-        questions.diff(self.store, since_us=self._learning.moved_us)
+        questions.diff(self.store)
 
     def what_next(self) -> None:
         """Commands to try."""
@@ -261,6 +261,7 @@ class Walk:
             "materialize",
             f"verify {SERVICE}",
             "test",
+            "ui",
             "serve",
         ):
             say(f"    {program} {command} --repo {repo}")
