@@ -198,6 +198,21 @@ def test_what_was_read_and_not_acknowledged_comes_again_and_changes_nothing(
     assert airport.look() == before == airport.offline()
 
 
+def test_a_topic_is_not_waited_for_until_a_batch_is_full(kafka: str) -> None:
+    topic = f"alone{time.time_ns()}"
+    producer = Producer({"bootstrap.servers": kafka})
+    producer.produce(topic, b"{}")
+    producer.flush(10)
+    reader = KafkaTopic.open(f"kafka://{kafka}/{topic}", group="alone")
+    try:
+        began = time.monotonic()
+        (message,) = reader.read(wait_ms=120_000)
+        assert message.data == b"{}"
+        assert time.monotonic() - began < 60
+    finally:
+        reader.close()
+
+
 def group_of(airport: Airport) -> str:
     project = airport.fs.settings.project
     return f"featurestore-{project.name}-{project.environment}-landings"

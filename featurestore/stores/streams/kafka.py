@@ -12,6 +12,8 @@ from featurestore.errors import InvalidSettings, StoreAccessDenied, StoreTimeout
 from featurestore.stores.streams.base import MESSAGES_PER_READ, Message, StreamReader, expanded
 
 TIMEOUT_S = 10.0
+LINGER_S = 0.01
+"""How long more messages are waited for when one has come."""
 _EXAMPLE = "kafka://host:9092,host:9092/topic"
 _DENIED = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -64,7 +66,10 @@ class KafkaTopic(StreamReader):
         """See `StreamReader`."""
         found = []
         try:
-            messages = self._consumer.consume(MESSAGES_PER_READ, wait_ms / 1_000)
+            # `consume` waits until it has as many as it is asked for, or the time is over.
+            messages = self._consumer.consume(1, wait_ms / 1_000)
+            if messages:
+                messages += self._consumer.consume(MESSAGES_PER_READ - 1, LINGER_S)
         except KafkaException as error:
             raise self._error(error.args[0]) from error
         for message in messages:
