@@ -110,6 +110,17 @@ BUGS = {
             "return list(requests.values())[list(requests)[::-1].index(name)]",
         ),
     ),
+    "a training set takes another request time": trained(
+        0,
+        (
+            "import Column, with_request_time",
+            "import Column, parse_expression, with_request_time",
+        ),
+        ("Column(instant))", "parse_expression(\"TIMESTAMP '2001-02-03 00:00:00'\"))"),
+    ),
+    "int64 overflows in SQL": function_of_sql(
+        12, ("TRY_CAST({template} AS BIGINT)", "CAST({template} AS BIGINT)")
+    ),
     "IS NULL is never true in SQL": function_of_sql(
         0, ("({0} IS NULL)", "({0} IS NULL AND false)")
     ),

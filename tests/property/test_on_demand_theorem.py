@@ -35,6 +35,9 @@ Of = Callable[[Any, int], Value]
 """What a value that is not NULL becomes at a time in µs."""
 INPUTS = (INT64, FLOAT64, STRING, BOOL, TIMESTAMP, DATE)
 MOST = 2**63
+LARGE = 2**62
+"""Only −2 to 1 times this fits an int64."""
+DAY = "date_diff('day', TIMESTAMP '1970-01-01 00:00:00', request_time())"
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ def forms(dtype: DType, column: str) -> list[tuple[DType, str, Of]]:
     if dtype.is_integer:
         found += [
             (INT64, f"CAST({name} AS BIGINT) + 1", lambda v, _: whole(v + 1)),
+            (INT64, f"CAST({name} AS BIGINT) * {LARGE}", lambda v, _: whole(v * LARGE)),
+            (INT64, f"CAST({name} AS BIGINT) * 0 + {DAY}", lambda _, at_us: at_us // DAY_US),
             (FLOAT64, f"7 / {name}", lambda v, _: None if v == 0 else 7.0 / float(v)),
             (STRING, f"CAST({name} AS VARCHAR)", lambda v, _: str(v)),
         ]
