@@ -221,6 +221,7 @@ def _approve(models: Models, request: str, rules: Rules, by: str | None, reason:
         before.after(Event.ENDORSE)  # raises, for it is possible in no other state
     now = evidence_of(models, before, rules)
     if problem := approval_problem(before, who, now):
+        _check_unmoved(models, before)
         raise ApprovalRequired(
             f"promotion {before.id} of {before.ref} can't be approved: {problem}",
             request=before.id,
@@ -295,6 +296,7 @@ def _apply(models: Models, request: str, rules: Rules) -> Promotion:
     believed = _beliefs(models, before)
     now = evidence_of(models, before, rules)
     if before.evidence is None or before.evidence.hash != now.hash:
+        _check_unmoved(models, before)
         changed = () if before.evidence is None else before.evidence.changes(now)
         raise ApprovalRequired(
             f"the evidence of promotion {before.id} changed after it was approved "
@@ -611,6 +613,14 @@ def _decision(
         Edge(parent=promotion.record, role=PROMOTION),
     )
     return Record(kind=APPROVAL, name=promotion.name, body=body, parents=parents)
+
+
+def _check_unmoved(models: Models, before: Promotion) -> None:
+    """Evidence that differs may be what somebody has just made of this very request, the new
+    champion say. Raises `CommitConflict` where the request is no longer as it was read."""
+    now = read(models.registry, before.id)
+    if now.record != before.record:
+        raise CommitConflict(before.alias, expected=before.record, found=now.record)
 
 
 def _retrying(step: Callable[[], Step]) -> Step:
