@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import Enum
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featurestore.cli.options import (
+    AsOf,
+    AsOfRows,
+    EventTimestamp,
+    Features,
+    FullFeatureNames,
+    IncludeStatus,
     Json,
     Repo,
     ask,
@@ -37,13 +42,6 @@ if TYPE_CHECKING:
 
 HEAD_ROWS = 10
 """Rows that `get-historical` prints where it writes no file."""
-
-
-class AsOf(Enum):
-    """Which rows a training row may see."""
-
-    KNOWN = "known"
-    EVENT = "event"
 
 
 def materialize(
@@ -143,35 +141,19 @@ def get_historical(
     end: Annotated[
         str | None, typer.Option(help="Every change before this instant; until now by default.")
     ] = None,
-    features: Annotated[
-        str,
-        typer.Option(
-            "--features",
-            "-f",
-            help="A service, or view:feature,view:feature.",
-            autocompletion=complete_service,
-        ),
-    ],
+    features: Features,
     repo: Repo = Path(),
     as_json: Json = False,
-    as_of: Annotated[
-        AsOf, typer.Option(help="known: what serving could have known. event: leaks late rows.")
-    ] = AsOf.KNOWN,
+    as_of: AsOfRows = AsOf.KNOWN,
     known_until: Annotated[
         str | None, typer.Option(help="See nothing that became known after this instant.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write all rows to this Parquet file.")
     ] = None,
-    event_timestamp: Annotated[
-        str, typer.Option(help="The column of request times.")
-    ] = "event_timestamp",
-    full_feature_names: Annotated[
-        bool, typer.Option("--full-feature-names", help="Name columns view__feature.")
-    ] = False,
-    include_status: Annotated[
-        bool, typer.Option("--include-status", help="Add each view's status.")
-    ] = False,
+    event_timestamp: EventTimestamp = "event_timestamp",
+    full_feature_names: FullFeatureNames = False,
+    include_status: IncludeStatus = False,
     rows: Annotated[int, typer.Option(min=1, help="Rows to print.")] = HEAD_ROWS,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the query instead of running it.")

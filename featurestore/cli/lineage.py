@@ -10,7 +10,7 @@ import typer
 
 from featurestore.cli import lineage_text
 from featurestore.cli.online import entity_rows
-from featurestore.cli.options import Json, Repo, open_store
+from featurestore.cli.options import Json, Keys, KeysFile, Repo, open_store
 from featurestore.cli.output import say, show_json, working
 from featurestore.errors import InvalidRequest
 from featurestore.facades.answers import to_plain
@@ -138,22 +138,8 @@ def blast(
 def erase(
     name: Annotated[str, typer.Argument(metavar="ENTITY", help="The entity, as it is defined.")],
     *,
-    entity: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--entity",
-            "-e",
-            metavar="KEY=VALUE",
-            help="A join key of what to erase (KEY:=VALUE for a number). Repeat; a key that comes "
-            "again begins the next one.",
-        ),
-    ] = None,
-    entities: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help='JSON: [{"key": value}, …] or {"key": [values]}; - is stdin.'
-        ),
-    ] = None,
+    entity: Keys = None,
+    entities: KeysFile = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show which training sets hold them.")
     ] = False,

@@ -15,6 +15,8 @@ from featurestore.cli.options import (
     TOKEN_VARIABLE,
     Insecure,
     Json,
+    Keys,
+    KeysFile,
     Repo,
     Tls,
     TlsCa,
@@ -73,22 +75,8 @@ def get_online(
         ),
     ],
     *,
-    entity: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--entity",
-            "-e",
-            metavar="KEY=VALUE",
-            help="A join key (KEY:=VALUE for a number). Repeat; a key that comes again begins the "
-            "next entity.",
-        ),
-    ] = None,
-    entities: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help='JSON: [{"key": value}, …] or {"key": [values]}; - is stdin.'
-        ),
-    ] = None,
+    entity: Keys = None,
+    entities: KeysFile = None,
     request: Annotated[
         list[str] | None,
         typer.Option(
@@ -154,22 +142,8 @@ def get_online(
 def delete_entity(
     name: Annotated[str, typer.Argument(metavar="ENTITY", help="The entity, as it is defined.")],
     *,
-    entity: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--entity",
-            "-e",
-            metavar="KEY=VALUE",
-            help="A join key of what to delete (KEY:=VALUE for a number). Repeat; a key that comes "
-            "again begins the next one.",
-        ),
-    ] = None,
-    entities: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help='JSON: [{"key": value}, …] or {"key": [values]}; - is stdin.'
-        ),
-    ] = None,
+    entity: Keys = None,
+    entities: KeysFile = None,
     repo: Repo = Path(),
     as_json: Json = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -50,6 +51,42 @@ Insecure = Annotated[
     bool, typer.Option("--insecure", help="Send the token to other machines in plain text.")
 ]
 
+# Keys of entities.
+Keys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--entity",
+        "-e",
+        metavar="KEY=VALUE",
+        help="A join key (KEY:=VALUE for a number). Repeat; a key that comes again begins the next "
+        "entity.",
+    ),
+]
+KeysFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help='JSON: [{"key": value}, …] or {"key": [values]}; - is stdin.'
+    ),
+]
+
+
+class AsOf(Enum):
+    """Which rows a training row may see."""
+
+    KNOWN = "known"
+    EVENT = "event"
+
+
+# What a training set is asked for.
+AsOfRows = Annotated[
+    AsOf, typer.Option(help="known: what serving could have known. event: leaks late rows.")
+]
+EventTimestamp = Annotated[str, typer.Option(help="The column of request times.")]
+FullFeatureNames = Annotated[
+    bool, typer.Option("--full-feature-names", help="Name columns view__feature.")
+]
+IncludeStatus = Annotated[bool, typer.Option("--include-status", help="Add each view's status.")]
+
 
 def open_store(repo: Path, overrides: Mapping[str, Any] | None = None) -> FeatureStore:
     """The feature store of folder `repo`; back ends open when first used."""
@@ -94,3 +131,14 @@ def _names(ctx: typer.Context, kind: str, incomplete: str) -> list[str]:
         return []
     names = [item.name for item in getattr(definitions, kind)]
     return sorted(name for name in names if name.startswith(incomplete))
+
+
+Features = Annotated[
+    str,
+    typer.Option(
+        "--features",
+        "-f",
+        help="A service, or view:feature,view:feature.",
+        autocompletion=complete_service,
+    ),
+]

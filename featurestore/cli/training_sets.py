@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurestore.cli.data import AsOf, read_entities
-from featurestore.cli.options import Json, Repo, ask, complete_service, open_store
+from featurestore.cli.data import read_entities
+from featurestore.cli.options import (
+    AsOf,
+    AsOfRows,
+    EventTimestamp,
+    Features,
+    FullFeatureNames,
+    IncludeStatus,
+    Json,
+    Repo,
+    ask,
+    open_store,
+)
 from featurestore.cli.output import say, show_json, show_rows, working
 from featurestore.errors import InvalidRequest
 from featurestore.records import show_id
@@ -41,15 +52,7 @@ def create(
             help="Keys and request times: a Parquet or CSV file, or SQL over the sources.",
         ),
     ],
-    features: Annotated[
-        str,
-        typer.Option(
-            "--features",
-            "-f",
-            help="A service, or view:feature,view:feature.",
-            autocompletion=complete_service,
-        ),
-    ],
+    features: Features,
     label: Annotated[str | None, typer.Option(help="The column to learn.")] = None,
     split: Annotated[
         list[str] | None,
@@ -63,21 +66,13 @@ def create(
     ] = None,
     repo: Repo = Path(),
     as_json: Json = False,
-    as_of: Annotated[
-        AsOf, typer.Option(help="known: what serving could have known. event: leaks late rows.")
-    ] = AsOf.KNOWN,
+    as_of: AsOfRows = AsOf.KNOWN,
     known_until: Annotated[
         str | None, typer.Option(help="See nothing that became known later; by default, than now.")
     ] = None,
-    event_timestamp: Annotated[
-        str, typer.Option(help="The column of request times.")
-    ] = "event_timestamp",
-    full_feature_names: Annotated[
-        bool, typer.Option("--full-feature-names", help="Name columns view__feature.")
-    ] = False,
-    include_status: Annotated[
-        bool, typer.Option("--include-status", help="Add each view's status.")
-    ] = False,
+    event_timestamp: EventTimestamp = "event_timestamp",
+    full_feature_names: FullFeatureNames = False,
+    include_status: IncludeStatus = False,
 ) -> None:
     """Write a training set once, with what it is made of on record.
 
