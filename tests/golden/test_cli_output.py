@@ -94,33 +94,27 @@ def test_a_training_set(
     check("get_historical", capsys.readouterr().out, request)
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "status"),
-    [
-        ("env_list", ["list"], 0),
-        ("env_list_json", ["list", "--json"], 0),
-        ("env_diff", ["diff", "prod", "pr-12"], 2),
-        ("env_promote", ["promote", "prod", "pr-12", "--reason", "try it"], 0),
-        ("env_promote_again_json", ["promote", "prod", "pr-12", "--json"], 0),
-        ("env_rollback_nowhere", ["rollback", "pr-12"], 1),
-        ("env_delete", ["delete", "pr-12"], 0),
-    ],
+ENVIRONMENTS = (
+    ("env_list", ["list"], 0),
+    ("env_list_json", ["list", "--json"], 0),
+    ("env_diff", ["diff", "prod", "pr-12"], 2),
+    ("env_promote", ["promote", "prod", "pr-12", "--reason", "try it"], 0),
+    ("env_promote_again_json", ["promote", "prod", "pr-12", "--json"], 0),
+    ("env_rollback_nowhere", ["rollback", "pr-12"], 1),
+    ("env_delete", ["delete", "pr-12"], 0),
 )
+"""In this order: one makes what the next one finds."""
+
+
 def test_environments(
-    name: str,
-    arguments: list[str],
-    status: int,
-    *,
-    applied: Path,
-    capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
+    applied: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
-    """In this order: one makes what the next one finds."""
-    assert run(["env", *arguments, "--repo", str(applied)], debug=False) == status
-    said = capsys.readouterr()
-    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<instant>", said.out or said.err)
-    text = re.sub(r"(?<=\S) {2,}", "  ", text)  # how wide a column is depends on the user's name
-    check(name, text.replace(getpass.getuser(), "<user>"), request)
+    for name, arguments, status in ENVIRONMENTS:
+        assert run(["env", *arguments, "--repo", str(applied)], debug=False) == status
+        said = capsys.readouterr()
+        text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "<instant>", said.out or said.err)
+        text = re.sub(r"(?<=\S) {2,}", "  ", text)  # a column is as wide as the user's name
+        check(name, text.replace(getpass.getuser(), "<user>"), request)
 
 
 @pytest.mark.parametrize(
