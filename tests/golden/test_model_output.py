@@ -20,9 +20,9 @@ late_gates = Gates("late", size_bytes_max=100_000)
 """
 
 
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_repository(tmp_path_factory.mktemp("models") / "parcels", gates=GATES)
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    folder = write_repository(tmp_path / "parcels", gates=GATES)
     import joblib
 
     joblib.dump(logistic(), folder / "model.joblib")
@@ -122,6 +122,7 @@ def test_a_model_from_the_shell(shell: Shell, repo: Path, monkeypatch: pytest.Mo
 
 
 def test_what_is_wrong_is_said(shell: Shell, repo: Path) -> None:
+    shell("register", "late", str(repo / "model.joblib"))
     for arguments, words in (
         (["show", "nope"], "no 'model nope'"),
         (["promote", "late", "--to", "prod", "--reason", "x"], "staging or production"),
