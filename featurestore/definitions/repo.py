@@ -167,7 +167,7 @@ class _Importer(MetaPathFinder, Loader):
     ) -> None:
         sys.meta_path.remove(self)
         sys.path[:] = self._path_before
-        for name in [n for n in sys.modules if f"{n}.".startswith(f"{self._package}.")]:
+        for name in [n for n in list(sys.modules) if f"{n}.".startswith(f"{self._package}.")]:
             del sys.modules[name]
 
     def names(self) -> list[str]:

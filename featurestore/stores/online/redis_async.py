@@ -31,8 +31,9 @@ from featurestore.stores.online.resp import (
 
 STALLED_S: Final = 1.0
 """A connection that lets a call time out and was silent for as long is given up."""
-BACK_OFF_S: Final = (0.02, 0.5)
-"""The first and the longest pause between two attempts to connect; calls fail at once in it."""
+BACK_OFF_S: Final = (0.02, 0.25)
+"""The first and the longest pause between two attempts to connect; calls fail at once in it. Two of
+the longest, where a server that comes back fails the first attempt, still end within a second."""
 OUTBOX_BYTES_MAX: Final = 4 * 1024 * 1024
 """Bytes that the server has not taken yet; above it callers wait, each until its own deadline."""
 
