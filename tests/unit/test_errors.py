@@ -45,9 +45,9 @@ EXAMPLES: list[FeatureStoreError] = [
 
 
 def leaves(root: type[FeatureStoreError] = FeatureStoreError) -> list[type[FeatureStoreError]]:
-    """All error classes of `errors.py`."""
+    """All error classes of ours."""
     below = [leaf for child in root.__subclasses__() for leaf in leaves(child)]
-    return [kind for kind in (root, *below) if kind.__module__ == errors.__name__]
+    return [kind for kind in (root, *below) if kind.__module__.startswith(f"{errors.__name__}.")]
 
 
 class TestSuggest:

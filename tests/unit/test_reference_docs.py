@@ -94,7 +94,7 @@ class TestSettings:
 
 def error_classes(root: type[FeatureStoreError] = FeatureStoreError) -> set[type]:
     below = {leaf for child in root.__subclasses__() for leaf in error_classes(child)}
-    return {kind for kind in {root, *below} if kind.__module__ == errors.__name__}
+    return {kind for kind in {root, *below} if kind.__module__.startswith(f"{errors.__name__}.")}
 
 
 class TestErrors:
