@@ -19,6 +19,7 @@ from featurestore.compiler.rel import (
     Sql,
     Stamped,
     Union,
+    WindowChanges,
     WindowJoin,
 )
 from featurestore.definitions.expression import columns_of
@@ -60,6 +61,8 @@ def _prune(rel: Rel, needed: Collection[str]) -> Rel:  # noqa: PLR0911 - one per
             return _prune_join(rel, needed)
         case WindowJoin():
             return _prune_windows(rel, needed)
+        case WindowChanges():
+            return replace(rel, right=_prune_window_rows(rel))
         case Union():
             return replace(rel, inputs=tuple(_exactly(i, needed) for i in rel.inputs))
         case Limit():
@@ -100,10 +103,14 @@ def _prune_join(rel: AsOfJoin, needed: Collection[str]) -> AsOfJoin:
 def _prune_windows(rel: WindowJoin, needed: Collection[str]) -> WindowJoin:
     functions = {out: f for out, f in rel.functions.items() if out in needed}
     left = {*needed, *rel.keys, rel.left_time}
-    read = {name for f in functions.values() for name in (f.value, f.condition, f.bucket)}
-    used = {name for name in (*read, rel.event_id) if name is not None}
-    right = _prune_stamped(rel.right, used)
-    return replace(rel, left=_prune(rel.left, left), right=right, functions=functions)
+    found = replace(rel, left=_prune(rel.left, left), functions=functions)
+    return replace(found, right=_prune_window_rows(found))
+
+
+def _prune_window_rows(rel: WindowJoin | WindowChanges) -> Stamped:
+    functions = rel.functions.values()
+    read = {name for f in functions for name in (f.value, f.condition, f.bucket)}
+    return _prune_stamped(rel.right, {n for n in (*read, rel.event_id) if n is not None})
 
 
 def _exactly(rel: Rel, needed: Collection[str]) -> Rel:

@@ -305,6 +305,37 @@ class WindowJoin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WindowChanges:
+    """For each key of `right` the instants T with `start_us ≤ T < end_us` (None: open) at which the
+    answer of a `WindowJoin` of the same fields changes: a row that counts for one of `functions`
+    enters its window, leaves it, or is replaced; `with_status`, the status becomes another one.
+    Between two of these instants all values stay what they are, except that a row which is replaced
+    by one that is the same in everything makes an instant, too.
+
+    `keys` map output columns to the right side's keys, `at` is the column of instants (int64 µs).
+    Each pair comes out once, in no order.
+    """
+
+    right: Stamped
+    keys: Mapping[str, str]
+    functions: Mapping[str, WindowFunction]
+    at: str
+    start_us: int | None
+    end_us: int | None
+    with_status: bool
+    as_of: Literal["known", "event"]
+    known_until_us: int | None
+    event_id: str | None
+    correction_horizon_us: int
+    reach_us: int | None
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        right = self.right.schema
+        return {out: right[key] for out, key in self.keys.items()} | {self.at: INT64}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Union:
     """The rows of all inputs, which have one schema."""
 
@@ -342,6 +373,7 @@ Rel = (
     | Latest
     | AsOfJoin
     | WindowJoin
+    | WindowChanges
     | Union
     | Limit
 )
@@ -369,6 +401,8 @@ def children(rel: Rel) -> tuple[Rel, ...]:
             return rel.inputs
         case Stamped():
             return (rel.input, *(one.rows for one in rel.erased))
+        case WindowChanges():
+            return (rel.right,)
         case Filter() | Project() | Derive() | Latest() | Limit():
             return (rel.input,)
         case _:

@@ -28,6 +28,7 @@ from featurestore.compiler.rel import (
     Sql,
     Stamped,
     Union,
+    WindowChanges,
     WindowJoin,
 )
 from featurestore.definitions.expression import (
@@ -194,6 +195,7 @@ class Query:
     def _table(  # noqa: PLR0911 - one per node
         self, rel: Rel, needed: Collection[str], within: Within | None
     ) -> Table:
+        from featurestore.engines.duckdb_window_changes import window_changes
         from featurestore.engines.duckdb_windows import window_join
         from featurestore.engines.duckdb_winners import as_of_join, latest
 
@@ -225,6 +227,8 @@ class Query:
                 return as_of_join(self, rel, needed)
             case WindowJoin():
                 return window_join(self, rel, needed)
+            case WindowChanges():
+                return window_changes(self, rel)
             case Union():
                 return _union(self, rel)
             case Limit():

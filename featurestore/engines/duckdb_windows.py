@@ -12,28 +12,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from featurestore.aggregates import BUCKETS_PER_KEY_MAX
-from featurestore.compiler.rel import (
-    CREATED_US,
-    DELETED,
-    EVENT_US,
-    AsOfJoin,
-    Input,
-    Rel,
-    WindowJoin,
-)
+from featurestore.compiler.rel import AsOfJoin, Input, Rel, WindowJoin
 from featurestore.engines.base import BucketsExceededWarning, SumOverflowWarning
-from featurestore.engines.duckdb_scans import Within
-from featurestore.engines.duckdb_shared import Shared, of_shared
-from featurestore.engines.duckdb_sql import ROW, Query, Table, identifiers, input_table
-from featurestore.engines.duckdb_values import order_key
+from featurestore.engines.duckdb_shared import Shared
+from featurestore.engines.duckdb_sql import ROW, Query, Table, identifiers
+from featurestore.engines.duckdb_window_events import Happened
 from featurestore.engines.sql import quote, sql_type
 from featurestore.errors import InternalError
 from featurestore.statuses import Status
-from featurestore.timeline import INSTANT_US_MIN
 
 if TYPE_CHECKING:
     import duckdb
@@ -152,8 +141,8 @@ def _stored(query: Query, bench: Workbench, left: Table) -> Table:
 
 @dataclass(slots=True, kw_only=True)
 class _Search:
-    """One window join. In its tables keys are numbers `g`, event times `e`, created times `c`,
-    known times `k`, event ids `id`; `u` is when a row is replaced, `v0`, `v1`, … are columns."""
+    """One window join. In its tables keys are numbers `g`, left rows `r` and their times `t`; what
+    happened is as `Happened` says."""
 
     query: Query
     bench: Workbench
@@ -172,9 +161,11 @@ class _Search:
         asked, without, *times = self.bench.numbers(
             f"SELECT count(*), count(*) - count(g), min(t), max(t) FROM {requests}"
         )
-        columns = self._columns()
+        first, last = times if asked else (0, 0)
+        happened = Happened(self.query, self.bench, rel, first_us=first, last_us=last, keys=keys)
+        columns = happened.columns
         if without < asked:
-            events = self._events(keys, columns, times)
+            events = happened.table()
             sums = maps = 0
             for part, found in self._parts(requests, events, asked, columns):
                 rows, more = _answer(rel, part, found, columns)
@@ -183,7 +174,7 @@ class _Search:
             _warn(sums, maps)
             self.bench.drop(events)
         elif not asked:
-            self.bench.note("events", self._events_text(keys, columns, (0, 0)))
+            self.bench.note("events", happened.text())
         if without:
             nobody = self.bench.read(f"SELECT r FROM {requests} WHERE g IS NULL")
             self.bench.insert(answers, _unanswered(rel, nobody))
@@ -215,122 +206,6 @@ class _Search:
             f"SELECT l.{self.left.row} AS r, q.g, {time} AS t\nFROM {self.left.name} AS l\n"
             f"LEFT JOIN {keys} AS q ON {' AND '.join(same)}",
         )
-
-    # --- what happened ----------------------------------------------------------------------------
-
-    def _columns(self) -> dict[str, str]:
-        """The right side's columns that functions read, as `v0`, `v1`, …"""
-        functions = self.rel.functions.values()
-        read = [name for f in functions for name in (f.value, f.condition, f.bucket) if name]
-        return {name: f"v{n}" for n, name in enumerate(dict.fromkeys(read))}
-
-    def _events(self, keys: str, columns: Mapping[str, str], times: Sequence[int]) -> str:
-        """The rows that some request may see: `g`, `e`, `k`, `u`, `id` (where there are ids) and
-        the columns."""
-        events = self.bench.store("events", self._events_text(keys, columns, times))
-        return events if self.rel.event_id is None else self._versions(events, columns)
-
-    def _events_text(self, keys: str, columns: Mapping[str, str], times: Sequence[int]) -> str:
-        rel = self.rel
-        inner = self._query()
-        used = frozenset(rel.right.schema)
-        right, shared = of_shared(rel.right, self.bench.shared)
-        if shared is not None:
-            self.bench.keep(input_table(shared.input.name), partial(self._shared_text, shared))
-        low, high = self._event_bounds(times)
-        if low is None and high is None:
-            rows = inner.table(right, used)
-        else:
-            within = Within(EVENT_US, INSTANT_US_MIN if low is None else low, times[1])
-            rows = inner.table(right, used, within)
-        event, created = rows.of("s", EVENT_US), rows.of("s", CREATED_US)
-        known = f"greatest({event}, {created})"
-        limits = [f"{event} >= {low}"] if low is not None else []
-        limits += [f"{event} <= {high}"] if high is not None else []
-        limits += [f"{known} <= {times[1]}"] if rel.as_of == "known" else []
-        limits += [f"{known} <= {rel.known_until_us}"] if rel.known_until_us is not None else []
-        items = ["q.g", f"{event} AS e", f"{known} AS k"]
-        items += [f"{rows.of('s', name)} AS {short}" for name, short in columns.items()]
-        if rel.event_id is None:
-            limits.append(f"NOT {rows.of('s', DELETED)}")
-            items.append("CAST(NULL AS BIGINT) AS u")
-        else:
-            limits.append(f"{rows.of('s', rel.event_id)} IS NOT NULL")
-            items += [f"{rows.of('s', rel.event_id)} AS id", f"{created} AS c"]
-            items.append(f"{rows.of('s', DELETED)} AS d")
-            items += self._ties(rows)
-        same = [f"{rows.columns[name]} = q.k{n}" for n, name in enumerate(rel.right.keys)]
-        on = " AND ".join(f"s.{one}" for one in same) or "true"
-        where = f"\nWHERE {' AND '.join(limits)}" if limits else ""
-        return (
-            f"{inner.ctes()}SELECT {', '.join(items)}\nFROM {rows.name} AS s\n"
-            f"JOIN {keys} AS q ON {on}{where}"
-        )
-
-    def _query(self) -> Query:
-        return Query(self.query.describe, self.query.ask, self.bench)
-
-    def _shared_text(self, shared: Shared) -> str:
-        inner = self._query()
-        rows = inner.table(shared.rel, frozenset(shared.rel.schema))
-        names = identifiers(shared.input.dtypes)
-        items = [f"{rows.of('s', name)} AS {names[name]}" for name in shared.input.dtypes]
-        listed = ", ".join([*items, f"row_number() OVER () - 1 AS {quote(ROW)}"])
-        return f"{inner.ctes()}SELECT {listed}\nFROM {rows.name} AS s"
-
-    def _event_bounds(self, times: Sequence[int]) -> tuple[int | None, int | None]:
-        """The event times that can matter. Where rows replace each other, so can one that matters
-        not: by known time its event time is at most its known time, and that at most T."""
-        rel = self.rel
-        if rel.event_id is not None:
-            return None, (times[1] if rel.as_of == "known" else None)
-        low = None if rel.reach_us is None else times[0] - rel.reach_us
-        return low, times[1]
-
-    def _ties(self, rows: Table) -> list[str]:
-        schema = self.rel.right.schema
-        return [
-            f"{order_key(rows.of('s', name), schema[name])} AS t{n}"
-            for n, name in enumerate(self.rel.right.tiebreak)
-        ]
-
-    def _versions(self, events: str, columns: Mapping[str, str]) -> str:
-        """From when to when each row counts. Only the rows of ids that have several are sorted.
-
-        A row that comes too late is the first of its known time; `dead` goes by known times alone,
-        since rows that are the same in all else may stand in another order in each window.
-        """
-        rel = self.rel
-        repeated = self.bench.store(
-            "repeated", f"SELECT g, id FROM {events} GROUP BY g, id HAVING count(*) > 1"
-        )
-        ties = "".join(f", t{n} NULLS FIRST" for n in range(len(rel.right.tiebreak)))
-        turn = f"PARTITION BY g, id ORDER BY k, c, e, d{ties}"
-        kept = ", ".join(["g", "e", "k", "id", *columns.values()])
-        late = f"k - lag(k) OVER v > {rel.correction_horizon_us}"
-        last = "row_number() OVER x = 1" if rel.as_of == "event" else "true"
-        until = "CAST(NULL AS BIGINT)" if rel.as_of == "event" else "lead(k) OVER v"
-        backwards = "ORDER BY k DESC, c DESC, e DESC, d DESC" + "".join(
-            f", t{n} DESC NULLS LAST" for n in range(len(rel.right.tiebreak))
-        )
-        text = (
-            f"SELECT {kept}, CAST(NULL AS BIGINT) AS u FROM {events} AS s\n"
-            f"ANTI JOIN {repeated} AS q ON q.g = s.g AND q.id = s.id\nWHERE NOT d\nUNION ALL\n"
-            f"SELECT {kept}, u FROM (\n"
-            f"SELECT *, {until} AS u, {last} AS last FROM (\n"
-            f"SELECT *, sum(CAST(late AS INTEGER)) OVER (PARTITION BY g, id ORDER BY k) AS dead\n"
-            f"FROM (\n"
-            f"SELECT s.*, coalesce({late}, false) AS late FROM {events} AS s\n"
-            f"SEMI JOIN {repeated} AS q ON q.g = s.g AND q.id = s.id\n"
-            f"WINDOW v AS ({turn})\n)\n"
-            f") WHERE dead = 0\n"
-            f"WINDOW v AS ({turn}), x AS (PARTITION BY g, id {backwards})\n"
-            f") WHERE last AND NOT d"
-        )
-        found = self.bench.store("versions", text)
-        self.bench.drop(repeated)
-        self.bench.drop(events)
-        return found
 
     # --- part by part -----------------------------------------------------------------------------
 

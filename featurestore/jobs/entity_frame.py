@@ -26,6 +26,7 @@ from featurestore.errors import (
     InvalidEntityFrame,
     InvalidExpression,
     InvalidRequest,
+    LimitExceeded,
     suggest,
 )
 from featurestore.jobs.entity_values import instant_us
@@ -294,7 +295,8 @@ def frame_of_changes(changes: Changes, *, time_column: str, engine: Engine) -> E
     """Keys and instants that were found instead of given; they are found anew whenever the frame
     is opened.
 
-    Raises `InvalidRequest` where a key has the name of the time column.
+    Raises `InvalidRequest` where a key has the name of the time column; opening the frame,
+    `LimitExceeded` for more than `CHANGES_MAX` rows.
     """
     import pyarrow as pa
 
@@ -308,7 +310,17 @@ def frame_of_changes(changes: Changes, *, time_column: str, engine: Engine) -> E
     schema = pa.schema([*keys, pa.field(time_column, pa.timestamp("us", tz="UTC"))])
 
     def found() -> Iterator[pa.RecordBatch]:
+        count = 0
         for batch in engine.stream(changes.rel):
+            count += batch.num_rows
+            if changes.rows_max is not None and count > changes.rows_max:
+                raise LimitExceeded(
+                    "CHANGES_MAX",
+                    asked=count,
+                    allowed=changes.rows_max,
+                    hint="Ask for a shorter span or for fewer windows at a time, or give an "
+                    "entity_df with the times that matter",
+                )
             *columns, at = batch.columns
             yield pa.RecordBatch.from_arrays([*columns, at.cast(schema.types[-1])], schema=schema)
 

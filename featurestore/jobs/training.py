@@ -155,7 +155,13 @@ def get_historical_features(
     else:
         _check_span(program)
         changes = compile_changes(
-            joined, span, repo=repo, files=files, as_of=as_of, known_until_us=known_until_us
+            joined,
+            span,
+            repo=repo,
+            files=files,
+            as_of=as_of,
+            known_until_us=known_until_us,
+            with_status=include_status,
         )
         frame = frame_of_changes(changes, time_column=event_timestamp, engine=engine)
     compiled = compile_training(

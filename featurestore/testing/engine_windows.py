@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from featurestore.aggregates import BUCKETS_PER_KEY_MAX, checked_parameters, output_dtype
-from featurestore.compiler.rel import AsOfJoin, Input, Project, WindowFunction, WindowJoin
+from featurestore.compiler.rel import (
+    AsOfJoin,
+    Input,
+    Project,
+    WindowChanges,
+    WindowFunction,
+    WindowJoin,
+)
 from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, TIMESTAMP, DType, map_of, parse
 from featurestore.engines.base import Engine
 from featurestore.statuses import Status
@@ -18,7 +25,7 @@ from featurestore.testing.compare import run
 from featurestore.testing.data import GRIDS_US, seeded, to_array
 from featurestore.testing.engine_joins import source
 from featurestore.testing.oracle import RowShape, Value
-from featurestore.testing.window_data import compare_windows, make_window_case
+from featurestore.testing.window_data import compare_changes, compare_windows, make_window_case
 
 PRESENT, NOT_FOUND = Status.PRESENT, Status.NOT_FOUND
 WINDOW_SEEDS = range(60)
@@ -107,6 +114,36 @@ def windows(right: Any, *functions: WindowFunction, **options: Any) -> WindowJoi
         status="status",
         **(defaults | options),
     )
+
+
+def instants(
+    engine: Engine,
+    rel: WindowJoin,
+    start_us: int | None = None,
+    end_us: int | None = None,
+    *,
+    with_status: bool = False,
+) -> list[int]:
+    """When the answers of a relation change, of one plane."""
+    changes = WindowChanges(
+        right=rel.right,
+        keys=rel.keys,
+        functions=rel.functions,
+        at="t",
+        start_us=start_us,
+        end_us=end_us,
+        with_status=with_status,
+        as_of=rel.as_of,
+        known_until_us=rel.known_until_us,
+        event_id=rel.event_id,
+        correction_horizon_us=rel.correction_horizon_us,
+        reach_us=rel.reach_us,
+    )
+    found = run(engine, changes)
+    assert all(row["plane"] == "p" for row in found)
+    at = [row["t"] for row in found]
+    assert all(isinstance(one, int) for one in at)
+    return sorted(one for one in at if isinstance(one, int))
 
 
 def ask(
@@ -376,6 +413,55 @@ class WindowsContract:
         (tmp_path / "none").mkdir()
         rel = windows(history(tmp_path / "none"), over("count", 10), over("sum", 10))
         assert ask(engine, rel, 3) == [(0, None, NOT_FOUND)]
+
+    def test_when_windows_change(self, engine: Engine, tmp_path: Path) -> None:
+        """A row is in after its event time and the delay, and once it is known; it leaves when the
+        left end comes to its hop."""
+        right = history(tmp_path, (-3, None, 1), (12, 30, 2), (14, None, None))
+        exact = windows(right, over("count", 10))
+        assert instants(engine, exact) == [-2, 8], "the second was never in, the third is NULL"
+        assert instants(engine, exact, 8, 8 + 1) == [8]
+        assert instants(engine, exact, -1, 8) == []
+        rows = windows(right, over("count", 10, rows=True))
+        assert instants(engine, rows) == [-2, 8, 15, 25]
+        assert instants(engine, replace(rows, as_of="event")) == [-2, 8, 13, 15, 23, 25]
+        hops = windows(right, over("count", 20, delay_us=3, hop_us=5), over("sum", None))
+        assert instants(engine, hops) == [-2, 1, 23, 30, 38]
+        flagged = windows(right, over("count", 10, rows=True, condition="flag"))
+        assert instants(engine, flagged) == [-2, 8], "NULL is not true"
+        assert instants(engine, windows(right, into("v", over("count", 10, rows=True)))) == [-2, 8]
+
+    def test_when_a_replaced_row_changes_windows(self, engine: Engine, tmp_path: Path) -> None:
+        right = history(
+            tmp_path, (0, 0, 1, 7), (5, 20, 2, 7), (5, 20, 2, 7), (1, 30, 4, 7, "D"), op="op"
+        )
+        rel = windows(right, over("sum", 100), event_id="flight", correction_horizon_us=20)
+        assert instants(engine, rel) == [1, 20, 30]
+        assert instants(engine, replace(rel, known_until_us=29)) == [1, 20, 106]
+        assert instants(engine, replace(rel, correction_horizon_us=19)) == [1, 101]
+        assert instants(engine, replace(rel, as_of="event")) == []
+
+    def test_when_the_status_changes(self, engine: Engine, tmp_path: Path) -> None:
+        """With its first row, and when the newest is too old: not by those between, nor where one
+        comes in the very instant at which the last goes."""
+        right = history(tmp_path, (0, None, 1), (4, None, 1), (15, 40, 1), (50, None, 1))
+        rel = windows(right, over("count", 10))
+        assert instants(engine, rel, with_status=True) == [0, 1, 5, 11, 15, 50, 51, 61]
+        (tmp_path / "other").mkdir()
+        beside = history(tmp_path / "other", (0, None, 1), (16, None, 1))
+        rel = windows(beside, over("count", 10, hop_us=5))
+        assert instants(engine, rel, with_status=True) == [0, 1, 15, 17, 30, 32]
+        lifetime = windows(right, over("count", None))
+        assert instants(engine, lifetime, 1, with_status=True) == [1, 5, 40, 51]
+
+    @pytest.mark.parametrize("part", range(4))
+    def test_changes_agree_with_the_oracle(self, engine: Engine, tmp_path: Path, part: int) -> None:
+        for seed in WINDOW_SEEDS[part::4]:
+            folder = tmp_path / str(seed)
+            folder.mkdir()
+            choose = seeded(seed)
+            case = make_window_case(choose, grid_us=GRIDS_US[seed % len(GRIDS_US)])
+            compare_changes(engine, case, folder, choose)
 
     @pytest.mark.parametrize("part", range(4))
     def test_windows_agree_with_the_oracle(self, engine: Engine, tmp_path: Path, part: int) -> None:

@@ -124,12 +124,9 @@ def in_window(row: Row, at_us: int, window: Windowed) -> bool:
     return start <= row.event_us
 
 
-def inputs_of(
-    events: Iterable[Row], at_us: int, window: Windowed, event_id: str | None
-) -> list[Value]:
-    """The values that the function is over, in the order of the window; into buckets, pairs of a
-    bucket and a value."""
-    rows = [
+def rows_of(events: Iterable[Row], at_us: int, window: Windowed) -> list[Row]:
+    """The rows that count for the function at `at_us`."""
+    return [
         row
         for row in events
         if in_window(row, at_us, window)
@@ -137,6 +134,14 @@ def inputs_of(
         and (window.value is None or row.values[window.value] is not None)
         and (window.bucket is None or row.values[window.bucket] is not None)
     ]
+
+
+def inputs_of(
+    events: Iterable[Row], at_us: int, window: Windowed, event_id: str | None
+) -> list[Value]:
+    """The values that the function is over, in the order of the window; into buckets, pairs of a
+    bucket and a value."""
+    rows = rows_of(events, at_us, window)
     column, bucket = window.value, window.bucket
     if column is not None and window.function != "count":
         order = column if event_id is None else event_id
@@ -249,6 +254,43 @@ def window_answer(
         for name, window in windows.items()
     }
     return Answer(status, values)
+
+
+def counted(
+    history: History, key: Key, at_us: int, windows: Iterable[Windowed], *, with_status: bool
+) -> list[Any]:
+    """Which rows (themselves, not their values) count at `at_us`, by window; `with_status`, and
+    whether the key is found."""
+    events, windows = history.events(key, at_us), list(windows)
+    found: list[Any] = [sorted(map(id, rows_of(events, at_us, one))) for one in windows]
+    return [*found, found_at(events, at_us, windows)] if with_status else found
+
+
+def window_changes(
+    history: History,
+    key: Key,
+    windows: Sequence[Windowed],
+    *,
+    start_us: int,
+    end_us: int,
+    with_status: bool = True,
+) -> list[int]:
+    """The instants of `[start_us, end_us)` at which other rows count for `key` than 1 µs before;
+    `with_status`, or it is found and was not, or the other way round."""
+    maybe = set[int]()
+    for row in history.rows:
+        for window in windows:
+            length, hop = window.window_us or 0, max(window.hop_us, 1)
+            ends = [row.event_us + window.delay_us, row.event_us + window.delay_us + length]
+            maybe |= {row.known_us, row.event_us, *ends, ends[1] + window.hop_us}
+            maybe.add((row.event_us // hop + 1) * hop + window.delay_us + length)
+    return [
+        at
+        for at in sorted({instant + beside for instant in maybe for beside in (0, 1)})
+        if start_us <= at < end_us
+        and counted(history, key, at, windows, with_status=with_status)
+        != counted(history, key, at - 1, windows, with_status=with_status)
+    ]
 
 
 def agrees(found: Value, expected: Value, inputs: Sequence[Any], window: Windowed) -> bool:

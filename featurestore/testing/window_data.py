@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.aggregates import AGGREGATES, checked_parameters, output_dtype
-from featurestore.compiler.rel import Input, WindowFunction, WindowJoin
+from featurestore.compiler.rel import Input, WindowChanges, WindowFunction, WindowJoin
 from featurestore.dtypes import BOOL, INT64, MAP_KEYS, STRING, TIMESTAMP, DType, map_of
 from featurestore.engines.base import BATCH_ROWS, Engine
 from featurestore.statuses import Status
@@ -18,6 +18,7 @@ from featurestore.testing.compare import (
     LEFT,
     STATUS,
     as_of_input,
+    check_same_rows,
     run,
     scan,
     stamped,
@@ -40,9 +41,12 @@ from featurestore.testing.oracle_windows import (
     History,
     Windowed,
     agrees,
+    counted,
     inputs_of,
     window_answer,
+    window_changes,
 )
+from featurestore.timeline import INSTANT_US_MAX, INSTANT_US_MIN
 from featurestore.windows import reach_us
 
 SHOWN_MAX = 6_000
@@ -215,6 +219,32 @@ def window_rel(wanted: WindowCase, folder: Path) -> WindowJoin:
     )
 
 
+def changes_rel(
+    wanted: WindowCase,
+    folder: Path,
+    *,
+    start_us: int | None = None,
+    end_us: int | None = None,
+    with_status: bool = True,
+) -> WindowChanges:
+    """When the answers of `window_rel` change: its keys, and `AT`."""
+    join = window_rel(wanted, folder)
+    return WindowChanges(
+        right=join.right,
+        keys=join.keys,
+        functions=join.functions,
+        at=AT,
+        start_us=start_us,
+        end_us=end_us,
+        with_status=with_status,
+        as_of=join.as_of,
+        known_until_us=join.known_until_us,
+        event_id=join.event_id,
+        correction_horizon_us=join.correction_horizon_us,
+        reach_us=join.reach_us,
+    )
+
+
 def _output_dtype(window: Windowed, dtypes: Mapping[str, DType]) -> DType:
     plain = output_dtype(window.function, window.dtype)
     return plain if window.bucket is None else map_of(dtypes[window.bucket], plain)
@@ -242,3 +272,38 @@ def compare_windows(
                 f"{name} {window} is {row[name]!r}, not {expected.values[name]!r}, "
                 f"over {values}\n{about}"
             )
+
+
+def compare_changes(engine: Engine, wanted: WindowCase, folder: Path, choose: Choose) -> None:
+    """Raise `AssertionError` where the engine's instants, of a span that `choose` draws, are not
+    the oracle's, or something else counts between two of them."""
+    instants = sorted({r.at_us for r in wanted.case.requests})
+    start_us = choose((None, *instants))
+    end_us = choose((None, *(at + 1 for at in instants if start_us is None or at >= start_us)))
+    with_status = choose((True, False))
+    rel = changes_rel(wanted, folder, start_us=start_us, end_us=end_us, with_status=with_status)
+    found = run(engine, rel)
+    first_us = INSTANT_US_MIN if start_us is None else start_us
+    last_us = 2 * INSTANT_US_MAX if end_us is None else end_us
+    history, windows = wanted.history, list(wanted.windows.values())
+    changes = {
+        key: window_changes(
+            history, key, windows, start_us=first_us, end_us=last_us, with_status=with_status
+        )
+        for key in {row.key for row in history.rows if None not in row.key}
+    }
+    expected = [
+        dict(zip((*rel.keys, AT), (*key, at), strict=True))
+        for key, ats in changes.items()
+        for at in ats
+    ]
+    check_same_rows(found, expected, wanted)
+    for request in wanted.case.requests:
+        before = [at for at in changes.get(request.key, []) if at <= request.at_us]
+        if not before or request.at_us >= last_us:
+            continue
+        now, then = (
+            counted(history, request.key, at, windows, with_status=with_status)
+            for at in (request.at_us, before[-1])
+        )
+        assert now == then, f"what counts at {request} is not what counted at {before[-1]}"

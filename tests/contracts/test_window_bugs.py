@@ -16,6 +16,8 @@ from mutants import Change, mutant
 
 from featurestore.config import OfflineSettings
 from featurestore.engines import (
+    duckdb_window_changes,
+    duckdb_window_events,
     duckdb_windows,
     window_answers,
     window_buckets,
@@ -26,14 +28,15 @@ from featurestore.engines.base import Engine
 from featurestore.engines.duckdb import DuckDBEngine
 from featurestore.testing.data import GRIDS_US, seeded
 from featurestore.testing.engine_windows import WindowsContract
-from featurestore.testing.window_data import compare_windows, make_window_case
+from featurestore.testing.window_data import compare_changes, compare_windows, make_window_case
 
 SEEDS = range(60)
-ROWS, SQL, ANSWERS, FUNCTIONS = window_rows, duckdb_windows, window_answers, window_functions
-BUCKETS = window_buckets
+ROWS, SQL, ANSWERS, FUNCTIONS = window_rows, duckdb_window_events, window_answers, window_functions
+BUCKETS, CHANGES = window_buckets, duckdb_window_changes
 _PATCHED: dict[ModuleType, tuple[ModuleType, tuple[str, ...]]] = {
     ROWS: (window_answers, ("Windows",)),
-    SQL: (duckdb_windows, ("window_join",)),
+    SQL: (duckdb_windows, ("Happened",)),
+    CHANGES: (duckdb_window_changes, ("window_changes",)),
     ANSWERS: (window_answers, ("answer",)),
     FUNCTIONS: (window_answers, ("evaluate", "Columns")),
     BUCKETS: (window_answers, ("Bucketed",)),
@@ -83,9 +86,11 @@ BUGS: dict[str, tuple[ModuleType, Change]] = {
         SQL, ("rel.event_id)} IS NOT NULL", "rel.event_id)} IS NOT NULL OR true")
     ),
     "known_until is ignored": (
-        SQL, ("if rel.known_until_us is not None else []", "if False else []")
+        SQL, ("else None, rel.known_until_us]", "else None, None]")
     ),
-    "old rows are cut off": (SQL, ("times[0] - rel.reach_us", "times[0] - rel.reach_us + 1")),
+    "old rows are cut off": (
+        SQL, ("self.first_us - rel.reach_us", "self.first_us - rel.reach_us + 1")
+    ),
     "NOT_FOUND comes an instant early": (ANSWERS, ("rel.reach_us + 1", "rel.reach_us")),
     "rows after T are found": (ANSWERS, ("rel.reach_us + 1, -1, 0)", "rel.reach_us + 1, -2, 0)")),
     "conditions that are NULL count": (
@@ -103,6 +108,20 @@ BUGS: dict[str, tuple[ModuleType, Change]] = {
     "replaced rows stay in their buckets": (
         BUCKETS, ("None if happened.until is None else happened.until[index]", "None")
     ),
+    "an entry is no change": (CHANGES, ("unnest([a, z]) AS t", "unnest([z]) AS t")),
+    "leaving is no change": (CHANGES, ("unnest([a, z]) AS t", "unnest([a]) AS t")),
+    "entries ignore the delay": (CHANGES, ("e + {function.delay_us + 1}", "e + 1")),
+    "entries ignore the known time": (CHANGES, ("greatest({known}, e + {f", "greatest(e, e + {f")),
+    "rows leave without a hop": (CHANGES, ("hop = max(function.hop_us, 1)", "hop = 1")),
+    "hops before 1970 are cut": (CHANGES, ("((e % {hop}) + {hop}) % {hop}", "(e % {hop})")),
+    "what is replaced leaves late": (CHANGES, ("least(u, {leaves})", "least(NULL, {leaves})")),
+    "rows that count for nothing change something": (CHANGES, ("if counts else", "if False else")),
+    "what just left is not read": (CHANGES, ("rel.start_us - 1", "rel.start_us + 1")),
+    "the start is left out": (CHANGES, ("t >= {rel.start_us}", "t > {rel.start_us}")),
+    "the end is in": (CHANGES, ("t < {_FOREVER if", "t <= {_FOREVER if")),
+    "each newest row changes the status": (CHANGES, ("before < a\"", "before <= a\"")),
+    "the status ends an instant early": (CHANGES, ("rel.reach_us + 1", "rel.reach_us")),
+    "a row that is never in changes something": (CHANGES, ("{stay}\\n) WHERE a < z", "{stay}\\n)")),
 }  # fmt: skip
 HELP = """
 def starts_after(self, index):
@@ -142,9 +161,11 @@ def caught(engine: Engine, folder: Path, seeds: range) -> bool:
     for seed in seeds:
         here = folder / str(seed)
         here.mkdir()
-        case = make_window_case(seeded(seed), grid_us=GRIDS_US[seed % len(GRIDS_US)])
+        choose = seeded(seed)
+        case = make_window_case(choose, grid_us=GRIDS_US[seed % len(GRIDS_US)])
         try:
             compare_windows(engine, case, here)
+            compare_changes(engine, case, here, choose)
         except AssertionError:
             return True
     return False

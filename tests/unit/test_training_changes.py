@@ -11,13 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore
+from featurestore.compiler import spans
 from featurestore.definitions.repo import load
-from featurestore.errors import InvalidEntityFrame, InvalidRequest, NameClash, UnknownView
+from featurestore.errors import (
+    InvalidEntityFrame,
+    InvalidRequest,
+    LimitExceeded,
+    NameClash,
+    UnknownView,
+)
 from featurestore.jobs.training import RetrievalJob
 from featurestore.timeline import ManualClock, to_us
 
 DEFINITIONS = """
-from featurestore import Entity, Feature, FeatureView, FileSource, SqlSource
+from featurestore import Aggregation, Entity, Feature, FeatureView, FileSource, SqlSource
 
 plane = Entity("plane", join_keys={"plane": "string"})
 route = Entity("route", join_keys={"plane": "string", "gate": "int64"})
@@ -29,6 +36,10 @@ history = FeatureView("history", entities=[plane], source=landings, ttl="3h",
 when = FeatureView("when", entities=[plane], source=landings, features=[Feature("seats")])
 ones = FeatureView("ones", entities=[plane], source=counts, features=[Feature("one")])
 whole = FeatureView("whole", source=total, features=[Feature("n")])
+arrivals = FileSource("arrivals", "landings.parquet", "at", "known")
+landed = FeatureView("landed", entities=[plane], source=arrivals, features=[
+    Aggregation("seats", "sum", window="2h", hop="1h"),
+    Aggregation("*", "count", window="lifetime", delay="1h", name="ever")])
 routes = FeatureView("routes", entities=[route], source=landings, features=[Feature("seats")])
 """
 
@@ -81,6 +92,11 @@ def shown(job: RetrievalJob) -> list[tuple[Any, ...]]:
     hours = [(t - at(0)) / timedelta(hours=1) for t in table["event_timestamp"].to_pylist()]
     others = [table[name].to_pylist() for name in table.column_names if name != "event_timestamp"]
     return list(zip(hours, *others, strict=True))
+
+
+def table_rows(job: RetrievalJob) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = job.to_arrow().to_pylist()
+    return rows
 
 
 def test_the_values_as_they_became_known(store: FeatureStore) -> None:
@@ -136,6 +152,50 @@ def test_an_alias_names_its_key(store: FeatureStore) -> None:
         store.get_historical_features(features=refs, end=at(9))
     job = store.get_historical_features(features=refs[:1], end=at(2))
     assert job.to_arrow().select(["tail", "seats"]).to_pylist() == [{"tail": "a", "seats": 10}]
+
+
+def test_windows_change_when_a_row_enters_or_leaves(store: FeatureStore) -> None:
+    """Just after it happened, or when it is known; and at the hop at which the left end passes it:
+    what is known after that was never in."""
+    job = store.get_historical_features(features=["landed:seats_sum_2h"], end=at(12))
+    us = timedelta(microseconds=1)
+    rows = [(r["plane"], r["event_timestamp"], r["seats_sum_2h"]) for r in table_rows(job)]
+    assert rows == [
+        ("a", at(1) + us, 20),
+        ("b", at(2) + us, 7),
+        ("a", at(4), 20),
+        ("a", at(5), 30),
+        ("b", at(5), None),
+        ("a", at(6), None),
+    ]
+    job = store.get_historical_features(
+        features=["when:seats", "landed:ever"], start=at(8), end=at(10), as_of="event"
+    )
+    rows = [(r["plane"], r["event_timestamp"], r["seats"], r["ever"]) for r in table_rows(job)]
+    assert rows == [("a", at(8), None, 7), ("a", at(9) + us, None, 8)]
+
+
+def test_a_status_of_windows_changes_where_it_is_asked_for(store: FeatureStore) -> None:
+    def statuses(**options: Any) -> list[tuple[Any, ...]]:
+        job = store.get_historical_features(
+            features=["landed:ever"], start=at(2), end=at(4), **options
+        )
+        found = [r for r in table_rows(job) if r["plane"] == "b"]
+        return [(r["event_timestamp"], r["ever"], r.get("landed__status")) for r in found]
+
+    entered = at(3) + timedelta(microseconds=1)
+    assert statuses() == [(entered, 1, None)]
+    assert statuses(include_status=True) == [(at(2), 0, "PRESENT"), (entered, 1, "PRESENT")]
+
+
+def test_changes_of_windows_have_a_limit(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans, "CHANGES_MAX", 5)
+    job = store.get_historical_features(features=["landed:seats_sum_2h"], end=at(12))
+    with pytest.raises(LimitExceeded, match=r"6 is over CHANGES_MAX = 5\. Ask for a shorter span"):
+        job.to_arrow()
+    assert len(shown(store.get_historical_features(features=["history:seats"], end=at(12)))) == 7
 
 
 def test_what_it_does_not_take(store: FeatureStore) -> None:
