@@ -7,19 +7,29 @@ hence all of them) and why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from featurestore.compiler.queries import parse_query
-from featurestore.compiler.query_reads import Unresolved, deciding, has_star, named_windows, reads
+from featurestore.compiler.query_reads import (
+    Unresolved,
+    deciding,
+    has_star,
+    is_by_all,
+    named_windows,
+    ordering,
+    reads,
+)
 from featurestore.records import Transformation
 
 ROWS = "*"
 """In `unresolved`: what decides which rows there are."""
 QUERIES_REMEMBERED = 2_000
 """A plan and the apply after it ask about the same queries."""
+
+_STAR = "a * stands for columns that are not known"
 
 _Node = Any  # sqlglot's classes, whose names differ between its releases
 _Found = dict[tuple[str, str], Transformation]
@@ -47,11 +57,11 @@ def query_lineage(
 
     Args:
         query: one SELECT that the repository's checks have passed.
-        inputs: the sources that it reads, with the names of their columns (None: not known, and
-            what reads them is unresolved).
+        inputs: the sources that it reads, with the names of their columns in the order in which a
+            * stands for them (None: not known, and what reads them is unresolved).
         outputs: the columns that the engine says the query has.
     """
-    given = sorted((name, tuple(sorted(columns or ()))) for name, columns in inputs.items())
+    given = sorted((name, tuple(columns or ())) for name, columns in inputs.items())
     return _remembered(query, tuple(given), tuple(outputs))
 
 
@@ -80,13 +90,10 @@ def _analysed(
         return f"{names[at[0]]}.{columns_of[at[0]][at[1]]}"
 
     root, reader = _root(query, columns_of), _Reader(columns_of)
-    places = {name.lower(): place for place, name in enumerate(reader.names(root))}
     columns, rows, unresolved = dict[str, dict[str, Transformation]](), _Found(), dict[str, str]()
     for output in outputs:
         try:
-            if output.lower() not in places:
-                raise Unresolved("a * stands for columns that are not known")
-            found = reader.output(root, places[output.lower()])
+            found = reader.output(root, _place(output, root, reader.names(root)))
             columns[output] = {shown(at): found[at] for at in sorted(found)}
         except Unresolved as error:
             unresolved[output] = str(error)
@@ -97,6 +104,15 @@ def _analysed(
     return QueryLineage(
         columns=columns, rows=tuple(map(shown, sorted(rows))), unresolved=unresolved
     )
+
+
+def _place(output: str, root: _Node, names: Sequence[str]) -> int:
+    """Which of the query's columns an output is; the first one that has its name."""
+    for place, name in enumerate(names):
+        if name.lower() == output.lower():
+            return place
+    hidden = any(has_star(select) for select in root.expression.selects)
+    raise Unresolved(_STAR if hidden else "the query itself has no name for it")
 
 
 def _root(query: str, columns_of: Mapping[str, Mapping[str, str]]) -> _Node:
@@ -140,7 +156,9 @@ class _Reader:
 
         match scope.expression:
             case exp.SetOperation():
-                return self.names(scope.set_operation_scopes[0])
+                left, right = map(self.names, scope.set_operation_scopes)
+                by_name = scope.expression.args.get("by_name")
+                return [*left, *(name for name in right if by_name and name not in left)]
             case exp.Subquery():
                 return self.names(_inner(scope))
             case node:
@@ -170,19 +188,20 @@ class _Reader:
             case node:
                 before = node.selects[: place + 1]
                 if any(has_star(select) for select in before):
-                    raise Unresolved("a * stands for columns that are not known")
+                    raise Unresolved(_STAR)
                 return self._read(scope, [node.selects[place]], "DIRECT")
 
     def _set_output(self, scope: _Node, place: int) -> _Found:
         from sqlglot import exp
 
         left, right = scope.set_operation_scopes
-        found = dict(self.output(left, place))
         if scope.expression.args.get("by_name"):
-            name = self.names(left)[place]
-            if name not in self.names(right):
-                return found
-            place = self.names(right).index(name)
+            found, name = _Found(), self.names(scope)[place]
+            for side, names in ((side, self.names(side)) for side in (left, right)):
+                if name in names:
+                    _add(found, self.output(side, names.index(name)), "DIRECT")
+            return found
+        found = dict(self.output(left, place))
         # What an EXCEPT takes away becomes no value.
         taken = isinstance(scope.expression, exp.Except)
         _add(found, self.output(right, place), "INDIRECT" if taken else "DIRECT")
@@ -209,9 +228,28 @@ class _Reader:
                     _add(found, self._read(source, [source.expression], "INDIRECT"), "INDIRECT")
                 else:
                     sides.append(source)
-            _add(found, self._read(scope, deciding(scope), "INDIRECT"), "INDIRECT")
+        _add(found, self._read(scope, deciding(scope), "INDIRECT"), "INDIRECT")
+        _add(found, self._order(scope), "INDIRECT")
         for side in sides:
             _add(found, self.rows(side), "INDIRECT")
+        return found
+
+    def _order(self, scope: _Node) -> _Found:
+        """What the order of a scope comes from, where that decides on its rows."""
+        from sqlglot import exp
+
+        found, names = _Found(), self.names(scope)
+        named: Sequence[int]
+        for key in ordering(scope):
+            if is_by_all(key):
+                named = range(len(names))
+            elif isinstance(key, exp.Column) and not key.table and key.name in names:
+                named = [names.index(key.name)]
+            else:
+                _add(found, self._read(scope, [key], "INDIRECT"), "INDIRECT")
+                continue
+            for place in named:
+                _add(found, self.output(scope, place), "INDIRECT")
         return found
 
     def _read(self, scope: _Node, nodes: Iterable[_Node], how: Transformation) -> _Found:
@@ -231,27 +269,42 @@ class _Reader:
         """What a column, or a subquery in an expression, comes from."""
         from sqlglot import exp
 
+        if isinstance(node, exp.TableColumn):  # SELECT t FROM t: the row
+            return self._of_source(*_visible(scope, node.name), None)
         if not isinstance(node, exp.Column):
             return self._subquery(scope, node)
         home, source = _visible(scope, node.table)
         if source is None:
             shown = f"{node.table}.{node.name}" if node.table else node.name
             raise Unresolved(f"{shown} can't be told to be a column of one of its sources")
+        return self._of_source(home, source, node.name)
+
+    def _of_source(self, home: _Node, source: _Node, column: str | None) -> _Found:
+        """What a column (None: any of them) of one of a scope's sources comes from."""
+        from sqlglot import exp
+
         if isinstance(source, exp.Table):
             if isinstance(source.this, exp.Func):
                 return self._table_function(home, source)
-            return self._leaf(source, node.name)
+            return self._leaf(source, column)
         if isinstance(source.expression, exp.UDTF):
             return self._read(source, [source.expression], "DIRECT")
-        names = self.names(source)
-        if node.name not in names:
-            raise Unresolved("a * stands for columns that are not known")
-        return self.output(source, names.index(node.name))
+        names, found = self.names(source), _Found()
+        if column is not None and column not in names:
+            raise Unresolved(_STAR)
+        for place in range(len(names)) if column is None else [names.index(column)]:
+            _add(found, self.output(source, place), "DIRECT")
+        return found
 
-    def _leaf(self, table: _Node, column: str) -> _Found:
-        if column not in self._columns_of.get(table.name, {}):
+    def _leaf(self, table: _Node, column: str | None) -> _Found:
+        known = list(self._columns_of.get(table.name, ()))
+        if column is None and known:
+            return {(table.name, name): "DIRECT" for name in known}
+        renamed = table.alias_column_names  # FROM t AS x(a, b): the first ones get these names
+        visible = [*renamed, *known[len(renamed) :]]
+        if column not in visible:
             raise Unresolved(f"{table.name} has no column {column!r} that is known")
-        return {(table.name, column): "DIRECT"}
+        return {(table.name, known[visible.index(column)]): "DIRECT"}
 
     def _table_function(self, scope: _Node, table: _Node) -> _Found:
         from sqlglot import exp

@@ -34,8 +34,8 @@ class Unresolved(Exception):
 def reads(
     node: _Node, how: Transformation, windows: Mapping[str, _Node]
 ) -> Iterator[tuple[_Node, Transformation]]:
-    """The columns and the subqueries that an expression reads, and how. `windows`: those that the
-    SELECT names, by name. Raises `Unresolved`."""
+    """The columns, the whole rows and the subqueries that an expression reads, and how. `windows`:
+    those that the SELECT names, by name. Raises `Unresolved`."""
     from sqlglot import exp
 
     if isinstance(node, exp.Column):
@@ -43,15 +43,16 @@ def reads(
             raise Unresolved("a * stands for columns that are not known")
         yield node, how
         return
-    if isinstance(node, exp.Query):
+    if isinstance(node, exp.Query | exp.TableColumn):
         yield node, how
         return
     if isinstance(node, exp.Comprehension):
         raise Unresolved("it has a list comprehension")
     kind = type(node).__name__
     deciding = _DECIDING.get(kind, ())
-    if kind == "Window" and (named := windows.get(node.alias)):
-        yield from _parts(named, "INDIRECT", windows, skip=("this",))
+    if kind == "Window":
+        for named in _begins_with(node, windows):
+            yield from _parts(named, "INDIRECT", windows, skip=("this",))
     for name, child in _children(node):
         if kind == "WithinGroup" and name == "expression":
             # WITHIN GROUP (ORDER BY x) names the values by their order.
@@ -80,41 +81,71 @@ def named_windows(select: _Node) -> dict[str, _Node]:
     return {window.name: window for window in select.args.get("windows") or ()}
 
 
+def _begins_with(window: _Node, windows: Mapping[str, _Node]) -> list[_Node]:
+    """The windows that a window builds on, nearest first: `OVER w`, `w AS (v ORDER BY ts)`."""
+    found: list[_Node] = []
+    while (window := windows.get(window.alias)) is not None and window not in found:
+        found.append(window)
+    return found
+
+
 def has_star(select: _Node) -> bool:
-    """Whether a projection stands for columns that are not named."""
+    """Whether a projection stands for columns that are not named: `*`, `* LIKE 'a%'`,
+    `COLUMNS(…)`. Those of `count(*)` do not."""
     from sqlglot import exp
 
-    bare = select.unalias()
-    if isinstance(bare, exp.Star) or (isinstance(bare, exp.Column) and bare.is_star):
-        return True
-    return any(function.name.upper() == "COLUMNS" for function in select.find_all(exp.Anonymous))
+    stars = (star for star in select.find_all(exp.Star) if not isinstance(star.parent, exp.Count))
+    return any(stars) or any(_called(f) == "COLUMNS" for f in select.find_all(exp.Func))
+
+
+def _called(function: _Node) -> str:
+    from sqlglot import exp
+
+    anonymous = isinstance(function, exp.Anonymous)
+    return str(function.name if anonymous else function.sql_name()).upper()
 
 
 def deciding(scope: _Node) -> Iterator[_Node]:
-    """The expressions of a SELECT's scope that decide which rows there are, those of its sources
-    and of its subqueries left out. Raises `Unresolved`."""
+    """The expressions of a scope's own clauses that decide which rows there are, those of its
+    sources and of its subqueries left out, and `ordering` too. Raises `Unresolved`."""
     from sqlglot import exp
 
     node = scope.expression
-    for clause in ("where", "having", "qualify", "group"):
+    for clause in ("where", "having", "qualify", "group", "limit", "offset"):
         if found := node.args.get(clause):
             yield found
+    if not isinstance(node, exp.Select):
+        return
     for join in scope.find_all(exp.Join):
         yield from _joined(join)
-    group, distinct, order = (node.args.get(name) for name in ("group", "distinct", "order"))
+    group, distinct = node.args.get("group"), node.args.get("distinct")
     if group is not None and group.args.get("all"):
         yield from (select for select in node.selects if not select.find(exp.AggFunc))
-    on = None if distinct is None else distinct.args.get("on")
-    if on is not None:
-        yield on
-    elif distinct is not None:
+    if distinct is not None and not distinct.args.get("on"):
         yield from node.selects
-    cut = on is not None or any(node.args.get(name) for name in ("limit", "offset"))
-    if cut and order is not None:
-        by_all = any(getattr(key.this, "name", "").upper() == "ALL" for key in order.expressions)
-        yield from node.selects if by_all else order.expressions
     for select in node.selects:
         yield from select.find_all(exp.Unnest, exp.Explode)  # a row for each element
+
+
+def ordering(scope: _Node) -> Iterator[_Node]:
+    """The keys of DISTINCT ON and ORDER BY, which may name output columns, where they decide on
+    rows: where rows are cut off, and inside another query, for DuckDB keeps the order of a
+    subquery and what is outside may follow it (LIMIT, `list(x)`, `row_number() OVER ()`)."""
+    from sqlglot import exp
+
+    node = scope.expression
+    distinct, order = node.args.get("distinct"), node.args.get("order")
+    on = distinct.args.get("on") if isinstance(distinct, exp.Distinct) else None
+    if on is not None:
+        yield from on.expressions
+    cut = on is not None or any(node.args.get(name) for name in ("limit", "offset"))
+    if order is not None and (cut or scope.parent is not None):
+        yield from (key.this for key in order.expressions)
+
+
+def is_by_all(key: _Node) -> bool:
+    """Whether a key of an ORDER BY is ALL."""
+    return bool(getattr(key, "name", "").upper() == "ALL")
 
 
 def _joined(join: _Node) -> Iterator[_Node]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
 from featurestore.compiler.hashing import source_version
 from featurestore.compiler.problems import Work, placed, sound
 from featurestore.compiler.queries import tables_of
+from featurestore.compiler.query_lineage import query_lineage
 from featurestore.compiler.rel import CREATED_US, DELETED, EVENT_US
 from featurestore.compiler.typed import Column, Metadata, TypedSource
 from featurestore.definitions.repo import Definitions
-from featurestore.definitions.source import FileSource, Source
+from featurestore.definitions.source import FileSource, Source, SqlSource
 from featurestore.dtypes import DATE, INT32, INT64, STRING, TIMESTAMP, DType
 from featurestore.errors import (
     CyclicReference,
     DefinitionError,
     FeatureStoreError,
     InternalError,
+    InvalidExpression,
     InvalidName,
     TypeMismatch,
     UnknownReference,
@@ -115,6 +117,8 @@ def _typed(work: Work, definition: Source, inputs: Mapping[str, str]) -> TypedSo
         work.errors.append(_unreadable(definition, schema))
         return None
     errors_before = len(work.errors)
+    if isinstance(definition, SqlSource):
+        _check_places(work, definition, inputs)
     _check_columns(work, definition, schema)
     if len(work.errors) > errors_before:
         return None
@@ -146,6 +150,19 @@ def _unreadable(definition: Source, error: FeatureStoreError) -> DefinitionError
     if isinstance(error, DefinitionError):
         return placed(error, definition, about)
     return placed(DefinitionError(f"{about}{error}"), definition)
+
+
+def _check_places(work: Work, source: SqlSource, inputs: Iterable[str]) -> None:
+    """A query gets the columns of its inputs in the order of their names, so that files that are
+    written with their columns in another order change no value. Note a query to which the order
+    that the files have now makes a difference: its author counts on that."""
+    schemas = {name: list(work.schemas[name]) for name in inputs}  # type: ignore[arg-type]  # typed
+    outputs = list(work.schemas[source.name])  # type: ignore[arg-type]  # as well
+    as_written = query_lineage(source.query, schemas, outputs)
+    by_name = query_lineage(source.query, {n: sorted(c) for n, c in schemas.items()}, outputs)
+    if as_written != by_name:
+        message = f"source {source.name!r}: its query takes the columns of a * by their places"
+        work.add(source, f"{message}; name them, or use UNION BY NAME", InvalidExpression)
 
 
 def _check_columns(work: Work, source: Source, schema: Mapping[str, DType]) -> None:

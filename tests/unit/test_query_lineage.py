@@ -174,6 +174,53 @@ CASES: dict[str, str] = {
     'SELECT "ID" AS "Mixed Case", Orders.AMOUNT FROM Orders': (
         "Mixed Case: =orders.Id; amount: =orders.amount |"
     ),
+    "SELECT * FROM customers UNION ALL SELECT customer, tags, ts, id FROM orders": (
+        "customer: =customers.customer =orders.customer; country: =customers.country =orders.tags; "
+        "since: =customers.since =orders.ts; score: =customers.score =orders.Id |"
+    ),
+    "SELECT id FROM notes UNION BY NAME SELECT score AS id FROM customers "
+    "UNION ALL BY NAME SELECT text FROM notes": (
+        "id: =customers.score =notes.id; text: =notes.text | customers.score notes.id"
+    ),
+    "SELECT id AS x, text AS y FROM notes UNION ALL SELECT score, country FROM customers "
+    "ORDER BY 2 DESC LIMIT 3": (
+        "x: =customers.score =notes.id; y: =customers.country =notes.text | "
+        "customers.country notes.text"
+    ),
+    "SELECT id FROM (SELECT id FROM orders ORDER BY amount DESC) LIMIT 3": (
+        "id: =orders.Id | orders.amount"
+    ),
+    "WITH o AS (SELECT * FROM orders ORDER BY ts DESC) "
+    "SELECT customer, first(id) AS f FROM o GROUP BY customer": (
+        "customer: =orders.customer; f: =orders.Id | orders.customer orders.ts"
+    ),
+    "(SELECT id FROM notes ORDER BY text DESC) LIMIT 2": "id: =notes.id | notes.text",
+    "SELECT id AS amount, customer FROM orders ORDER BY amount LIMIT 3": (
+        "amount: =orders.Id; customer: =orders.customer | orders.Id"
+    ),
+    "SELECT id AS i, max(amount) AS m FROM orders GROUP BY 1 ORDER BY m DESC LIMIT 2": (
+        "i: =orders.Id; m: =orders.amount | orders.amount orders.Id"
+    ),
+    "SELECT DISTINCT ON (1) id, amount FROM orders ORDER BY id, ts DESC": (
+        "id: =orders.Id; amount: =orders.amount | orders.Id orders.ts"
+    ),
+    "SELECT id FROM orders ORDER BY ts LIMIT (SELECT count(*) FROM customers WHERE score > 9)": (
+        "id: =orders.Id | customers.score orders.ts"
+    ),
+    "SELECT max(amount) OVER w AS m, rank() OVER (v ORDER BY id) AS r FROM orders "
+    "WINDOW v AS (PARTITION BY customer), w AS (v ORDER BY ts)": (
+        "m: =orders.amount ~orders.customer ~orders.ts; r: ~orders.Id ~orders.customer |"
+    ),
+    "SELECT to_json(n) AS j, count(DISTINCT n) OVER () AS c FROM notes n": (
+        "j: =notes.id =notes.text; c: =notes.id =notes.text |"
+    ),
+    "SELECT t FROM (SELECT id AS a, score FROM notes, customers) t": (
+        "t: =customers.score =notes.id |"
+    ),
+    "SELECT n.a, text FROM notes AS n(a)": "a: =notes.id; text: =notes.text |",
+    "SELECT s.a.b AS x FROM (SELECT {'a': {'b': amount}, 'c': id} AS s FROM orders)": (
+        "x: =orders.Id =orders.amount |"
+    ),
     "SELECT epoch(ts - lag(ts) OVER (ORDER BY ts)) AS gap, coalesce(amount, id) AS c FROM orders": (
         "gap: =orders.ts; c: =orders.Id =orders.amount |"
     ),
@@ -262,6 +309,8 @@ def test_what_changes_a_column_is_among_what_it_comes_from(
             "SELECT COLUMNS('i.*') FROM notes",
             {"id": "a * stands for columns that are not known"},
         ),
+        ("SELECT * LIKE 'i%' FROM notes", {"id": "a * stands for columns that are not known"}),
+        ("SELECT max(id) FROM notes", {"max(id)": "the query itself has no name for it"}),
         ("SELECT [x + 1 FOR x IN [id]] AS l FROM notes", {"l": "it has a list comprehension"}),
         (
             "SELECT rowid AS r FROM notes",

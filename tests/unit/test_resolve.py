@@ -466,6 +466,38 @@ class TestSqlSources:
         repo = resolved(weather(), days, days={"t": TIMESTAMP, "x": INT64})
         assert repo.sources["days"].inputs == inputs
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "select * from b union all select y, x, t from b",
+            "select n.* from b as n(t, x)",
+            "select t, x from (select * from b limit 3) as n(t, y, x)",
+            "from b order by 1 limit 3",
+        ],
+    )
+    def test_columns_are_not_taken_by_their_place_in_files(self, text: str) -> None:
+        """Files that are written again with their columns in another order change no value."""
+        b, schema = FileSource("b", "b.parquet", "t"), {"y": INT64, "x": INT64, "t": TIMESTAMP}
+        found = error_of(b, query("q", text), b=schema, q=schema)
+        assert isinstance(found, InvalidExpression)
+        assert found.message == (
+            "source 'q': its query takes the columns of a * by their places; name them, or use "
+            "UNION BY NAME"
+        )
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "select * from b union all by name select y, x, t from b",
+            "select y, x, t from b union all select y, x, t from b",
+            "from b union all from b",
+            "select x, t, y from b order by 1 limit 3",
+        ],
+    )
+    def test_columns_may_be_taken_by_name(self, text: str) -> None:
+        b, schema = FileSource("b", "b.parquet", "t"), {"y": INT64, "x": INT64, "t": TIMESTAMP}
+        assert resolved(b, query("q", text), b=schema, q=schema).sources["q"].inputs == ("b",)
+
     def test_a_circle_is_reported_with_its_path(self) -> None:
         a, b, c = query("a", "from b"), query("b", "from c"), query("c", "from a")
         user = query("user", "from a")
