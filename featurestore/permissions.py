@@ -36,6 +36,9 @@ WRITES: tuple[Action, ...] = ("apply", "materialize", "delete", "push", "track",
 TRACKS: tuple[Action, ...] = ("track", "apply", "approve", "admin")
 """Whoever may do any of these to an experiment, a training set or a model may write its records."""
 
+PINNERS: tuple[Action, ...] = ("apply", "materialize", "approve")
+"""Whoever may do any of these may say which versions of services stay answerable."""
+
 Need = tuple[tuple[Action, ...], str | None]
 """Any of these actions on this resource (None: on any)."""
 
@@ -275,7 +278,7 @@ def _need_of_alias(alias: str) -> Need:
         case "serving":
             return ("apply", "materialize"), f"env/{rest.partition('/')[0]}"
         case "pinned":
-            return ("apply", "materialize", "approve"), None
+            return PINNERS, None
         case "store":
             return ("materialize", "apply"), f"env/{rest}"
         case "online":

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from featurestore.jobs.evaluations import Evaluation
     from featurestore.jobs.gates import GateReport
     from featurestore.jobs.model_comparison import ModelComparison
-    from featurestore.jobs.models import Staged, StageMove
+    from featurestore.jobs.model_history import StageMove
+    from featurestore.jobs.models import Staged
     from featurestore.lifecycle.models import ModelVersion
     from featurestore.lifecycle.promotions import Promotion
 
@@ -64,11 +65,10 @@ def version_json(version: ModelVersion, *, stage: str | None = None) -> dict[str
 
 def promotion_json(promotion: Promotion) -> dict[str, Any]:
     """A request as JSON."""
-    evidence = promotion.evidence
     return {
         **dated(promotion),
         "ref": promotion.ref,
-        "evidence_hash": None if evidence is None else evidence.hash,
+        "evidence_hash": promotion.evidence_hash,
     }
 
 
@@ -177,7 +177,7 @@ def show_promotion(request: Promotion, report: GateReport | None) -> None:
         "note": request.note,
         "approved by": ", ".join(a.by for a in request.approvals),
         "approvals": f"{len(request.valid_approvals)} of {request.approvals_needed}",
-        "evidence": "" if request.evidence is None else short(request.evidence.hash),
+        "evidence": short(request.evidence_hash or ""),
         "expires": format_instant(request.expires_at_us),
     }
     _show_facts(facts)
@@ -225,12 +225,21 @@ def show_history(moves: Sequence[StageMove]) -> None:
             "stage": move.stage,
             "from": move.before or "",
             "to": move.after or "",
-            "by": move.by,
+            "asked by": move.requester or "",
+            "approved by": _approvers(move),
+            "applied by": move.by,
+            "evidence": short(move.evidence or ""),
             "reason": move.reason,
         }
         for move in moves
     ]
     show_rows(rows, title="history")
+
+
+def _approvers(move: StageMove) -> str:
+    if move.break_glass:
+        return "nobody (break-glass)"
+    return ", ".join(approval.by for approval in move.approvals)
 
 
 def show_comparison(found: ModelComparison) -> None:

@@ -307,7 +307,7 @@ def archive(
 
 @models.command("history")
 def history(name: Name, at: At = None, repo: Repo = Path(), as_json: Json = False) -> None:
-    """Show who moved which version between stages, when and why."""
+    """Show who asked for, approved and applied each move of a stage, when and why."""
     with open_store(repo) as store:
         moves = store.models.history(name, at=at)
     if as_json:

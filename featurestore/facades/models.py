@@ -8,7 +8,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurestore.jobs import access, evaluations, gates, model_comparison, promotions
+from featurestore.jobs import (
+    access,
+    evaluations,
+    gates,
+    model_comparison,
+    model_history,
+    promotion_applying,
+    promotion_records,
+    promotions,
+)
 from featurestore.jobs import models as jobs
 from featurestore.lifecycle.promotions import PROMOTION_LIFE_US
 from featurestore.timeline import to_us
@@ -18,8 +27,10 @@ if TYPE_CHECKING:
     from featurestore.jobs.evaluations import Evaluation
     from featurestore.jobs.gates import Bench, GateReport
     from featurestore.jobs.model_comparison import ModelComparison
-    from featurestore.jobs.models import Models, Staged, StageMove
-    from featurestore.jobs.promotions import Judge, Rules
+    from featurestore.jobs.model_history import StageMove
+    from featurestore.jobs.models import Models, Staged
+    from featurestore.jobs.promotion_records import Rules
+    from featurestore.jobs.promotions import Judge
     from featurestore.lifecycle.models import ModelVersion
     from featurestore.lifecycle.promotions import Promotion
 
@@ -92,9 +103,12 @@ class ModelRegistry:
         return jobs.get(models.registry, ref, environment=models.environment, at_us=_us(at))
 
     def history(self, name: str, *, at: Instant | None = None) -> tuple[StageMove, ...]:
-        """Who moved which version into or out of a stage, when and why, up to an instant."""
+        """Which version moved into or out of a stage, when and why, up to an instant: who asked,
+        who approved which evidence (or broke the glass), and who applied it."""
         models = self._models()
-        return jobs.history(models.registry, name, environment=models.environment, at_us=_us(at))
+        return model_history.history(
+            models.registry, name, environment=models.environment, at_us=_us(at)
+        )
 
     def compare(self, ref: str, champion: str | None = None) -> ModelComparison:
         """A version beside the one in production, or beside `champion`: metrics, what else differs,
@@ -202,7 +216,7 @@ class ModelRegistry:
 
     def apply(self, request: str) -> Promotion:
         """Put the version of an approved request into its stage: one commit, one winner."""
-        return promotions.apply(self._models(), request, rules=self._rules_of(request))
+        return promotion_applying.apply(self._models(), request, rules=self._rules_of(request))
 
     def reject(self, request: str, *, reason: str, by: str | None = None) -> Promotion:
         """Refuse a request, for good."""
@@ -214,24 +228,24 @@ class ModelRegistry:
 
     def archive(self, ref: str, *, reason: str, by: str | None = None) -> ModelVersion:
         """Take a version out of its stage; nobody takes its place there."""
-        return promotions.archive(self._models(), ref, reason=reason, by=by)
+        return promotion_applying.archive(self._models(), ref, reason=reason, by=by)
 
     def promotion(self, request: str) -> Promotion:
         """A request as it stands now. Raises `RecordNotFound`."""
         models = self._models()
-        return promotions.read(models.registry, request, now_us=models.clock.now_us())
+        return promotion_records.read(models.registry, request, now_us=models.clock.now_us())
 
     def promotions(self, name: str | None = None) -> tuple[Promotion, ...]:
         """All requests (for one model) as they stand now, oldest first."""
         models = self._models()
-        return promotions.list_promotions(
+        return promotion_records.list_promotions(
             models.registry, name, environment=models.environment, now_us=models.clock.now_us()
         )
 
     def report(self, request: str) -> GateReport | None:
         """What the gates said when a request was judged last; None before they ran."""
         models = self._models()
-        found = promotions.read(models.registry, request).report
+        found = promotion_records.read(models.registry, request).report
         return None if found is None else gates.read_report(models, found)
 
     def _bench_with(self, trust: bool) -> Bench:
@@ -246,11 +260,11 @@ class ModelRegistry:
     def _rules(self, ref: str) -> Rules:
         models = self._models()
         version = jobs.get(models.registry, ref, environment=models.environment)
-        return promotions.Rules.of(self._gates().get(version.name))
+        return promotion_records.Rules.of(self._gates().get(version.name))
 
     def _rules_of(self, request: str) -> Rules:
-        name = promotions.read(self._models().registry, request).name
-        return promotions.Rules.of(self._gates().get(name))
+        name = promotion_records.read(self._models().registry, request).name
+        return promotion_records.Rules.of(self._gates().get(name))
 
 
 def _us(at: Instant | None) -> int | None:

@@ -99,6 +99,15 @@ def check(asker: Asker, action: Action, resource: str | None) -> None:
     _who(asker, action, resource)
 
 
+def may(asker: Asker, action: Action, resource: str | None) -> bool:
+    """The same as an answer, for who can do without."""
+    try:
+        _who(asker, action, resource)
+    except (Unauthenticated, PermissionDenied):
+        return False
+    return True
+
+
 def _who(asker: Asker, action: Action, resource: str | None) -> str:
     identity, policy = asker.registry.identity, read_policy(asker.registry)
     if not policy.enforced:

@@ -19,6 +19,7 @@ from featurestore.jobs.environments import (
     environment_alias,
     environment_aliases,
     live_models,
+    stages_seen,
 )
 from featurestore.jobs.moves import commit_or_stale, move
 from featurestore.jobs.plan import plan_records
@@ -139,6 +140,7 @@ def delete(registry: Registry, environment: str, *, reason: str = "") -> Environ
     `StalePlan` where it moved meanwhile.
     """
     now = _applied(registry, environment)
+    stages = stages_seen(registry, environment)
     found = _described(registry, environment)
     if models := live_models(registry, environment):
         prefix = model_prefix(environment)
@@ -156,7 +158,7 @@ def delete(registry: Registry, environment: str, *, reason: str = "") -> Environ
     gone |= {name: a.target for name, a in registry.aliases(store).items() if name == store}
     commit_or_stale(
         registry,
-        requires=[AliasIs(name, target) for name, target in gone.items()],
+        requires=[*(AliasIs(name, target) for name, target in gone.items()), *stages],
         aliases=dict.fromkeys(gone),
         reason=f"delete: {reason}" if reason else "delete",
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from featurestore.lifecycle.changes import model_prefix, stages_in
+from featurestore.lifecycle.models import MODEL, TARGETS, model_alias
+from featurestore.records import AliasIs
 
 if TYPE_CHECKING:
     from featurestore.records import Alias, StoredRecord
@@ -49,6 +51,23 @@ def live_models(registry: Registry, environment: str) -> list[StoredRecord]:
     aliases = registry.aliases(model_prefix(environment))
     ids = {a.target for name, a in aliases.items() if stages_in([name], environment)}
     return registry.records(ids=sorted(ids)) if ids else []
+
+
+def model_names(registry: Registry) -> list[str]:
+    """The names of all models."""
+    below = (alias.partition("/")[2] for alias in registry.aliases(f"{MODEL}/"))
+    return sorted({name for name in below if "/" not in name})
+
+
+def stages_seen(
+    registry: Registry, environment: str, names: Iterable[str] | None = None
+) -> list[AliasIs]:
+    """Which versions of these models (None: of all) are in use in an environment, and of which none
+    is: what a commit believes that was decided by it. Read it before what it decides."""
+    wanted = model_names(registry) if names is None else sorted(set(names))
+    there = registry.aliases(model_prefix(environment))
+    stages = (model_alias(name, stage, environment) for name in wanted for stage in TARGETS)
+    return [AliasIs(name, there[name].target if name in there else None) for name in stages]
 
 
 def applied_in(registry: Registry, environment: str) -> Applied | None:

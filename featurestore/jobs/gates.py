@@ -16,7 +16,7 @@ from featurestore.fingerprint import canonical_json, fingerprint_bytes, short
 from featurestore.jobs import data_facts, evaluations
 from featurestore.jobs.model_origin import open_set
 from featurestore.jobs.models import Models, read_version, service_version_in
-from featurestore.jobs.promotions import champion_of
+from featurestore.jobs.promotion_records import champion_of
 from featurestore.lifecycle import gates as rules
 from featurestore.lifecycle.gates import GateResult, Judged, missing
 from featurestore.records import Edge, Record

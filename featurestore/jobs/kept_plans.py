@@ -19,7 +19,6 @@ from featurestore import windows
 from featurestore.compiler.changes import table_alias
 from featurestore.compiler.materialization import table_state
 from featurestore.errors import CorruptPlan
-from featurestore.jobs.environments import live_models
 from featurestore.jobs.online_tables import OnlineTable, current_tables, fields_in_use
 from featurestore.jobs.store_identity import ledgers_of
 from featurestore.records import AliasIs, Edge, Record
@@ -88,13 +87,13 @@ class KeptPlans:
         return found
 
     def pinned(
-        self, served: Mapping[str, ServingPlan]
+        self, served: Mapping[str, ServingPlan], models: Iterable[StoredRecord]
     ) -> dict[str, tuple[ServingPlan, StoredRecord]]:
-        """By alias: the serving plans of the service versions that models in use pin in the
+        """By alias: the serving plans of the service versions that these model versions pin in the
         environment, each with its service's record; those that are `served` anyway are among them.
         A version whose rows are gone has none."""
         found = {}
-        for service in self._pinned_services():
+        for service in self._pinned_services(models):
             name, version = service.record.name, str(service.record.body["version"])
             plan = served.get(name)
             if plan is None or plan.service_version != version:
@@ -104,10 +103,9 @@ class KeptPlans:
                 found[pinned_alias(self._environment, name, version)] = plan, service
         return found
 
-    def _pinned_services(self) -> list[StoredRecord]:
-        """The service records of the models in use; where a model names none, those of the training
-        sets that it was trained on."""
-        models = live_models(self._registry, self._environment)
+    def _pinned_services(self, models: Iterable[StoredRecord]) -> list[StoredRecord]:
+        """The service records of the models; where a model names none, those of the training sets
+        that it was trained on."""
         services = list[str]()
         for model in models:
             parents = {edge.role: edge.parent for edge in model.record.parents}

@@ -220,7 +220,8 @@ def _check_trust(model: ModelVersion, what: str, *, trust: bool) -> None:
     if not trust:
         raise InvalidRequest(
             f"{model.ref} is {what}, which runs code when it is loaded. {model.author} registered "
-            "it; if you trust it, load it with trust=True (skops and ONNX need no trust)"
+            "it; if you trust it, load it with trust=True (in the shell: --trust). skops and ONNX "
+            "need no trust"
         )
 
 
@@ -232,7 +233,7 @@ def _load_skops(model: ModelVersion, store: ArtifactStore, *, trust: bool) -> An
     if unknown and not trust:
         raise InvalidRequest(
             f"{model.ref} holds {', '.join(unknown)}, which skops does not know to be harmless; if "
-            "you trust it, load it with trust=True"
+            "you trust it, load it with trust=True (in the shell: --trust)"
         )
     return skops.loads(data, trusted=unknown)
 

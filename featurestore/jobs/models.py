@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from featurestore.compiler.definition_records import function_blobs
 from featurestore.errors import CommitConflict, InvalidRequest, RecordNotFound
 from featurestore.jobs import access, model_flavors
-from featurestore.jobs.environments import applied_in
+from featurestore.jobs.environments import applied_in, model_names
 from featurestore.jobs.model_origin import open_set, origin_of, signature_of
 from featurestore.lifecycle.mlflow_references import ALIASES, SCHEME, MlflowReference
 from featurestore.lifecycle.models import (
     MODEL,
-    STAGES,
     Draft,
     ModelRef,
     ModelVersion,
@@ -31,7 +30,7 @@ from featurestore.lifecycle.models import (
     newest_alias,
     parse_ref,
 )
-from featurestore.records import AliasEvent, AliasIs
+from featurestore.records import AliasIs
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedRepo
@@ -240,12 +239,6 @@ def target_at(registry: Registry, alias: str, at_us: int | None) -> str | None:
     return moves[-1].target if moves else None
 
 
-def model_names(registry: Registry) -> list[str]:
-    """The names of all models."""
-    below = (alias.partition("/")[2] for alias in registry.aliases(f"{MODEL}/"))
-    return sorted({name for name in below if "/" not in name})
-
-
 def stages_of(
     registry: Registry, name: str, environment: str, at_us: int | None = None
 ) -> dict[str, Stage]:
@@ -273,46 +266,6 @@ def list_models(
     return tuple(
         Staged(version=version, stage=stages[version.name].get(version.id, "development"))
         for version in versions
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageMove:
-    """One move of a stage: which version left it (None: nobody), which came, who did it, why."""
-
-    stage: str
-    at_us: int
-    before: str | None
-    after: str | None
-    by: str
-    reason: str
-
-
-def history(
-    registry: Registry, name: str, *, environment: str, at_us: int | None = None
-) -> tuple[StageMove, ...]:
-    """All moves of the model's stages in an environment, oldest first, up to an instant."""
-    check_model_name(name)
-    refs = {version.id: version.ref for version in versions_of(registry, name)}
-    if not refs:
-        raise RecordNotFound(f"model {name}", known=model_names(registry))
-    moves = [
-        _move(stage, event, refs)
-        for stage in STAGES[1:]
-        for event in registry.history(model_alias(name, stage, environment))
-        if at_us is None or event.at_us <= at_us
-    ]
-    return tuple(sorted(moves, key=lambda move: (move.at_us, STAGES.index(move.stage))))
-
-
-def _move(stage: str, event: AliasEvent, refs: Mapping[str, str]) -> StageMove:
-    return StageMove(
-        stage=stage,
-        at_us=event.at_us,
-        before=None if event.previous is None else refs.get(event.previous, event.previous),
-        after=None if event.target is None else refs.get(event.target, event.target),
-        by=event.author,
-        reason=event.reason,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from featurestore.errors import CommitConflict, StalePlan
-from featurestore.jobs.environments import environment_alias
+from featurestore.jobs.environments import environment_alias, stages_seen
 from featurestore.lifecycle.changes import check_allowed, impact_record
 from featurestore.records import AliasIs, Record
 
@@ -37,7 +37,8 @@ def move(
         requires, aliases: what else the commit believes and moves.
 
     Raises `DestructiveChange`, `ProductionImpact`; `StalePlan` where the environment is not (or no
-    longer) at the plan's base, or something else moved that the commit requires.
+    longer) at the plan's base, a model downstream came into or left a stage since the plan was
+    made, or something else moved that the commit requires.
     """
     alias = environment_alias(plan.environment)
     live = check_allowed(plan.affected, plan.environment, reason=allow_production_impact)
@@ -56,12 +57,27 @@ def move(
         )
     commit_or_stale(
         registry,
-        requires=[AliasIs(alias, plan.base), *requires],
+        requires=[AliasIs(alias, plan.base), *_stages_checked(registry, plan), *requires],
         records=kept,
         blobs=() if plan.is_empty else blobs,
         aliases={**moved, **(aliases or {})},
         reason=f"{action}: {why}" if why else action,
     )
+
+
+def _stages_checked(registry: Registry, plan: ChangePlan) -> list[AliasIs]:
+    """In which stages the models downstream were when the plan was made, for that is what decided
+    whether it is allowed."""
+    models = {one.id: one for one in plan.affected if one.kind == "model"}
+    if not models:
+        return []
+    checked = {alias: one.id for one in models.values() for alias in one.aliases}
+    seen = stages_seen(registry, plan.environment, {one.name for one in models.values()})
+    # One of them that stands in a stage now and did not then has come there since.
+    return [
+        AliasIs(now.alias, checked.get(now.alias, None if now.target in models else now.target))
+        for now in seen
+    ]
 
 
 def commit_or_stale(

@@ -1,54 +1,43 @@
-"""Keep what models in use read: `pinned/<environment>/<service>/<version>`."""
+"""Keep what a model reads from the commit on that brings it into use."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from featurestore.errors import CommitConflict
 from featurestore.jobs.kept_plans import KeptPlans, plan_record
-from featurestore.records import AliasIs
+from featurestore.records import AliasIs, Record
 
 if TYPE_CHECKING:
     from featurestore.stores.registry.base import Registry
 
-PIN_ATTEMPTS_MAX = 32
-"""How often pinning starts anew while others move the same aliases."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pins:
+    """What a commit that pins serving plans says besides: arguments of `Registry.commit`."""
+
+    requires: tuple[AliasIs, ...] = ()
+    records: tuple[Record, ...] = ()
+    blobs: tuple[bytes, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
-def pin(registry: Registry, environment: str) -> None:
-    """Pin the serving plans of the service versions that the models in use of `environment` were
-    trained on, and let go of the others; publishing does the same. What comes into use is so kept
-    from the next sweep.
-
-    Raises `CommitConflict` where others keep moving the same aliases.
-    """
-    for _ in range(PIN_ATTEMPTS_MAX - 1):
-        with suppress(CommitConflict):
-            return _pin_once(registry, environment)
-    return _pin_once(registry, environment)
-
-
-def _pin_once(registry: Registry, environment: str) -> None:
+def pins_for(registry: Registry, environment: str, model: str) -> Pins:
+    """The pin of the service version that a model version (its record's id) was trained on; nothing
+    where its rows are gone or were never written. What others pinned stays: letting go is for the
+    next publication, which looks at all models in use."""
     kept = KeptPlans(registry, environment)
-    pinned = kept.pinned({})
-    records = {alias: plan_record(plan, of) for alias, (plan, of) in pinned.items()}
-    there = {name: a.target for name, a in registry.aliases(f"pinned/{environment}/").items()}
-    wanted: dict[str, str | None] = {
-        **dict.fromkeys(there),
-        **{a: r.id for a, r in records.items()},
-    }
-    moves = {name: to for name, to in wanted.items() if to != there.get(name)}
-    if not moves:
-        return
-    plans = [plan for alias, (plan, _) in pinned.items() if alias in moves]
-    registry.commit(
-        requires=[
-            *(AliasIs(name, there.get(name)) for name in moves),
-            *kept.tables_of(plans),
-        ],
-        records=[records[name] for name in moves if name in records],
-        blobs=[plan.to_bytes() for plan in plans],
-        aliases=moves,
-        reason="models in use",
+    there = registry.aliases(f"pinned/{environment}/")
+    pinned = kept.pinned({}, registry.records(ids=[model]))
+    records = {alias: plan_record(plan, service) for alias, (plan, service) in pinned.items()}
+    now = {alias: there[alias].target if alias in there else None for alias in pinned}
+    # One that is there is not replaced: servers answer from it already.
+    new = [alias for alias in pinned if now[alias] is None]
+    plans = [pinned[alias][0] for alias in new]
+    return Pins(
+        requires=(*(AliasIs(name, to) for name, to in now.items()), *kept.tables_of(plans)),
+        records=tuple(records[alias] for alias in new),
+        blobs=tuple(plan.to_bytes() for plan in plans),
+        aliases={alias: records[alias].id for alias in new},
     )

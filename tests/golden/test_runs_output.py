@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -99,3 +100,33 @@ def test_printed(
     printed = capsys.readouterr()
     assert status == (1 if printed.err else 0)
     check(name, printed.out + printed.err, request)
+
+
+def test_fetching_an_artifact(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    folder, source = tmp_path / "shop", tmp_path / "weights.bin"
+    write_repository(folder, now_us=NOW_US)
+    source.write_bytes(b"w" * 1_000)
+    with FeatureStore(folder) as fs, fs.start_run("delay") as started:
+        started.log_artifact(source, "model/weights.bin")
+
+    def fetch(path: str, to: str, *more: str) -> tuple[int, str]:
+        asked = ["runs", "fetch", started.id, path, "--to", to, *more, "--repo", str(folder)]
+        status = run(asked, debug=False)
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    to = tmp_path / "copy.bin"
+    status, said = fetch("model/weights.bin", str(to))
+    assert (status, to.read_bytes()) == (0, source.read_bytes())
+    assert said == f"model/weights.bin of run {started.id} is at {to}.\n"
+    again = tmp_path / "again.bin"
+    status, said = fetch("model/weights.bin", str(again), "--json")
+    assert json.loads(said) == {"run": started.id, "path": "model/weights.bin", "to": str(again)}
+    assert (status, again.read_bytes()) == (0, source.read_bytes())
+    for path in ("model/weight.bin", "../../../etc/passwd", "/etc/passwd"):
+        status, said = fetch(path, str(tmp_path / "none"))
+        assert status == 1
+        assert "model/weights.bin" in said or "path" in said
+        assert not (tmp_path / "none").exists()

@@ -24,7 +24,8 @@ from featurestore.errors import (
     UnknownService,
 )
 from featurestore.jobs.online_tables import SERVED_LATELY_US
-from featurestore.jobs.pins import pin
+from featurestore.jobs.pins import pins_for
+from featurestore.jobs.publish import publish
 from featurestore.records import Edge, Record
 from featurestore.timeline import DAY_US, SECOND_US, ManualClock, SystemClock
 from tests.conftest import INSTANT, MakeRepo, write_rows
@@ -390,6 +391,17 @@ def test_a_model_reads_the_version_that_it_was_trained_on(on_both: Path) -> None
             answer(fs, f"shelf@{version[:8]}")
 
 
+def use(fs: FeatureStore, model: Record) -> None:
+    """Bring a model into production, as a promotion does."""
+    pins = pins_for(fs.registry, "prod", model.id)
+    fs.registry.commit(
+        requires=pins.requires,
+        records=pins.records,
+        blobs=pins.blobs,
+        aliases={f"model/{model.name}/production": model.id, **pins.aliases},
+    )
+
+
 def test_a_model_that_comes_into_use_later_finds_its_version(folder: Path) -> None:
     with opened(folder) as fs:
         version, model = fs.repo.services["shelf"].version, model_of(fs)
@@ -399,18 +411,17 @@ def test_a_model_that_comes_into_use_later_finds_its_version(folder: Path) -> No
         fs.materialize()
         with pytest.raises(UnknownService):
             answer(fs, f"shelf@{version[:8]}")
-        fs.registry.commit(aliases={"model/m/production": model.id})
-        pin(fs.registry, "prod")
+        use(fs, model)
         assert answer(fs, f"shelf@{version[:8]}") == OLD
         assert answer(fs, f"shelf@{fs.repo.services['shelf'].version}") == NEW
         before = fs.registry.aliases()
-        pin(fs.registry, "prod")
+        use(fs, model)
         fs.materialize()
         assert fs.registry.aliases("pinned/") == {
             name: alias for name, alias in before.items() if name.startswith("pinned/")
         }
         fs.registry.commit(aliases={"model/m/production": None})
-        pin(fs.registry, "prod")
+        publish(None, fs.registry, "prod")
         assert fs.registry.aliases("pinned/") == {}
 
 
@@ -421,9 +432,9 @@ def test_a_model_without_a_service_pins_that_of_its_training_set(folder: Path) -
         uses = (Edge(parent=data.id, role="training_set"),)
         model = Record(kind="model", name="n", body={"number": 1}, parents=uses)
         bare = Record(kind="model", name="bare", body={"number": 1})
-        stages = {"model/n/staging": model.id, "model/bare/staging": bare.id}
-        fs.registry.commit(records=[data, model, bare], aliases=stages)
-        pin(fs.registry, "prod")
+        fs.registry.commit(records=[data, model, bare])
+        use(fs, model)
+        use(fs, bare)
         version = fs.repo.services["shelf"].version
         assert list(fs.registry.aliases("pinned/")) == [f"pinned/prod/shelf/{version[:16]}"]
 
@@ -437,8 +448,7 @@ def test_rows_that_are_gone_can_not_be_pinned(folder: Path) -> None:
         fs.materialize()
     with opened(folder, later_us=SERVED_LATELY_US + SECOND_US) as fs:
         assert fs.sweep() == 40
-        fs.registry.commit(aliases={"model/m/production": model.id})
-        pin(fs.registry, "prod")
+        use(fs, model)
         assert fs.registry.aliases("pinned/") == {}
 
 

@@ -91,6 +91,21 @@ SYNC = """
         fs.runs.sync_mlflow("http://127.0.0.1:1")
     except StoreUnavailable as error:
         seen["away"] = str(error)
+    import contextlib, io
+    from featurestore.cli.main import run
+
+    def shell(*arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            given = ["sync", "mlflow", *arguments, "--repo", sys.argv[1]]
+            status = run(given, debug=False)
+        return [status, out.getvalue(), err.getvalue()]
+
+    seen["shell"] = [
+        shell("--tracking-uri", sys.argv[2]),
+        shell("--tracking-uri", sys.argv[2], "--experiment", "Default", "--json"),
+        shell("--experiment", "Defautl"),
+    ]
     print(json.dumps(seen | {
         "first": first, "again": again, "later": later, "down": [down.rows, told],
         "aliases": client.get_registered_model("offers").aliases,
@@ -138,6 +153,13 @@ def test_mlflow_is_a_guest(tmp_path: Path) -> None:
     assert {k: str(v) for k, v in seen["aliases"].items()} == {"champion2": "1", "production": "1"}
     assert seen["mirrored"]["featurestore.promoted"] == "production: approved by bo"
     assert seen["away"].startswith("MLflow at http://127.0.0.1:1 can't be used: ")
+
+    plain, as_json, wrong = seen["shell"]
+    assert plain[0] == 0
+    assert "1 new" in plain[1], plain  # the run in which MLflow was away for a while
+    assert (as_json[0], json.loads(as_json[1])["runs_same"]) == (0, 4)
+    assert wrong[0] == 1
+    assert "There is: Default" in wrong[2]
     assert seen["down"] == [3, False]  # the training went on before MLflow had answered
 
     with FeatureStore(repo) as fs:

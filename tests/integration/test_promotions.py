@@ -21,7 +21,7 @@ from featurestore.errors import (
     PermissionDenied,
     RecordNotFound,
 )
-from featurestore.jobs import promotions
+from featurestore.jobs import promotion_records
 from featurestore.lifecycle.promotions import State
 from featurestore.permissions import Identity
 from featurestore.records import AliasIs, Record
@@ -246,7 +246,7 @@ class TestApproval:
     def test_many_evaluations_fit_into_a_record(
         self, store: FeatureStore, request_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(promotions, "EVALUATIONS_LISTED_MAX", 2)
+        monkeypatch.setattr(promotion_records, "EVALUATIONS_LISTED_MAX", 2)
         rows = store.training_set("parcels").rows
         for number in range(4):
             advance(store, 1)
@@ -407,6 +407,55 @@ class TestBreakingTheGlass:
             store.models.promote("late/1", "production", reason=" ", break_glass=True)
 
 
+class TestHistory:
+    def test_it_names_everybody_who_is_answerable(
+        self, store: FeatureStore, register: Callable[[], str]
+    ) -> None:
+        register()
+        register()
+        request = store.models.promote("late/1", "production", reason="the first", by="ann")
+        store.models.approve(request.id, by="bob", reason="looks fine")
+        process = store.registry.identity.author
+        advance(store, 10)
+        glass = store.models.promote(
+            "late/2", "production", reason="late/1 burns", by="cem", break_glass=True
+        )
+        advance(store, 10)
+        store.models.archive("late/2", reason="burns too", by="dan")
+        first, second, left, gone, archived = store.models.history("late")
+
+        assert (first.request, first.requester, first.by) == (request.id, "ann", process)
+        assert [(a.by, a.reason) for a in first.approvals] == [("bob", "looks fine")]
+        assert request.evidence is not None
+        assert first.evidence == first.approvals[0].evidence == request.evidence.hash
+        assert first.reason.startswith("the first")
+        assert not first.break_glass
+        for move in (second, left):  # one commit: late/2 came, and late/1 was archived
+            assert (move.request, move.requester, move.approvals) == (glass.id, "cem", ())
+            assert move.break_glass
+            assert move.reason.startswith("break-glass: late/1 burns")
+        assert (left.stage, left.after) == ("archived", "late/1")
+        assert second.evidence is not None
+        for move in (gone, archived):
+            assert (move.request, move.requester, move.evidence) == (None, None, None)
+            assert move.reason == "archive late/2: burns too (by dan)"
+        # What a request became later does not change who was answerable then.
+        assert store.models.promotion(request.id).state is State.SUPERSEDED
+        assert store.models.history("late", at=NOW_US + 9) == (first,)
+        assert store.models.history("late", at=NOW_US + 10) == (first, second, left)
+
+    def test_an_approval_that_was_void_is_not_named(
+        self, store: FeatureStore, register: Callable[[], str]
+    ) -> None:
+        register()
+        request = store.models.promote("late/1", "production", reason="x", by="ann")
+        store.models.approve(request.id, by="bob", apply=False)
+        store.models.check(request.id)
+        store.models.approve(request.id, by="cem")
+        (move,) = store.models.history("late")
+        assert [a.by for a in move.approvals] == ["cem"]
+
+
 class TestAccess:
     @pytest.fixture
     def tokens(self, store: FeatureStore, register: Callable[[], str]) -> dict[str, str]:
@@ -460,17 +509,23 @@ class TestAccess:
         self, store: FeatureStore, tokens: dict[str, str]
     ) -> None:
         version = store.models.get("late/1")
+        store.materialize()
         self.act_as(store, tokens, "ann")
         with pytest.raises(PermissionDenied):
             store.registry.commit(aliases={"model/late/production": version.id})
         store.models.promote("late/1", "staging", reason="may do that")
+        # What servers answer is not for her to say; the next publication pins it.
+        assert store.registry.aliases("pinned/") == {}
+        self.act_as(store, tokens, "root")
+        store.sweep()
+        assert len(store.registry.aliases("pinned/")) == 1
 
     def test_a_forged_approval_counts_for_nothing(
         self, store: FeatureStore, tokens: dict[str, str]
     ) -> None:
         from dataclasses import replace
 
-        from featurestore.jobs.promotions import _record
+        from featurestore.jobs.promotion_records import record_of
         from featurestore.lifecycle.promotions import Approval
 
         self.act_as(store, tokens, "ann")
@@ -481,7 +536,7 @@ class TestAccess:
             state=State.APPROVED,
             approvals=(Approval("token:bob", NOW_US, pending.evidence.hash),),
         )
-        record = _record(forged, before=pending.record)
+        record = record_of(forged, before=pending.record)
         store.registry.commit(records=[record], aliases={pending.alias: record.id})
         self.act_as(store, tokens, "bob")
         with pytest.raises(ApprovalRequired, match="whose token has not signed it"):
