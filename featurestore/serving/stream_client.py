@@ -10,6 +10,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
@@ -40,12 +41,17 @@ class _Raised(NamedTuple):
     error: BaseException
 
 
+class _End(Enum):
+    ASKED = "the caller's iterator has no more"
+    OVER = "the call has ended"
+
+
 Answer: TypeAlias = Any
 """What a message is answered with (a lookup, what became of a push), or its `FeatureStoreError`."""
 Encode: TypeAlias = Callable[[Any], tuple[bytes, Any]]
 Decode: TypeAlias = Callable[[bytes, Any], Answer]
 Restore: TypeAlias = Callable[[grpc.RpcError], FeatureStoreError]
-_Order: TypeAlias = _Sent | FeatureStoreError | _Raised | None
+_Order: TypeAlias = _Sent | FeatureStoreError | _Raised | _End
 
 
 class Words(NamedTuple):
@@ -78,15 +84,21 @@ def ask_all(
                     continue
                 order.put(_Sent(asked))
                 yield message
+            order.put(_End.ASKED)
+        except GeneratorExit:
+            raise  # gRPC has let go of a call that has ended, which says so itself
         except BaseException as error:  # noqa: BLE001 # raised again where the caller waits
             order.put(_Raised(error))
-        finally:
-            order.put(None)
 
     replies = call(messages())
+    # A call may end while nothing is asked: who waits for the next question must hear of it.
+    if not replies.add_callback(lambda: order.put(_End.OVER)):
+        order.put(_End.OVER)
     try:
-        while (answered := order.get()) is not None:
+        while (answered := order.get()) is not _End.ASKED:
             match answered:
+                case _End.OVER:
+                    _there(next(replies, None))
                 case _Raised(error):
                     raise error
                 case FeatureStoreError():
@@ -122,18 +134,20 @@ async def ask_all_async(
                     continue
                 order.put_nowait(_Sent(asked))
                 yield message
+            order.put_nowait(_End.ASKED)
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001 # raised again where the caller waits
             order.put_nowait(_Raised(error))
-        finally:
-            order.put_nowait(None)
 
     replies = call(messages())
+    replies.add_done_callback(lambda _: order.put_nowait(_End.OVER))
     arriving = aiter(replies)
     try:
-        while (answered := await order.get()) is not None:
+        while (answered := await order.get()) is not _End.ASKED:
             match answered:
+                case _End.OVER:
+                    _there(await anext(arriving, None))
                 case _Raised(error):
                     raise error
                 case FeatureStoreError():
