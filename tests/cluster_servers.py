@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import ssl
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import Self
 
+from patience import wait_for
 from redis_servers import RedisServer, valkey_binary
 
 MASTERS = 3
-FORMS_WITHIN_S = 40.0
-NODE_TIMEOUT_MS = 1_500
+FAILS_OVER_AFTER_MS = 1_500
 """How long a node may be silent before the others elect its successor."""
 
 
@@ -25,6 +23,7 @@ class RedisCluster:
         *options: str,
         binary: str | None = None,
         replicas: bool = True,
+        silence_ms: int = FAILS_OVER_AFTER_MS,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         count = 2 * MASTERS if replicas else MASTERS
@@ -32,7 +31,7 @@ class RedisCluster:
             RedisServer(
                 binary or valkey_binary(),
                 *("--cluster-enabled", "yes"),
-                *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+                *("--cluster-node-timeout", str(silence_ms)),
                 *("--repl-diskless-sync-delay", "0"),
                 *options,
                 tls=tls,
@@ -130,14 +129,6 @@ def is_master(node: RedisServer) -> bool:
         return b"\r\nmaster\r\n" in node.command("ROLE")[:20]
     except ConnectionError:
         return False
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = FORMS_WITHIN_S) -> None:
-    """Until it is so."""
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def _replicates(replica: RedisServer, master_id: str) -> bool:

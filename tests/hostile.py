@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import WAITS_S_MAX, wait_for
 from redis_servers import RedisServer, valkey_binary
 
 from featurestore.client import FeatureClient
@@ -39,12 +39,14 @@ def served(
     *,
     online: str = "lmdb:online",
     door: str = "grpcio",
+    store_timeout_ms: int = 1_000,
     tracing: TracingSettings | None = None,
     **serving: Any,
 ) -> Iterator[Served]:
     """A real server of `VIEW` with `KEYS` entities; `door` is what speaks gRPC."""
     settings = served_settings(root, online=online, grpc_door=door, **serving)
-    settings = replace(settings, tracing=tracing or settings.tracing)
+    store = replace(settings.online, timeout_ms=store_timeout_ms)
+    settings = replace(settings, online=store, tracing=tracing or settings.tracing)
     with open_registry(settings, clock=SystemClock(), author="test") as registry:
         publish_plans(registry, PLAN)
     with open_online_store(settings.online, root=root) as store:
@@ -80,8 +82,9 @@ def both_doors(**limits: Any) -> tuple[Any, Any, Any]:
 
 
 def doors_before_valkey(**limits: Any) -> tuple[Any, Any]:
-    """The fixtures of a module, to be called `valkey` and `server`: a store that a test may slow
-    down, and a server of it, once by each gRPC door."""
+    """The fixtures of a module, to be called `valkey` and `server`: a store that a test may let
+    hang for some seconds, and a server of it, which waits, once by each gRPC door."""
+    limits = {"request_timeout_ms": 20_000, "store_timeout_ms": 20_000} | limits
 
     @pytest.fixture(scope="module")
     def valkey() -> Iterator[RedisServer]:
@@ -127,26 +130,31 @@ class Served:
         """A bare connection to the gRPC door."""
         return socket.create_connection(self.grpc, timeout_s)
 
-    def answers_right(self, *, within_s: float = 10.0) -> None:
+    def answers_right(self, *, within_s: float = WAITS_S_MAX) -> None:
         """Both doors give a new caller the right answer, and health says so."""
         with FeatureClient(self.process.grpc_target, timeout_ms=int(within_s * 1_000)) as client:
             found = client.get_online_features("m", {"id": [7, KEYS]}).to_dict()
             assert found["a"] == [value_of(7), None]
-        url = self.process.http_url
-        until = time.monotonic() + within_s
-        while True:
-            answer = httpx.post(f"{url}/v1/online-features", json=BODY, timeout=within_s)
-            if answer.status_code != 429 or time.monotonic() > until:
-                break
-            time.sleep(0.02)  # busy with others; ask again, as the gRPC client does
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["features"]["a"]["values"] == [value_of(7)]
-        readiness = httpx.get(f"{url}/readyz", timeout=within_s)
-        assert readiness.status_code == 200, readiness.text
+        answers: list[httpx.Response] = []
+
+        def is_answered() -> bool:
+            """Busy with others it says so; ask again, as the gRPC client does."""
+            url = f"{self.process.http_url}/v1/online-features"
+            answers.append(httpx.post(url, json=BODY, timeout=within_s))
+            return answers[-1].status_code != 429
+
+        wait_for(is_answered, within_s=within_s)
+        assert answers[-1].status_code == 200, answers[-1].text
+        assert answers[-1].json()["features"]["a"]["values"] == [value_of(7)]
+        wait_for(self.is_ready, within_s=within_s)
+
+    def is_ready(self) -> bool:
+        """What the server says of itself."""
+        return httpx.get(f"{self.process.http_url}/readyz", timeout=60).status_code == 200
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of one time series, 0 where there is none yet."""
-        text = httpx.get(f"{self.process.http_url}/metrics", timeout=10).text
+        text = httpx.get(f"{self.process.http_url}/metrics", timeout=60).text
         for line in text.splitlines():
             found = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
             if found and found[1] == name:
@@ -164,9 +172,6 @@ class Served:
         """How many descriptors the process has open."""
         return len(list(Path(f"/proc/{self.process.process.pid}/fd").iterdir()))
 
-    def let_go(self, descriptors: int, *, within_s: float = 20.0) -> None:
+    def let_go(self, descriptors: int) -> None:
         """Wait until the process has no more open than `descriptors`."""
-        until = time.monotonic() + within_s
-        while (now := self.open_files()) > descriptors:
-            assert time.monotonic() < until, f"{now} descriptors are open, not {descriptors}"
-            time.sleep(0.05)
+        wait_for(lambda: self.open_files() <= descriptors)

@@ -11,7 +11,8 @@ import ssl
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -171,6 +172,15 @@ class RedisServer:
     def resume(self) -> None:
         """Let it go on."""
         self._signal(signal.SIGCONT)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Let it hang for as long as the block takes."""
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None

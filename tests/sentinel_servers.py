@@ -6,11 +6,12 @@ import ssl
 from contextlib import ExitStack
 from typing import Self
 
-from cluster_servers import is_master, wait_for
+from cluster_servers import is_master
+from patience import wait_for
 from redis_servers import RedisServer, valkey_binary
 
 SENTINELS = 3
-DOWN_AFTER_MS = 1_000
+FAILS_OVER_AFTER_MS = 1_000
 """How long a master may be silent before the sentinels promote its replica."""
 NAME = "features"
 
@@ -19,7 +20,11 @@ class SentinelServers:
     """Starts with the block and ends with it."""
 
     def __init__(
-        self, *options: str, binary: str | None = None, tls: ssl.SSLContext | None = None
+        self,
+        *options: str,
+        binary: str | None = None,
+        silence_ms: int = FAILS_OVER_AFTER_MS,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         binary = binary or valkey_binary()
         self.servers = [
@@ -29,6 +34,7 @@ class SentinelServers:
         self.sentinels = [
             RedisServer(binary, *options, tls=tls, sentinel=True) for _ in range(SENTINELS)
         ]
+        self._silence_ms = silence_ms
         self._stack = ExitStack()
 
     @property
@@ -82,7 +88,7 @@ class SentinelServers:
         quorum = SENTINELS // 2 + 1
         words = ["MONITOR", NAME, master.host, str(master.port), str(quorum)]
         assert sentinel.command("SENTINEL", *words) == b"+OK\r\n"
-        options = {"down-after-milliseconds": DOWN_AFTER_MS, "failover-timeout": 5_000}
+        options = {"down-after-milliseconds": self._silence_ms, "failover-timeout": 5_000}
         for option, value in options.items():
             assert sentinel.command("SENTINEL", "SET", NAME, option, str(value)) == b"+OK\r\n"
 

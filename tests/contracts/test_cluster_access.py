@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from cluster_servers import RedisCluster
+from patience import STEADY_MS
 from redis_access import (
     KEY,
     PASSWORD,
@@ -34,13 +35,13 @@ BEHIND_SENTINEL = documented_extras("behind Sentinel")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisCluster]:
-    with RedisCluster() as running:
+    with RedisCluster(silence_ms=STEADY_MS) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[SentinelServers]:
-    with SentinelServers() as running:
+    with SentinelServers(silence_ms=STEADY_MS) as running:
         for sentinel in running.sentinels:
             add_user(sentinel, "fs_sentinel", documented_rules("fs_sentinel"))
         yield running

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster_servers import RedisCluster
+from patience import STEADY_MS
 from redis_servers import RedisServer, free_port, valkey_binary
 
 from featurestore.errors import StoreError, StoreUnavailable
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisCluster]:
-    with RedisCluster() as running:
+    with RedisCluster(silence_ms=STEADY_MS) as running:
         yield running
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster_servers import RedisCluster, is_master, wait_for
+from cluster_servers import RedisCluster, is_master
+from patience import wait_for
 from redis_servers import debian_redis_binary
 from sentinel_servers import SentinelServers
 from tls_files import TlsFiles

@@ -14,6 +14,7 @@ from typing import Self
 
 import pytest
 import trustme
+from patience import promised, wait_for
 from redis_servers import RedisServer, free_port, redis_binary, valkey_binary
 
 from featurestore.config import OnlineSettings
@@ -95,7 +96,7 @@ class TestRedisStoreKeyByKey(OnlineStoreContract):
 def test_a_cluster_node_serves_calls_of_one_key(tmp_path: Path) -> None:
     with RedisServer(valkey_binary(), "--cluster-enabled", "yes") as node:
         node.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        eventually(lambda: b"cluster_state:ok" in node.command("CLUSTER", "INFO"))
+        wait_for(lambda: b"cluster_state:ok" in node.command("CLUSTER", "INFO"))
         keys = numbered(200)
         batch = RowBatch(field=FIELD, keys=keys, rows=[row(1)] * 200)
         with RedisStore(node.url, rows_per_call=1) as store:
@@ -222,9 +223,9 @@ class TestServerStates:
         store = RedisStore(redis_url)
         store.ping()
         assert asyncio.run(look(store)) == 2
-        eventually(lambda: named() == 1)
+        wait_for(lambda: named() == 1)
         store.close()
-        eventually(lambda: named() == 0)
+        wait_for(lambda: named() == 0)
 
 
 class TestOutages:
@@ -240,6 +241,11 @@ class TestOutages:
         with RedisStore(server.url, timeout_ms=300) as store:
             yield store
 
+    @pytest.fixture
+    def patient(self, server: RedisServer) -> Iterator[RedisStore]:
+        with RedisStore(server.url, timeout_ms=30_000) as store:
+            yield store
+
     def test_opening_needs_no_server(self, tmp_path: Path) -> None:
         settings = OnlineSettings(url=f"redis://127.0.0.1:{free_port()}/0")
         with RedisStore.open(settings, root=tmp_path) as store:
@@ -248,48 +254,46 @@ class TestOutages:
                     call()
 
     def test_a_server_that_was_killed_and_came_back(
-        self, server: RedisServer, store: RedisStore
+        self, server: RedisServer, patient: RedisStore
     ) -> None:
-        put(store, PREFIX, row(1))
+        put(patient, PREFIX, row(1))
         server.kill()
-        for call in calls(store):
+        for call in calls(patient):
             with pytest.raises(StoreUnavailable):
                 call()
         server.start()
-        for call in calls(store):
+        for call in calls(patient):
             call()
 
     async def test_an_async_reader_recovers_within_a_second(
-        self, server: RedisServer, store: RedisStore
+        self, server: RedisServer, patient: RedisStore
     ) -> None:
         reads = [KeyFields(PREFIX, (FIELD,))]
-        assert await store.read_async(reads) == [[None]]
+        assert await patient.read_async(reads) == [[None]]
         server.kill()
-        until = time.monotonic() + 1.5
-        failures = 0
-        while time.monotonic() < until:
+        killed, failures = time.monotonic(), 0
+        while time.monotonic() < killed + 1.5 or failures < 50:
             with pytest.raises(StoreUnavailable):
-                await store.read_async(reads)
+                await patient.read_async(reads)
             failures += 1
             await asyncio.sleep(0.005)
-        assert failures > 50
         await asyncio.to_thread(server.start)
         back = time.monotonic()
         while True:
             try:
-                assert await store.read_async(reads) == [[None]]
+                assert await patient.read_async(reads) == [[None]]
                 break
             except StoreUnavailable:
                 await asyncio.sleep(0.005)
-        assert time.monotonic() - back < 1.0
+        assert time.monotonic() - back < promised(1.0)
 
     async def test_calls_under_way_when_the_server_dies(
-        self, server: RedisServer, store: RedisStore
+        self, server: RedisServer, patient: RedisStore
     ) -> None:
         reads = [KeyFields(key, (FIELD,)) for key in numbered(10)]
-        await store.read_async(reads)
+        await patient.read_async(reads)
         server.pause()
-        tasks = [asyncio.create_task(store.read_async(reads)) for _ in range(20)]
+        tasks = [asyncio.create_task(patient.read_async(reads)) for _ in range(20)]
         await asyncio.sleep(0.05)
         server.kill()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -305,15 +309,14 @@ class TestOutages:
             begun = time.monotonic()
             with pytest.raises(StoreTimeout, match="did not answer in time"):
                 call()
-            assert 0.25 < time.monotonic() - begun < 0.9
+            assert 0.25 < time.monotonic() - begun < promised(0.9)
         begun = time.monotonic()
         with pytest.raises(StoreTimeout):
             store.read([KeyFields(key, (FIELD,)) for key in big], timeout_ms=50)
-        assert time.monotonic() - begun < 0.3
+        assert time.monotonic() - begun < promised(0.3)
         server.resume()
+        wait_for(lambda: all_succeed(store))
         assert get(store, PREFIX) == row(1)
-        for call in calls(store):
-            call()
 
     async def test_async_deadlines_of_a_server_that_hangs(
         self, server: RedisServer, store: RedisStore
@@ -333,10 +336,10 @@ class TestOutages:
 
         late_s = await asyncio.gather(*(timed(i) for i in reversed(range(40))))
         assert min(late_s) > -0.005
-        assert max(late_s) < 0.2
+        assert max(late_s) < promised(0.2)
         server.resume()
         # The late replies are for the calls that gave up; nobody gets another's row.
-        found = await asyncio.gather(*(store.read_async(read) for read in reads))
+        found = await asyncio.gather(*(store.read_async(read, timeout_ms=30_000) for read in reads))
         assert found == [[[value]] for value in values]
 
     @pytest.mark.slow
@@ -351,10 +354,10 @@ class TestOutages:
             begun = time.monotonic()
             with pytest.raises((StoreTimeout, StoreUnavailable)):
                 await store.read_async(reads, timeout_ms=100)
-            assert time.monotonic() - begun < 0.4
+            assert time.monotonic() - begun < promised(0.4)
         server.resume()
         back = time.monotonic()
-        while time.monotonic() - back < 1.0:
+        while time.monotonic() - back < promised(1.0):
             try:
                 assert await store.read_async(reads) == [[None]]
                 return
@@ -381,7 +384,7 @@ class TestOutages:
         assert {type(outcome) for outcome in waiting.result()} <= {StoreTimeout, StoreUnavailable}
         assert 0 < held < 8_000_000
         server.resume()
-        assert await store.read_async(large, timeout_ms=5_000) == [[None]]
+        assert await store.read_async(large, timeout_ms=30_000) == [[None]]
 
 
 class TestTls:
@@ -465,7 +468,7 @@ def tls_forwarder(context: ssl.SSLContext, port: int) -> Iterator[int]:
     listening: queue.Queue[tuple[asyncio.AbstractEventLoop, int]] = queue.Queue()
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    loop, listens_on = listening.get(timeout=10)
+    loop, listens_on = listening.get(timeout=60)
     try:
         yield listens_on
     finally:
@@ -488,8 +491,11 @@ def url(server: RedisServer, who: str) -> str:
     return f"redis://{who}{server.host}:{server.port}/0"
 
 
-def eventually(check: Callable[[], bool]) -> None:
-    until = time.monotonic() + 5
-    while not check():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+def all_succeed(store: RedisStore) -> bool:
+    """Whether one call of each kind is answered (in time, on a busy machine)."""
+    try:
+        for call in calls(store):
+            call()
+    except (StoreTimeout, StoreUnavailable):
+        return False
+    return True

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import STEADY_MS
 from sentinel_servers import SentinelServers
 
 from featurestore.stores.online.redis_sentinel import RedisSentinelStore
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[SentinelServers]:
-    with SentinelServers() as running:
+    with SentinelServers(silence_ms=STEADY_MS) as running:
         yield running
 
 

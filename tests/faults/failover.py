@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from cluster_servers import is_master, wait_for
+from cluster_servers import is_master
+from patience import promised, wait_for
 from redis_servers import RedisServer
 from store_load import Load, under_load
 
@@ -33,9 +34,9 @@ def fail_over_under_load(
             victim.pause()
         wait_for(lambda: is_master(successor))
         elected = time.monotonic()
-        assert load.wait_for_success(elected, within_s=10) < 1.0
+        assert load.wait_for_success(elected, within_s=60) < promised(1.0)
         load.settle(0.5)
         afterwards(load)
     assert {type(error) for error in load.errors()} <= {StoreUnavailable, StoreTimeout}
     assert load.errors() != []
-    assert load.slowest_s() < TIMEOUT_MS / 1_000 + 1.5
+    assert load.slowest_s() < promised(TIMEOUT_MS / 1_000 + 1.5)

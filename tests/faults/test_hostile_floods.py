@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hostile import BODY, Served, doors_before_valkey, value_of
+from patience import promised, until
 from redis_servers import RedisServer
 
 from featurestore.client import AsyncFeatureClient, FeatureClient
@@ -31,16 +34,15 @@ valkey, server = doors_before_valkey(concurrent_requests_max=MOST)
 
 async def status_of(stub: OnlineFeaturesStub) -> str:
     try:
-        found = await stub.GetOnlineFeatures(REQUEST, timeout=30)
+        found = await stub.GetOnlineFeatures(REQUEST, timeout=60)
     except grpc.aio.AioRpcError as error:
         return error.code().name
     assert list(found.rows[0].integers) == [value_of(7)]
     return "OK"
 
 
-def slow_down(valkey: RedisServer, ms: int) -> None:
-    """Let every command of the store wait, so that requests are under way for that long."""
-    assert valkey.command("CLIENT", "PAUSE", str(ms), "ALL").startswith(b"+OK")
+def answered(requests: Iterable[asyncio.Future[Any]]) -> int:
+    return sum(request.done() for request in requests)
 
 
 async def test_requests_past_the_limit_are_shed_at_once(
@@ -50,8 +52,10 @@ async def test_requests_past_the_limit_are_shed_at_once(
     async with grpc.aio.insecure_channel(server.process.grpc_target) as channel:
         stub = OnlineFeaturesStub(channel)
         assert await status_of(stub) == "OK"
-        slow_down(valkey, 600)
-        answers = Counter(await asyncio.gather(*(status_of(stub) for _ in range(5 * MOST))))
+        with valkey.hanging():
+            asked = [asyncio.ensure_future(status_of(stub)) for _ in range(5 * MOST)]
+            await until(lambda: answered(asked) == 4 * MOST)
+        answers = Counter(await asyncio.gather(*asked))
         assert answers == {"OK": MOST, "RESOURCE_EXHAUSTED": 4 * MOST}
     assert server.metric("featurestore_requests_shed_total", door="grpc") == shed + 4 * MOST
 
@@ -62,21 +66,21 @@ async def test_http_answers_429_and_health_is_never_shed(
     shed = server.metric("featurestore_requests_shed_total", door="http")
     limits = httpx.Limits(max_connections=100)
     async with (
-        httpx.AsyncClient(base_url=server.process.http_url, limits=limits, timeout=30) as client,
+        httpx.AsyncClient(base_url=server.process.http_url, limits=limits, timeout=60) as client,
         grpc.aio.insecure_channel(server.process.grpc_target) as channel,
     ):
-        slow_down(valkey, 800)
-        posts = [
-            asyncio.ensure_future(client.post("/v1/online-features", json=BODY))
-            for _ in range(5 * MOST)
-        ]
-        while sum(post.done() for post in posts) < 4 * MOST:
-            await asyncio.sleep(0.01)
-        for path in ("/healthz", "/metrics"):
-            assert (await client.get(path)).status_code == 200
-        # (The store is paused, so that the server may say that it is not ready; but it says it.)
-        assert (await client.get("/readyz")).status_code in (200, 503)
-        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        with valkey.hanging():
+            posts = [
+                asyncio.ensure_future(client.post("/v1/online-features", json=BODY))
+                for _ in range(5 * MOST)
+            ]
+            await until(lambda: answered(posts) == 4 * MOST)
+            for path in ("/healthz", "/metrics"):
+                assert (await client.get(path)).status_code == 200
+            # (The store hangs, so that the server may say that it is not ready; but it says it.)
+            assert (await client.get("/readyz")).status_code in (200, 503)
+            health = health_pb2_grpc.HealthStub(channel)
+            await health.Check(health_pb2.HealthCheckRequest(), timeout=60)
         answers = await asyncio.gather(*posts)
         assert Counter(a.status_code for a in answers) == {200: MOST, 429: 4 * MOST}
         for answer in answers:
@@ -94,23 +98,25 @@ def test_the_client_knows_the_error_and_asks_again(server: Served, valkey: Redis
             *(client.get_online_features("m", {"id": [7]}) for _ in range(3 * MOST))
         )
 
+    def shed() -> float:
+        return server.metric("featurestore_requests_shed_total", door="grpc")
+
     async def flood() -> None:
-        async with AsyncFeatureClient(server.process.grpc_target, timeout_ms=20_000) as client:
-            slow_down(valkey, 500)
-            filling = asyncio.ensure_future(fill(client))
-            await asyncio.sleep(0.2)
-            with FeatureClient(server.process.grpc_target) as impatient:
-                with pytest.raises(ServerOverloaded) as caught:
-                    await asyncio.to_thread(
-                        impatient.get_online_features, "m", {"id": [1]}, timeout_ms=100
-                    )
+        target, before = server.process.grpc_target, shed()
+        async with AsyncFeatureClient(target, timeout_ms=60_000) as client:
+            with FeatureClient(target) as other:
+                with valkey.hanging():
+                    filling = asyncio.ensure_future(fill(client))
+                    await until(lambda: shed() >= before + 2 * MOST)
+                    with pytest.raises(ServerOverloaded) as caught:
+                        await asyncio.to_thread(
+                            other.get_online_features, "m", {"id": [1]}, timeout_ms=1_000
+                        )
+                limit = (caught.value.limit, caught.value.allowed)
                 assert caught.value.retryable
-                assert (caught.value.limit, caught.value.allowed) == (
-                    "concurrent_requests_max",
-                    MOST,
-                )
+                assert limit == ("concurrent_requests_max", MOST)
                 found = await asyncio.to_thread(
-                    impatient.get_online_features, "m", {"id": [1]}, timeout_ms=20_000
+                    other.get_online_features, "m", {"id": [1]}, timeout_ms=60_000
                 )
                 assert found.to_dict()["a"] == [value_of(1)]
             await filling
@@ -119,13 +125,16 @@ def test_the_client_knows_the_error_and_asks_again(server: Served, valkey: Redis
 
 
 async def test_under_a_flood_the_admitted_are_right_and_soon_answered(server: Served) -> None:
-    """64 callers without manners, on 8 connections, for a second and a half; beside them one that
-    waits and asks again, as our clients do."""
-    until, answers, longest_s = time.monotonic() + 1.5, Counter[str](), 0.0
+    """64 callers without manners, on 8 connections, for a second and a half and 50 answers; beside
+    them one that waits and asks again, as our clients do."""
+    since, answers, longest_s, polite = time.monotonic(), Counter[str](), 0.0, 0
+
+    def goes_on() -> bool:
+        return time.monotonic() < since + 1.5 or answers["OK"] <= 50 or polite < 2
 
     async def hammer(stub: OnlineFeaturesStub) -> None:
         nonlocal longest_s
-        while time.monotonic() < until:
+        while goes_on():
             started = time.monotonic()
             answers[await status_of(stub)] += 1
             longest_s = max(longest_s, time.monotonic() - started)
@@ -141,9 +150,8 @@ async def test_under_a_flood_the_admitted_are_right_and_soon_answered(server: Se
         for channel in channels
         for _ in range(8)
     ]
-    polite = 0
-    async with AsyncFeatureClient(server.process.grpc_target, timeout_ms=20_000) as client:
-        while time.monotonic() < until:
+    async with AsyncFeatureClient(server.process.grpc_target, timeout_ms=60_000) as client:
+        while goes_on():
             found = await client.get_online_features("m", {"id": [polite % 90]})
             assert found.to_dict()["a"] == [value_of(polite % 90)]
             polite += 1
@@ -151,7 +159,5 @@ async def test_under_a_flood_the_admitted_are_right_and_soon_answered(server: Se
     for channel in channels:
         await channel.close()
     assert set(answers) <= {"OK", "RESOURCE_EXHAUSTED"}
-    assert answers["OK"] > 50
-    assert polite > 0
-    assert longest_s < 5
+    assert longest_s < promised(5)
     server.answers_right()

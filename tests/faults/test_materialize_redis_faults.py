@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cluster_servers import RedisCluster, is_master, wait_for
+from cluster_servers import RedisCluster, is_master
+from patience import wait_for
 from redis_faults import FAULTS, Fault
 from redis_servers import RedisServer, valkey_binary
 from sentinel_servers import SentinelServers

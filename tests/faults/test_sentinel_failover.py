@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from cluster_servers import is_master, wait_for
+from cluster_servers import is_master
 from failover import TIMEOUT_MS, fail_over_under_load
+from patience import wait_for
 from sentinel_servers import SentinelServers
 from store_load import Load
 

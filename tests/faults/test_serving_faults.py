@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster_servers import RedisCluster, is_master, wait_for
+from cluster_servers import RedisCluster, is_master
+from patience import promised, wait_for
 from redis_faults import FAULTS, LASTS_S, Fault
 from redis_servers import RedisServer, valkey_binary
 from sentinel_servers import SentinelServers
@@ -74,8 +75,8 @@ def load_on(client: FeatureClient, settings: Settings) -> Iterator[Load]:
 
 
 def check_errors(load: Load) -> None:
-    assert {type(error) for error in load.errors("grpc")} <= READ_ERRORS
-    assert load.slowest_s() < 1.0 + 1.5
+    assert load.raised("grpc") <= READ_ERRORS
+    assert load.slowest_s() < promised(1.0 + 1.5)
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +102,13 @@ def test_a_fault_of_the_store(
         fault.begin(valkey)
         time.sleep(LASTS_S)
         fault.end(valkey)
-        assert load.wait_for_success(time.monotonic(), within_s=10) < 1.0
+        assert load.wait_for_success(time.monotonic(), within_s=60) < promised(1.0)
         load.settle(0.3)
     check_errors(load)
-    assert bool(load.errors("grpc")) == bool(fault.reads)
+    if fault.reads:
+        assert load.errors("grpc")
+    else:
+        assert load.raised("grpc") == set()
 
 
 @pytest.mark.parametrize("kind", ["cluster", "sentinel"])
@@ -114,7 +118,7 @@ def test_a_failover_of_the_store(tmp_path: Path, kind: str) -> None:
         with served(tmp_path, servers.url) as running, load_on(*running) as load:
             victim.kill()
             wait_for(lambda: is_master(successor))
-            assert load.wait_for_success(time.monotonic(), within_s=10) < 1.0
+            assert load.wait_for_success(time.monotonic(), within_s=60) < promised(1.0)
             load.settle(0.3)
         check_errors(load)
         assert load.errors("grpc")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from patience import promised, wait_for
 from redis_servers import RedisServer, valkey_binary
 
 from featurestore.client import FeatureClient
@@ -58,13 +59,6 @@ def fill(root: Path, url: str) -> None:
         VIEW.write(store, {(1,): {"a": 7}}, event_us=0)
 
 
-def wait_for(condition: Callable[[], bool], within_s: float = 15) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def is_ready(server: ServerProcess) -> bool:
     return httpx.get(f"{server.http_url}/readyz").status_code == 200
 
@@ -72,7 +66,7 @@ def is_ready(server: ServerProcess) -> bool:
 def is_healthy(server: ServerProcess) -> bool:
     with grpc.insecure_channel(server.grpc_target) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(), timeout=5
+            health_pb2.HealthCheckRequest(), timeout=30
         )
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
@@ -88,8 +82,8 @@ def test_a_store_that_dies_and_comes_back(
         valkey.kill()
         started = time.monotonic()
         with pytest.raises(StoreUnavailable):
-            client.get_online_features("m", [{"id": 1}], timeout_ms=1_000)
-        assert time.monotonic() - started < 3
+            client.get_online_features("m", [{"id": 1}], timeout_ms=20_000)
+        assert time.monotonic() - started < promised(3)
         wait_for(lambda: not is_ready(server) and not is_healthy(server))
         assert httpx.get(f"{server.http_url}/healthz").status_code == 200
         answer = httpx.post(
@@ -113,8 +107,8 @@ def test_a_store_that_hangs_costs_no_more_than_the_deadline(
         try:
             started = time.monotonic()
             with pytest.raises(StoreTimeout):
-                client.get_online_features("m", [{"id": 1}], timeout_ms=10_000)
-            assert time.monotonic() - started < 3
+                client.get_online_features("m", [{"id": 1}], timeout_ms=60_000)
+            assert time.monotonic() - started < promised(3)
             wait_for(lambda: not is_healthy(server))
         finally:
             valkey.resume()

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from cluster_servers import RedisCluster, is_master, wait_for
+from cluster_servers import RedisCluster, is_master
+from patience import wait_for
 from redis_servers import RedisServer
 from sentinel_servers import SentinelServers
 from window_load import STREAM, WindowLoad

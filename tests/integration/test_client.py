@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pyarrow as pa
 import pytest
+from patience import promised
 
 from featurestore.client import AsyncFeatureClient, FeatureClient
 from featurestore.errors import (
@@ -233,7 +234,7 @@ def test_nobody_answers() -> None:
         started = time.monotonic()
         with pytest.raises(ServerUnavailable):
             client.get_online_features("model", ROWS)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < promised(2)
 
 
 def test_a_deadline_that_is_too_short(client: FeatureClient) -> None:
@@ -279,5 +280,5 @@ def test_importing_the_client_loads_nothing_heavy() -> None:
 def test_a_request_of_generated_code_is_what_the_client_sends(target: str) -> None:
     with FeatureClient(target) as client, grpc.insecure_channel(target) as channel:
         call = channel.unary_unary("/featurestore.v1.OnlineFeatures/GetServingInfo")
-        raw = call(pb.GetServingInfoRequest().SerializeToString(), timeout=5)
+        raw = call(pb.GetServingInfoRequest().SerializeToString(), timeout=60)
         assert pb.GetServingInfoResponse.FromString(raw) == client.get_serving_info()

@@ -18,6 +18,7 @@ import pytest
 import typer
 import yaml
 from hostile import BODY, PLAN, VIEW, Served
+from patience import wait_for
 from postgres_servers import postgres_server
 from redis_servers import RedisServer, free_port, valkey_binary
 
@@ -184,10 +185,7 @@ def test_the_same_processes_without_docker(running: Served) -> None:
     unseen = re.compile("up$|featurestore_(requests_shed|push|dead_letters|on_demand)")
     wanted = {name for name in series() if not unseen.match(name)}
     assert len(wanted) > 10
-    until = time.monotonic() + 20
-    while not wanted <= names_of_metrics(running):  # a worker's counts come a little later
-        assert time.monotonic() < until, wanted - names_of_metrics(running)
-        time.sleep(0.1)
+    wait_for(lambda: not wanted - names_of_metrics(running))  # a worker's counts come later
     check = SERVICES["server"]["healthcheck"]["test"][-1]
     path = re.search(r"127\.0\.0\.1:6567(/\w+)", check)
     assert path is not None

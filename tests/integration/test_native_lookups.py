@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from patience import until
 from redis_servers import RedisServer, valkey_binary
 
 from featurestore.jobs.project import open_online_store, open_registry
@@ -56,9 +57,7 @@ class Ends:
         self._end(call_id, "broke")
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(10):
-            while len(self.of) < count:
-                await asyncio.sleep(0.001)
+        await until(lambda: len(self.of) >= count)
 
 
 class Served:

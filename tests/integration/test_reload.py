@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import promised, until, wait_for
 
 from featurestore.client import FeatureClient
 from featurestore.config import Settings
@@ -57,14 +57,6 @@ def registry(settings: Settings) -> Iterator[Registry]:
 @pytest.fixture
 def book(registry: Registry) -> PlanBook:
     return PlanBook(registry, "prod")
-
-
-def wait_for(condition: Callable[[], bool], *, within_s: float) -> float:
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < within_s
-        time.sleep(0.01)
-    return time.monotonic() - started
 
 
 def pin_plan(registry: Registry, plan: ServingPlan, blob: str | None = None) -> None:
@@ -141,7 +133,7 @@ def test_a_running_server_follows_the_alias(settings: Settings, registry: Regist
         def moved() -> bool:
             return client.get_online_features("m", [{"id": 1}]).plan_version == NEW.hash
 
-        assert wait_for(moved, within_s=5) < 2
+        assert wait_for(moved) < promised(2)
         assert client.get_online_features("m", [{"id": 1}]).to_dict() == {
             "id": [1],
             "a": [1],
@@ -162,7 +154,7 @@ def test_a_server_starts_with_nothing_to_serve(settings: Settings, registry: Reg
         def served() -> bool:
             return bool(client.get_serving_info().services)
 
-        wait_for(served, within_s=5)
+        wait_for(served)
         assert client.get_online_features(["v:b"], [{"id": 1}]).to_dict() == {"id": [1], "b": [2]}
 
 
@@ -262,10 +254,3 @@ async def test_a_registry_that_goes_away_stops_nothing(
         following.cancel()
         with pytest.raises(asyncio.CancelledError):
             await following
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)

@@ -21,6 +21,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from patience import wait_for
 from security_servers import (
     AUDIENCE,
     ISSUER,
@@ -42,7 +43,6 @@ from featurestore.wire.response import OnlineResponse
 
 pytestmark = pytest.mark.slow
 
-RELOAD_S_MAX = 10.0
 SERVICES = ("featurestore.v1.OnlineFeatures", "grpc.reflection.v1alpha.ServerReflection")
 OPEN_SERVICES = ("grpc.health.v1.Health",)
 OPEN_PATHS = ("/healthz", "/readyz")
@@ -359,14 +359,6 @@ def test_health_and_readiness_are_open_and_tell_nothing(locked: Locked) -> None:
         assert "served" not in answer.text
 
 
-def eventually(check: Any) -> None:
-    """Within the time that a reload may take on a busy machine."""
-    give_up = time.monotonic() + RELOAD_S_MAX
-    while not check():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
-
-
 def test_creating_and_revoking_are_known_without_a_restart(locked: Locked) -> None:
     token = make_token(locked.settings, locked.root, "short-lived", f"read:{PROJECT}/model")
     with locked.client(token) as client:
@@ -378,10 +370,10 @@ def test_creating_and_revoking_are_known_without_a_restart(locked: Locked) -> No
                 return False
             return True
 
-        eventually(works)
+        wait_for(works)
         with admin(locked.settings, locked.root) as ask:
             access.revoke_token(ask, "short-lived")
-        eventually(lambda: not works())
+        wait_for(lambda: not works())
 
 
 def test_a_stream_is_looked_at_request_by_request(locked: Locked) -> None:
@@ -394,7 +386,7 @@ def test_a_stream_is_looked_at_request_by_request(locked: Locked) -> None:
         yield {"airport": ["EWR"]}
 
     with locked.client(token) as client:
-        eventually(lambda: _status(client) == "ok")
+        wait_for(lambda: _status(client) == "ok")
         (answer,) = client.stream_online_features("other", [{"tailnum": ["N1"]}])
         assert isinstance(answer, PermissionDenied)
         answers = client.stream_online_features("model", batches(), timeout_ms=60_000)
@@ -403,7 +395,7 @@ def test_a_stream_is_looked_at_request_by_request(locked: Locked) -> None:
         assert first.to_dict()["temp"] == [1.5]
         with admin(locked.settings, locked.root) as ask:
             access.revoke_token(ask, "streams")
-        eventually(lambda: _status(client) == "unauthenticated")
+        wait_for(lambda: _status(client) == "unauthenticated")
         sent.set()
         with pytest.raises(Unauthenticated):
             next(answers)
@@ -428,8 +420,8 @@ def test_a_token_ends_by_itself(locked: Locked) -> None:
         locked.settings, locked.root, "ends", f"read:{PROJECT}/model", expires_in_us=2_500_000
     )
     with locked.client(token) as client:
-        eventually(lambda: _status(client) == "ok")
-        eventually(lambda: _status(client) == "unauthenticated")
+        wait_for(lambda: _status(client) == "ok")
+        wait_for(lambda: _status(client) == "unauthenticated")
 
 
 def _status(client: FeatureClient) -> str:
@@ -449,7 +441,7 @@ def test_a_new_key_of_the_provider_is_fetched_when_it_is_named(locked: Locked) -
         jwks = provider.jwks
         provider.jwks = lambda: jwks().replace('"rsa"', '"rotated"')  # type: ignore[method-assign]
         try:
-            eventually(lambda: _status(client) == "ok")
+            wait_for(lambda: _status(client) == "ok")
         finally:
             provider.jwks = jwks  # type: ignore[method-assign]
     assert provider.asked - asked < 5

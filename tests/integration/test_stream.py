@@ -14,6 +14,7 @@ import grpc
 import pytest
 from google.rpc.status_pb2 import Status as RpcStatus
 from hostile import KEYS, PLAN, Served, served, value_of
+from patience import promised, wait_for
 from redis_servers import RedisServer, valkey_binary
 
 from featurestore.client import AsyncFeatureClient, FeatureClient
@@ -121,7 +122,7 @@ def test_an_error_stands_in_its_place_and_the_stream_goes_on(client: FeatureClie
 
 def test_generated_code_streams(stub: OnlineFeaturesStub) -> None:
     requests = [asked(1, 2), asked(1, service="x"), pb.StreamOnlineFeaturesRequest(), asked(3)]
-    first, unknown, empty, last = stub.StreamOnlineFeatures(iter(requests), timeout=10)
+    first, unknown, empty, last = stub.StreamOnlineFeatures(iter(requests), timeout=60)
     assert [row.integers[0] for row in first.features.rows] == [value_of(1), value_of(2)]
     assert RpcStatus.FromString(unknown.error).code == grpc.StatusCode.NOT_FOUND.value[0]
     assert RpcStatus.FromString(empty.error).code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
@@ -131,7 +132,7 @@ def test_generated_code_streams(stub: OnlineFeaturesStub) -> None:
 def test_bytes_of_another_contract_end_the_stream(server: Served) -> None:
     good = asked(1).SerializeToString()
     with grpc.insecure_channel(server.process.grpc_target) as channel:
-        answers = channel.stream_stream(METHOD)(iter([good, b"\xff\xff\xff", good]), timeout=10)
+        answers = channel.stream_stream(METHOD)(iter([good, b"\xff\xff\xff", good]), timeout=60)
         assert pb.StreamOnlineFeaturesResponse.FromString(next(answers)).HasField("features")
         with pytest.raises(grpc.RpcError) as caught:
             next(answers)
@@ -156,7 +157,7 @@ def test_a_question_may_depend_on_the_answer_before(client: FeatureClient) -> No
     def batches() -> Iterator[Any]:
         for key in range(20):
             yield [{"id": key}]
-            assert answered.acquire(timeout=10)
+            assert answered.acquire(timeout=60)
 
     for key, found in enumerate(client.stream_online_features("m", batches())):
         assert values(found) == [value_of(key)]
@@ -175,8 +176,9 @@ def test_nobody_runs_ahead_of_a_caller_who_does_not_read(client: FeatureClient) 
     stream = client.stream_online_features("m", batches())
     for key in range(1, 11):
         assert values(next(stream)) == [value_of(key)]
+    wait_for(lambda: taken > 10)
     time.sleep(0.3)
-    assert 10 < taken <= 10 + AHEAD_MAX + 1
+    assert taken <= 10 + AHEAD_MAX + 1
     stream.close()  # type: ignore[attr-defined] # a generator, which ends the call
 
 
@@ -187,14 +189,18 @@ def test_the_server_stops_reading_for_a_caller_who_does_not(server: Served) -> N
     with grpc.insecure_channel(server.process.grpc_target) as channel:
         answers = channel.stream_stream(METHOD)(itertools.repeat(message, 4_000), timeout=60)
         next(answers)
-        seen = -1.0
-        until = time.monotonic() + 20
-        while seen != (now := server.metric("featurestore_requests_total", door="grpc")):
-            assert time.monotonic() < until
-            seen = now
+
+        def seen() -> float:
+            return server.metric("featurestore_requests_total", door="grpc") - before
+
+        def stands_still() -> bool:
+            now = seen()
             time.sleep(0.5)
+            return UNDER_WAY_MAX <= now == seen()
+
+        wait_for(stands_still)
         # What is under way, and what fits into the connection's buffers.
-        assert UNDER_WAY_MAX <= seen - before < 2_000
+        assert seen() < 2_000
         rest = sum(1 for _ in answers)
     assert rest == 3_999
 
@@ -204,7 +210,7 @@ def test_a_slow_store_costs_single_answers_only(server: Served, valkey: RedisSer
     assert valkey.command("CLIENT", "PAUSE", "400", "ALL").startswith(b"+OK")
     with grpc.insecure_channel(server.process.grpc_target) as channel:
         stub = OnlineFeaturesStub(channel)
-        one, two, three = stub.StreamOnlineFeatures(iter(requests), timeout=20)
+        one, two, three = stub.StreamOnlineFeatures(iter(requests), timeout=60)
     assert one.features.rows[0].integers[0] == value_of(1)
     assert RpcStatus.FromString(two.error).code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
     assert three.features.rows[0].integers[0] == value_of(3)
@@ -237,12 +243,12 @@ def test_a_draining_server_answers_what_it_has_read(tmp_path: Path, door: str) -
             # A stream on which nobody asks must not hold the server up.
             hold = threading.Event()
             idle = channel.stream_stream(METHOD)(_until(hold))
-            assert busy.wait(20)
+            assert busy.wait(60)
             time.sleep(0.3)
             started = time.monotonic()
             assert _stop(running.process) == 0
-            assert time.monotonic() - started < 9
-            asking.join(10)
+            assert time.monotonic() - started < promised(9)
+            asking.join(60)
             with pytest.raises(grpc.RpcError) as caught:
                 next(idle)
             hold.set()

@@ -41,7 +41,7 @@ from featurestore.serving.gate import Gate
 from featurestore.serving.tokens_jwt import JwtVerifier
 from featurestore.stores.registry.base import Registry
 from featurestore.testing.served import served_settings
-from featurestore.timeline import SystemClock
+from featurestore.timeline import HOUR_US, Clock, ManualClock, SystemClock
 
 NOW_US = SystemClock().now_us
 
@@ -57,8 +57,11 @@ def registry(served: Settings) -> Iterator[Registry]:
         yield opened
 
 
-def opened_gate(served: Settings, registry: Registry, **security: Any) -> Gate:
-    gate = Gate(replace(served, security=SecuritySettings(**security)), registry, SystemClock())
+def opened_gate(
+    served: Settings, registry: Registry, clock: Clock | None = None, **security: Any
+) -> Gate:
+    settings = replace(served, security=SecuritySettings(**security))
+    gate = Gate(settings, registry, clock or SystemClock())
     gate.refresh()
     return gate
 
@@ -131,13 +134,14 @@ def test_a_caller_is_forgotten_when_the_policy_changes(
 
 def test_a_known_caller_still_expires(served: Settings, registry: Registry) -> None:
     root = lock(served)
-    header = f"Bearer {make_token(served, root, 'a', f'read:{PROJECT}', expires_in_us=700_000)}"
-    gate = opened_gate(served, registry)
+    header = f"Bearer {make_token(served, root, 'a', f'read:{PROJECT}', expires_in_us=HOUR_US)}"
+    clock = ManualClock(NOW_US())
+    gate = opened_gate(served, registry, clock)
     caller = gate.admit("GetOnlineFeatures", header, peer=str)
     assert caller is not None
     with pytest.raises(Unauthenticated, match="expired"):
-        gate.check_read(caller, "model", now_us=NOW_US() + 1_000_000)
-    time.sleep(0.8)
+        gate.check_read(caller, "model", now_us=clock.now_us() + HOUR_US)
+    clock.advance(HOUR_US)
     with pytest.raises(Unauthenticated, match="expired"):
         gate.admit("GetOnlineFeatures", header, peer=str)
 
