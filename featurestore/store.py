@@ -1,21 +1,20 @@
-"""`FeatureStore`: the door for Python. One line per method; the work is in `jobs` and `serving`."""
+"""`FeatureStore`: the door for Python. A method asks who may do it and hands over to `jobs` or
+`serving`, where the work is; what it hands over is opened in `facades.opened`."""
 
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
-from featurestore.config import Settings, load_settings
 from featurestore.errors import InvalidRepository
+from featurestore.facades.access import AccessControl
 from featurestore.jobs import project
-from featurestore.timeline import Clock, SystemClock, to_us
-from featurestore.tracing import Tracing, job_span, open_tracing
+from featurestore.timeline import to_us
+from featurestore.tracing import job_span
 
 if TYPE_CHECKING:
     import threading
@@ -23,35 +22,25 @@ if TYPE_CHECKING:
 
     from featurestore.compiler.changes import ChangePlan
     from featurestore.compiler.spans import Span
-    from featurestore.compiler.typed import TypedRepo
-    from featurestore.engines.base import Engine
     from featurestore.facades.data import DataVersions
     from featurestore.facades.environments import Environments
     from featurestore.facades.lineage import LineageQuestions
     from featurestore.facades.models import ModelRegistry
     from featurestore.facades.runs import Runs
-    from featurestore.jobs.access import Asker
     from featurestore.jobs.apply import ApplyResult
     from featurestore.jobs.deletions import Deletion
     from featurestore.jobs.gates import Bench
     from featurestore.jobs.ingest import Ingested
     from featurestore.jobs.inventory import Kind
-    from featurestore.jobs.materialize import Context, Progress
-    from featurestore.jobs.models import Models
-    from featurestore.jobs.openlineage_jobs import Telling
+    from featurestore.jobs.materialize import Progress
     from featurestore.jobs.optimize import Optimized
-    from featurestore.jobs.push import Pusher
     from featurestore.jobs.reproduce import Reproduction
     from featurestore.jobs.tracking import ActiveRun
     from featurestore.jobs.training import RetrievalJob
-    from featurestore.jobs.training_sets import SetStore, TrainingSet
+    from featurestore.jobs.training_sets import TrainingSet
     from featurestore.jobs.verify import VerifyReport
-    from featurestore.permissions import Policy, TokenFacts
     from featurestore.records import LedgerRow
     from featurestore.serving.ingest_metrics import IngestMetrics
-    from featurestore.serving.local import LocalServer
-    from featurestore.stores.online.base import OnlineStore
-    from featurestore.stores.registry.base import Registry
     from featurestore.wire.pushes import PushResult
     from featurestore.wire.response import OnlineResponse
 
@@ -61,7 +50,7 @@ Rows = list[dict[str, Any]]
 """A list of plain dicts (`FeatureStore.list` hides the built-in name inside the class)."""
 
 
-class FeatureStore:
+class FeatureStore(AccessControl):
     """A feature repository and its back ends, opened when first used.
 
     Args:
@@ -72,40 +61,6 @@ class FeatureStore:
 
     Use as a context manager, or call `close`. One store may be used by several threads.
     """
-
-    def __init__(
-        self,
-        repo: str | Path | Settings = ".",
-        *,
-        overrides: Mapping[str, Any] | None = None,
-        clock: Clock | None = None,
-        definitions: TypedRepo | None = None,
-    ) -> None:
-        self._definitions = definitions
-        self.settings = (
-            repo if isinstance(repo, Settings) else load_settings(repo, overrides=overrides)
-        )
-        self.clock: Clock = clock or SystemClock()
-
-    @cached_property
-    def repo(self) -> TypedRepo:
-        """The definitions of the folder, typed. Raises `InvalidRepository` with all errors."""
-        return self._definitions or project.load_repo(self.settings, self.engine)
-
-    @cached_property
-    def engine(self) -> Engine:
-        """The offline engine."""
-        return project.open_engine(self.settings.offline, root=self.settings.root)
-
-    @cached_property
-    def registry(self) -> Registry:
-        """The registry; opening creates or migrates its schema."""
-        return project.open_registry(self.settings, clock=self.clock, author=getpass.getuser())
-
-    @cached_property
-    def online_store(self) -> OnlineStore:
-        """The online store."""
-        return project.open_online_store(self.settings.online, root=self.settings.root)
 
     @cached_property
     def lineage(self) -> LineageQuestions:
@@ -578,114 +533,6 @@ class FeatureStore:
 
         return inventory.info(self.settings, self._context)
 
-    def create_token(
-        self, name: str, *, allow: Sequence[str], expires: str | None = None
-    ) -> tuple[str, TokenFacts]:
-        """A new bearer token, told only now, and what is kept of it. `allow`: grants and roles,
-        `["read:shop/offer_model"]`; `expires`: `"30d"`. Raises `DuplicateName`, `InvalidRequest`,
-        `PermissionDenied`."""
-        from featurestore.jobs import access
-
-        life_us = None if expires is None else access.duration_us(expires)
-        return access.create_token(self._asker(), name, allow=allow, expires_in_us=life_us)
-
-    def list_tokens(self) -> Rows:
-        """The tokens, a dict each: name, allow, expiry, who made it when; never a secret."""
-        from featurestore.jobs import access
-
-        return access.list_tokens(self._asker())
-
-    def revoke_token(self, name: str) -> None:
-        """End a token; servers know within `reload_interval_ms`. Raises `RecordNotFound`."""
-        from featurestore.jobs import access
-
-        access.revoke_token(self._asker(), name)
-
-    def set_role(self, role: str, grants: Sequence[str]) -> None:
-        """Give a role these grants; with none it is gone. Raises `InvalidRequest`."""
-        from featurestore.jobs import access
-
-        access.set_role(self._asker(), role, grants)
-
-    def set_access_control(self, on: bool) -> None:
-        """Demand tokens from all who write to the registry or ask a server, or stop doing so.
-        Raises `InvalidRequest` where our own token could not switch it off again."""
-        from featurestore.jobs import access
-
-        access.set_enforced(self._asker(), on)
-
-    def access_policy(self) -> Policy:
-        """Whether access control is on, the roles, the tokens."""
-        from featurestore.jobs import access
-
-        return access.read_policy(self.registry)
-
-    def audit_log(
-        self,
-        *,
-        since: datetime | str | int | None = None,
-        denied: bool = False,
-        newest: int | None = None,
-    ) -> Rows:
-        """Who did what, when, from where, allowed or denied: a dict each, oldest first."""
-        from featurestore.jobs import access
-
-        since_us = None if since is None else to_us(since)
-        return access.audit_log(self._asker(), since_us=since_us, denied=denied, newest=newest)
-
-    def prune_audit_log(self, older_than: str) -> int:
-        """Delete the entries of the audit log that are older (`"90d"`, a day at least); returns how
-        many. An entry says that it was done. Raises `InvalidRequest`, `PermissionDenied`."""
-        from featurestore.jobs import access
-
-        return access.prune_audit_log(self._asker(), older_than_us=access.duration_us(older_than))
-
-    def close(self) -> None:
-        """Close the back ends that were opened."""
-        self.__dict__.pop("runs", None)
-        for name in (
-            "_pusher",
-            "_local",
-            "online_store",
-            "registry",
-            "engine",
-            "_tracing",
-            "_telling",
-        ):
-            opened = self.__dict__.pop(name, None)
-            if opened is not None:
-                opened.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @cached_property
-    def _telling(self) -> Telling:
-        """Who is told of jobs. Opened before a job, so that wrong settings stop it."""
-        from featurestore.jobs.openlineage_jobs import open_telling
-
-        return open_telling(self.settings, lambda: self.registry)
-
-    @cached_property
-    def _tracing(self) -> Tracing | None:
-        project_name = {"featurestore.project": self.settings.project.name}
-        return open_tracing(self.settings.tracing, service="featurestore", attributes=project_name)
-
-    @cached_property
-    def _local(self) -> LocalServer:
-        from featurestore.serving.local import LocalServer
-
-        return LocalServer(self.settings, self.registry, self.online_store, self.clock)
-
-    @cached_property
-    def _pusher(self) -> Pusher:
-        from featurestore.jobs.push import Pusher
-
-        return Pusher(self._context, self.settings.push)
-
     @cached_property
     def _pushing(self) -> dict[str, float]:
         """The sources that we may push to, and when that was looked at; the audit log notes each
@@ -702,29 +549,6 @@ class FeatureStore:
         ask(self._asker(), "push", source)
         self._pushing[source] = now
 
-    def _asker(self) -> Asker:
-        from featurestore.jobs.access import Asker
-
-        return Asker(
-            registry=self.registry,
-            project=self.settings.project.name,
-            now_us=self.clock.now_us(),
-        )
-
-    def _models(self) -> Models:
-        from featurestore.jobs.models import Models
-        from featurestore.stores.offline.artifacts import ArtifactStore
-
-        return Models(
-            registry=self.registry,
-            project=self.settings.project.name,
-            environment=self.settings.project.environment,
-            artifacts=ArtifactStore(project.offline_folder(self.settings)),
-            sets=self._sets(),
-            clock=self.clock,
-            repo=lambda: self.repo,
-        )
-
     def _bench(self) -> Bench:
         from featurestore.jobs.gates import Bench
 
@@ -733,13 +557,6 @@ class FeatureStore:
             context=self._context,
             verify=lambda service, samples, seed: self.verify(service, samples=samples, seed=seed),
         )
-
-    def _refresh(self) -> None:
-        """What this store has changed itself it sees at once."""
-        if "_local" in self.__dict__:
-            self._local.refresh()
-        if "_pusher" in self.__dict__:
-            self._pusher.look_again()
 
     def _span(
         self, start: datetime | str | int | None, end: datetime | str | int | None
@@ -751,24 +568,4 @@ class FeatureStore:
         return Span(
             start_us=None if start is None else to_us(start),
             end_us=self.clock.now_us() if end is None else to_us(end),
-        )
-
-    def _sets(self) -> SetStore:
-        from featurestore.jobs.training_sets import SetStore
-
-        offline = project.offline_folder(self.settings)
-        return SetStore(registry=self.registry, offline=offline, root=self.settings.root)
-
-    def _context(self) -> Context:
-        from featurestore.jobs.materialize import Context
-
-        return Context(
-            repo=self.repo,
-            root=self.settings.root,
-            engine=self.engine,
-            store=self.online_store,
-            registry=self.registry,
-            environment=self.settings.project.environment,
-            clock=self.clock,
-            offline=project.offline_folder(self.settings),
         )

@@ -216,7 +216,7 @@ def test_lists_and_descriptions(store: FeatureStore) -> None:
 def test_the_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["get-online", "trip:per_mile,trip:warm", "--repo", str(folder), "--json"]
     keys = ["--entity", "tailnum=N1", "--entity", "to=EWR"]
-    monkeypatch.setattr("featurestore.store.SystemClock", lambda: ManualClock(NOW_US))
+    monkeypatch.setattr("featurestore.facades.opened.SystemClock", lambda: ManualClock(NOW_US))
     done = CliRunner().invoke(app, [*asked, *keys, "--request", "distance=100"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["entities"][0]["features"]

@@ -177,8 +177,9 @@ class TestCommandLine:
 
 
 def public(kind: type) -> set[str]:
-    """The public methods and attributes of a class."""
-    return {name for name in vars(kind) if not name.startswith("_")}
+    """The public methods and attributes of a class, and of those of ours that it stands on."""
+    ours = [one for one in kind.__mro__ if one.__module__.startswith("featurestore.")]
+    return {name for one in ours for name in vars(one) if not name.startswith("_")}
 
 
 def documented_names(text: str) -> set[str]:
