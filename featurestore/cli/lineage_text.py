@@ -235,6 +235,8 @@ def _mark(links: Iterable[Link]) -> str:
 
 def _node(node: Node) -> str:
     aliases = f" [{', '.join(node.aliases)}]" if node.aliases else ""
+    if node.id.endswith(("#*", "#?")):  # not one column: its rows, or any column
+        return node.label
     return f"{_spoken(node.kind)} {node.label}{aliases}"
 
 

@@ -14,8 +14,12 @@ class RegistryError(FeatureStoreError):
 class RecordNotFound(RegistryError):
     code = "record-not-found"
 
-    def __init__(self, ref: str, *, known: Iterable[str] = ()) -> None:
-        super().__init__(f"The registry has no {ref!r}.{suggest(ref, known)}")
+    def __init__(self, ref: str, *, known: Iterable[str] = (), at: str | None = None) -> None:
+        """`at`: the instant at which there was none, of something that came later."""
+        message = f"The registry has no {ref!r}.{suggest(ref, known)}"
+        if at is not None:
+            message = f"The registry had no {ref!r} yet at {at}"
+        super().__init__(message)
         self.ref = ref
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -151,14 +151,15 @@ def _touched(
 ) -> tuple[Touched, ...]:
     found = [record_id for record_id in how if record_id.startswith("feature:")]
     homes = environments_of(registry, found, at_us=at_us)
-    roles, ways, places = (defaultdict[str, set[str]](set) for _ in range(3))
+    ways, places = (defaultdict[str, set[str]](set) for _ in range(2))
+    above = defaultdict[str, list[Link]](list)
     for link in links:
         if link.child in how and (link.parent in how or link.parent in starts):
-            roles[link.child].add(link.role)
+            above[link.child].append(link)
     by_name = defaultdict[str, set[str]](set)
     for record_id in found:
         name = name_of(record_id).replace(".", ":", 1)
-        by_name[name] |= roles[record_id]
+        by_name[name] |= _roles(record_id, how[record_id], above)
         ways[name].add(how[record_id])
         places[name] |= set(homes.get(record_id, ()))
     return tuple(
@@ -170,6 +171,20 @@ def _touched(
         )
         for name in sorted(by_name)
     )
+
+
+def _roles(node: str, how: Transformation, above: Mapping[str, Sequence[Link]]) -> set[str]:
+    """The roles in which a feature reads what is touched. Of what reaches it INDIRECT, by links of
+    its own that are all DIRECT, also the roles further up that make it so."""
+    roles = {link.role for link in above[node]}
+    todo, seen = [node], {node}
+    while todo and how == "INDIRECT":
+        links = [link for near in todo for link in above.get(near, ())]
+        if indirect := {link.role for link in links if link.transformation == "INDIRECT"}:
+            return roles | indirect
+        todo = list({link.parent for link in links} - seen)
+        seen.update(todo)
+    return roles
 
 
 def _doubts(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from featurestore.errors import AmbiguousRecord, RecordNotFound
 from featurestore.lifecycle.columns import source_column
 from featurestore.records import Glance, show_id
+from featurestore.timeline import format_instant
 
 if TYPE_CHECKING:
     from featurestore.stores.registry.base import Registry
@@ -29,6 +30,9 @@ NAMED_KINDS = (
     "run",
 )
 """Kinds that a bare name may mean; aliases stand before them. (Snapshots have their source's.)"""
+
+_OUR_ALIASES = ("online/", "pinned/", "serving/", "store/")
+"""Beginnings of aliases that nobody asks for by name; they are not suggested."""
 
 _KIND_NAME = re.compile(r"(?P<kind>[a-z][a-z_]*):(?P<name>[^@]+)")
 
@@ -61,6 +65,16 @@ class Target:
 def find(registry: Registry, text: str, *, at_us: int | None = None) -> Target:
     """What `text` means at that instant. Raises `RecordNotFound` with what is close, and
     `AmbiguousRecord` for a name or shortened id that several things have."""
+    try:
+        return _find(registry, text, at_us)
+    except RecordNotFound:
+        if at_us is None:
+            raise
+    _find(registry, text, None)  # where there is none today either, this says what is close
+    raise RecordNotFound(text, at=format_instant(at_us))
+
+
+def _find(registry: Registry, text: str, at_us: int | None) -> Target:
     if "@" in text:
         return _born(registry.glances(ids=[registry.record(text).id]), text, at_us)
     if "/" in text and (alias := registry.aliases(text, at_us=at_us).get(text)):
@@ -106,7 +120,7 @@ def _by_name(registry: Registry, text: str, at_us: int | None) -> Target:
     if len(found) > 1:
         raise AmbiguousRecord(text, found=[f"{kind}:{text}" for kind in found])
     if not found:
-        aliases = list(registry.aliases(at_us=at_us))
+        aliases = [name for name in registry.aliases() if not name.startswith(_OUR_ALIASES)]
         raise RecordNotFound(text, known=aliases + _names(registry))
     return Target(text=text, records=next(iter(found.values())))
 
@@ -125,5 +139,5 @@ def _names(registry: Registry) -> list[str]:
 def _born(found: Sequence[Glance], text: str, at_us: int | None) -> Target:
     for stored in found:
         if at_us is not None and stored.created_at_us > at_us:
-            raise RecordNotFound(f"{show_id(stored.id)} at that instant")
+            raise RecordNotFound(show_id(stored.id))
     return Target(text=text, records=tuple(found))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from featurestore.errors import InvalidRequest, ServerUnavailable
 from featurestore.jobs.lineage import name_of
-from featurestore.jobs.lineage_impact import Touched, impact
-from featurestore.jobs.lineage_refs import find
+from featurestore.jobs.lineage_impact import Impact, Touched, impact
+from featurestore.jobs.lineage_refs import Target, find
 from featurestore.lifecycle.lineage import Blast
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 METRICS_TIMEOUT_S = 5
 METRICS_BYTES_MAX = 16 * 1024 * 1024
 LOOKUPS = "featurestore_view_statuses_total"
+_BELOW_VIEWS = ("feature", "on_demand_view", "service")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ def who_uses(
     asked = find(registry, target, at_us=at_us)
     found = impact(registry, target, at_us=at_us)
     own = {name_of(record_id).replace(".", ":", 1) for record_id in asked.ids}
-    views = _views(asked.kind, [stored.name for stored in asked.records])
+    views = _views(registry, asked, found, at_us)
     sets = [hit.id for hit in found.blast.training_sets]
     newest = max(registry.glances(ids=sets), key=lambda s: s.created_at_us, default=None)
     return Uses(
@@ -74,10 +75,19 @@ def who_uses(
     )
 
 
-def _views(kind: str, names: Iterable[str]) -> set[str]:
-    if kind == "feature":
-        return {name.partition(".")[0] for name in names}
-    return set(names) if kind in ("view", "on_demand_view") else set()
+def _views(registry: Registry, asked: Target, found: Impact, at_us: int | None) -> set[str]:
+    """The views whose rows are read by what was asked for, or made of it where it is a source."""
+    if asked.kind == "view":
+        return {stored.name for stored in asked.records}
+    if asked.kind in _BELOW_VIEWS:
+        links = registry.walk(asked.ids, direction="up", at_us=at_us)
+        features = [name_of(i) for i in (*asked.ids, *(link.parent for link in links)) if _read(i)]
+        return {name.partition(".")[0] for name in features}
+    return {feature.name.partition(":")[0] for feature in found.features}
+
+
+def _read(record_id: str) -> bool:
+    return record_id.startswith("feature:")
 
 
 def _last_materialized(registry: Registry, views: Iterable[str], at_us: int | None) -> int | None:

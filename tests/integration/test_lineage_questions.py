@@ -154,6 +154,8 @@ def everything(store: FeatureStore, clock: ManualClock) -> None:
     assert uses.last_trained_us == NOW_US + DAY_US
     assert uses.last_materialized_us is not None
     assert uses.lookups is None
+    for target in ("now", "asked", "asked:total", "orders", "model"):
+        assert fs.who_uses(target).last_materialized_us is not None, target
     assert fs.who_uses("above:much", at=NOW_US).blast.models == ()
     up = {node.label for node in fs.of("model/size/production").nodes}
     assert {"size/r2", "now:size", "above:much", "orders.amount"} <= up

@@ -127,7 +127,7 @@ def shown(found: Impact) -> list[str]:
         (
             "orders.paid",
             [
-                "INDIRECT above:kind (value)",
+                "INDIRECT above:kind (case, value)",
                 "INDIRECT orders_now:kind (case)",
                 "INDIRECT orders_week:amount_sum_7d (where)",
                 "INDIRECT service kinds",
@@ -181,6 +181,16 @@ def test_keys_times_and_ties_touch_all_that_is_read_by_them(registry: Registry) 
 def test_a_column_of_the_files_is_found_by_its_own_name(registry: Registry) -> None:
     apply(repository(), registry, "prod")
     assert shown(impact(registry, "orders.AMT")) == shown(impact(registry, "orders.amount"))
+
+
+def test_what_is_indirect_further_up_says_how(registry: Registry) -> None:
+    """A feature on demand by a feature whose value a condition has decided."""
+    apply(repository(expression="concat(orders_now__kind, basket__label)"), registry, "prod")
+    found = {feature.name: feature for feature in impact(registry, "orders.paid").features}
+    assert found["asked:total"].transformation == "INDIRECT"
+    assert found["asked:total"].roles == ("case", "feature")
+    by_value = {feature.name: feature for feature in impact(registry, "orders.kind").features}
+    assert by_value["asked:total"].roles == ("feature",)
 
 
 def test_conditions_of_an_on_demand_feature_are_indirect(registry: Registry) -> None:
@@ -311,11 +321,26 @@ def test_names_that_are_not_there_or_not_clear(registry: Registry) -> None:
     ):
         with pytest.raises(RecordNotFound, match=hint):
             impact(registry, target)
+    with pytest.raises(RecordNotFound) as caught:
+        impact(registry, "nothing like it")
+    assert "env/prod" in caught.value.message
+    assert "online/" not in caught.value.message
     assert impact(registry, "source:orders").features
     double = Record(kind="model", name="orders", body={"number": 1})
     registry.commit(records=[double])
     with pytest.raises(AmbiguousRecord, match="source:orders"):
         impact(registry, "orders")
+
+
+@pytest.mark.parametrize("target", ["orders.amount", "orders", "orders_now:amount", "env/prod"])
+def test_what_came_later_is_said_to(registry: Registry, target: str) -> None:
+    apply(repository(), registry, "prod")
+    with pytest.raises(RecordNotFound) as caught:
+        impact(registry, target, at_us=NOW_US - 1)
+    before = f"The registry had no {target!r} yet at 2023-11-14T22:13:19.999999Z"
+    assert caught.value.message == before
+    with pytest.raises(RecordNotFound, match="The registry has no 'nowhere'"):
+        impact(registry, "nowhere", at_us=NOW_US - 1)
 
 
 def test_nodes_are_split_at_the_digest() -> None:
