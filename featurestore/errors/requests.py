@@ -25,7 +25,8 @@ class InvalidSearch(InvalidRequest):
     def __init__(self, what: str, *, text: str, position: int) -> None:
         before, here = text[:position][-30:], text[position : position + 30]
         place = f"{before}▸{here}".strip()
-        super().__init__(f"search, character {position + 1}: {what.rstrip('.')}. Here: {place}")
+        end = "" if what.endswith(("?", ".")) else "."
+        super().__init__(f"search, character {position + 1}: {what}{end} Here: {place}")
         self.position = position
 
 

@@ -48,7 +48,9 @@ def search(
 
     Raises `InvalidSearch`, `InvalidRequest`, `LimitExceeded`.
     """
-    if not 1 <= limit <= RUNS_PER_SEARCH_MAX:
+    if limit < 1:
+        raise InvalidRequest(f"a search finds 1 run or more, not {limit}")
+    if limit > RUNS_PER_SEARCH_MAX:
         raise LimitExceeded("RUNS_PER_SEARCH_MAX", asked=limit, allowed=RUNS_PER_SEARCH_MAX)
     order = (order_by,) if isinstance(order_by, str) else tuple(order_by)
     parsed = parse(query, order)

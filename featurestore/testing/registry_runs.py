@@ -132,6 +132,8 @@ FOUND = {
     "training_set like 'tr%'": "good",
     "training_set is null": "fair nan inf bare",
     "note like '%promis%'": "nan",
+    "error is not null": "",
+    "error is null and metrics.auc > 0.8": "good inf",
     "(((tags.team = 'x')))": "good",
     "tags.team = 'x' or tags.team = 'y' and metrics.auc > 0.8": "good",
     "(tags.team = 'x' or tags.team = 'y') and not metrics.auc > 0.8": "fair",

@@ -27,6 +27,7 @@ from featurestore.cli.init import write_repository
 from featurestore.errors import (
     FeatureStoreError,
     InvalidRequest,
+    LimitExceeded,
     RecordNotFound,
     ServerOverloaded,
     StoreUnavailable,
@@ -176,6 +177,9 @@ def test_how_runs_end(fs: FeatureStore) -> None:
         facts = fs.runs.get(run.run_id).facts
         assert (facts.status, facts.error) == (status, words)
         assert facts.metrics["m"].points == 1
+    assert [found.error for found in fs.runs.search("error is not null order by started")] == [
+        words for _, _, words in ends if words
+    ]
     with pytest.raises(InvalidRequest, match=r"has ended; go on with it by fs\.runs\.resume"):
         run.log_metric("m", 1.0)
     with pytest.raises(InvalidRequest, match="has ended"):
@@ -246,6 +250,10 @@ def test_a_run_names_its_training_sets(fs: FeatureStore, folder: Path) -> None:
 
 
 def test_bad_input_is_refused(fs: FeatureStore, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="1 run or more, not 0"):
+        fs.runs.search(limit=0)
+    with pytest.raises(LimitExceeded, match="RUNS_PER_SEARCH_MAX"):
+        fs.runs.search(limit=10_001)
     for name in ("", "a@b", "a\nb", " a", "a/", "/a", "a//b", "x" * 257, "\0"):
         with pytest.raises(InvalidRequest, match="not the name of an experiment"):
             fs.start_run(name)

@@ -90,6 +90,7 @@ def test_errors_say_where(text: str, position: int, words: str) -> None:
     assert words in str(raised.value)
     assert raised.value.position == position
     assert f"character {position + 1}:" in str(raised.value)
+    assert "?." not in str(raised.value)
 
 
 def test_limits() -> None:

@@ -118,9 +118,11 @@ class _Compared:
         if key == TRAINING_SET:
             return self._training_set(node)
         column = self._column(key)
+        is_number = key in INSTANTS or key == "duration"
         if node.operator == "is null":
-            return column.is_(None)
-        if key in INSTANTS or key == "duration":
+            # Texts that nobody gave are empty in the table: the error of a run without one.
+            return column.is_(None) if is_number else sa.func.coalesce(column, "") == ""
+        if is_number:
             unit = 1 if key in INSTANTS else SECOND_US
             values = tuple(
                 to_us(value) if isinstance(value, str) else float(value) * unit
