@@ -186,6 +186,9 @@ def _show(found: TrainingSet, *, as_json: bool) -> None:
     say(f"rows are in  {found.store.offline.url(body['location'])}")
     if found.unpinned:
         say(f"unpinned     {', '.join(found.unpinned)}: it may not be possible to build it again")
+    for feature, count in found.profile.get("undefined", {}).items():
+        if count:
+            say(f"undefined    {count:,} values of {feature} have no result (÷ 0, overflow)")
     columns = [(name, found.profile["columns"][name]) for name in found.schema.names]
     rows = [{**dict.fromkeys(SHOWN_COLUMNS), "column": n, **one} for n, one in columns]
     show_rows([{key: row[key] for key in SHOWN_COLUMNS} for row in rows], title="columns")

@@ -10,9 +10,13 @@ from featurestore.compiler.on_demand import renamed
 from featurestore.compiler.program import OfRequest, OfStep, OfView, Program, Source, Step
 from featurestore.compiler.pysource import python_batch, python_function
 from featurestore.compiler.rel import Derive, Rel
-from featurestore.definitions.expression import Column, with_request_time
+from featurestore.definitions.expression import Column, Expression, with_request_time
+from featurestore.definitions.undefined import undefined
+from featurestore.dtypes import BOOL, DType
 from featurestore.user_functions import StepCode
 
+Outputs = Mapping[str, tuple[Expression, DType]]
+"""Expressions and their types, by the names of what they yield."""
 GENERATED_NAME = "features"
 """What generated functions are called."""
 
@@ -31,10 +35,13 @@ class LaterStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derived:
-    """`rel` with what the engine computes, and what is left to do `later`."""
+    """`rel` with what the engine computes, and what is left to do `later`. `undefined` are, by
+    feature (`view:feature`), the bool columns that say where its value is NULL for want of a
+    result; where there is none, it always has one."""
 
     rel: Rel
     later: tuple[LaterStep, ...]
+    undefined: Mapping[str, str]
 
 
 def step_column(step: int, feature: str) -> str:
@@ -48,10 +55,12 @@ def derived(
     cells: Mapping[tuple[int, str], str],
     requests: Mapping[str, str],
     instant: str,
+    *,
+    with_undefined: bool = False,
 ) -> Derived:
     """All steps of `program` over `rel`, whose columns hold the features of joined views (`cells`,
     by view and feature), the request inputs (`requests`, by name) and the request's time as a
-    timestamp (`instant`)."""
+    timestamp (`instant`). `with_undefined`, also where they have no result."""
 
     def column_of(source: Source) -> str:
         match source:
@@ -63,17 +72,29 @@ def derived(
                 return step_column(step, feature)
 
     later: list[LaterStep] = []
+    lost: dict[str, str] = {}
     waiting: set[int] = set()
     for index, step in enumerate(program.steps):
         columns = {name: column_of(source) for name, source in step.sources.items()}
-        added = {feature.name: step_column(index, feature.name) for feature in step.features}
+        outputs: dict[str, tuple[Expression, DType]] = {
+            f.name: (f.expression, f.dtype) for f in step.features
+        }
+        if with_undefined and step.view.function is None:
+            conditions = _undefined(step)
+            outputs |= conditions
+            lost |= {
+                f"{step.view.name}:{f.name}": step_column(index, _undefined_name(f.name))
+                for f in step.features
+                if _undefined_name(f.name) in conditions
+            }
+        added = {name: step_column(index, name) for name in outputs}
         reads = {source.step for source in step.sources.values() if isinstance(source, OfStep)}
         if step.view.function is not None or reads & waiting:
             waiting.add(index)
             later.append(
                 LaterStep(
                     view=step.view.name,
-                    code=step_code(step),
+                    code=step_code(step, outputs),
                     arguments=tuple(columns[argument.name] for argument in step.arguments),
                     columns=tuple(added.values()),
                     asks_time=step.asks_time or None in step.view.parameters,
@@ -81,19 +102,30 @@ def derived(
             )
             continue
         trees = {
-            f.name: with_request_time(renamed(f.expression, columns), Column(instant))
-            for f in step.features
+            added[name]: (with_request_time(renamed(tree, columns), Column(instant)), dtype)
+            for name, (tree, dtype) in outputs.items()
         }
-        rel = Derive(
-            input=rel, columns={added[f.name]: (trees[f.name], f.dtype) for f in step.features}
-        )
-    return Derived(rel=rel, later=tuple(later))
+        rel = Derive(input=rel, columns=trees)
+    return Derived(rel=rel, later=tuple(later), undefined=lost)
 
 
-def step_code(step: Step) -> StepCode:
-    """How Python computes a step: its user's function, or one generated from its expressions."""
+def _undefined(step: Step) -> Outputs:
+    """Where the step's features are NULL for want of a result, for those that can be."""
+    found = {_undefined_name(f.name): undefined(f.expression) for f in step.features}
+    return {name: (tree, BOOL) for name, tree in found.items() if tree is not None}
+
+
+def _undefined_name(feature: str) -> str:
+    return f"undefined:{feature}"
+
+
+def step_code(step: Step, wanted: Outputs | None = None) -> StepCode:
+    """How Python computes a step: its user's function, or one generated from its expressions (by
+    default those of its features)."""
+    if wanted is None:
+        wanted = {f.name: (f.expression, f.dtype) for f in step.features}
     arguments = {argument.name: argument.dtype for argument in step.arguments}
-    outputs = tuple((feature.name, feature.dtype) for feature in step.features)
+    outputs = tuple((name, dtype) for name, (_, dtype) in wanted.items())
     function = step.view.function
     if function is not None:
         order = list(arguments)
@@ -105,7 +137,7 @@ def step_code(step: Step) -> StepCode:
             parameters=tuple(None if n is None else order.index(n) for n in step.view.parameters),
             outputs=outputs,
         )
-    trees = [(f.name, f.expression, f.dtype) for f in step.features]
+    trees = [(name, tree, dtype) for name, (tree, dtype) in wanted.items()]
     return StepCode(
         name=GENERATED_NAME,
         source=python_function(GENERATED_NAME, arguments, trees),

@@ -56,6 +56,9 @@ class TrainingSet:
     Where Python has to compute something, `later` says what, from columns of `rel` and of steps
     before; `rel` then yields what they read (`TIME` among it), and `columns` name those that are
     the features and statuses, in order.
+
+    Where values without a result are counted, a bool column for each of `counted` (`view:feature`)
+    follows the statuses.
     """
 
     rel: Rel
@@ -66,6 +69,7 @@ class TrainingSet:
     inputs: tuple[FrameInput, ...] = ()
     later: tuple[LaterStep, ...] = ()
     columns: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
 
 
 def status_column(use: str) -> str:
@@ -83,8 +87,10 @@ def compile_training(
     known_until_us: int | None = None,
     full_feature_names: bool = False,
     include_status: bool = False,
+    count_undefined: bool = False,
 ) -> TrainingSet:
-    """The training set of `uses` for an entity frame with `frame_columns`.
+    """The training set of `uses` for an entity frame with `frame_columns`; `count_undefined` adds
+    where a value that is computed on demand is NULL for want of a result.
 
     Raises `NameClash` where two output columns would have one name, `InvalidRequest` for an
     unknown `as_of`.
@@ -134,7 +140,9 @@ def compile_training(
     if include_status:
         wanted |= {status_column(use.name): _status(use.name) for use in uses}
         rel = _always_present(rel, uses)
-    found = derived(rel, program, cells, {one.column: one.name for one in inputs}, INSTANT)
+    requests = {one.column: one.name for one in inputs}
+    found = derived(rel, program, cells, requests, INSTANT, with_undefined=count_undefined)
+    wanted |= found.undefined
     yielded = _yielded(found, wanted.values()) if found.later else wanted
     return TrainingSet(
         rel=Project(input=found.rel, columns=yielded),
@@ -145,6 +153,7 @@ def compile_training(
         dtypes=dtypes,
         later=found.later,
         columns=tuple(wanted.values()),
+        counted=tuple(found.undefined),
     )
 
 

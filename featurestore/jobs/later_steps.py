@@ -44,14 +44,14 @@ class LaterSteps:
                 )
 
     def reader(self, batches: pa.RecordBatchReader) -> pa.RecordBatchReader:
-        """The features and statuses of the engine's `batches`."""
+        """The features, statuses and what is `counted` of the engine's `batches`."""
         import pyarrow as pa
 
         known = dict(zip(batches.schema.names, batches.schema.types, strict=True))
         for step in self._compiled.later:
             outputs = zip(step.columns, step.code.outputs, strict=True)
             known |= {column: to_arrow(dtype) for column, (_, dtype) in outputs}
-        names = (*self._compiled.features, *self._compiled.statuses)
+        names = (*self._compiled.features, *self._compiled.statuses, *self._compiled.counted)
         columns = self._compiled.columns
         schema = pa.schema([(n, known[c]) for n, c in zip(names, columns, strict=True)])
         return pa.RecordBatchReader.from_batches(schema, self._batches(batches, schema))

@@ -36,6 +36,9 @@ FEW_ROWS = 10_000
 """Rows of a frame up to which it is worth while to look whether it has few keys."""
 UPLOAD_BYTES = 8 * 1024 * 1024
 """What is sent to S3 at a time."""
+Undefined = dict[str, int]
+"""By feature that is computed on demand (`view:feature`), how many of its values are NULL for want
+of a result (a division by zero, an overflow)."""
 _STATUS_NAMES = [status.name for status in Status]
 
 
@@ -57,9 +60,16 @@ class Run:
         return pa.schema([*frame.schema, *features, *statuses])
 
     def batches(
-        self, frame: EntityFrame, rows: Rows, *, batch_rows: int, later: LaterSteps | None = None
+        self,
+        frame: EntityFrame,
+        rows: Rows,
+        *,
+        batch_rows: int,
+        later: LaterSteps | None = None,
+        undefined: Undefined | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """The result in the frame's order, in batches of at most `batch_rows`.
+        """The result in the frame's order, in batches of at most `batch_rows`; to `undefined` is
+        added what the training set counts.
 
         Raises `InternalError` if the engine does not give one row for each row of the frame.
         """
@@ -71,6 +81,8 @@ class Run:
             for start in range(0, whole.num_rows, batch_rows):
                 own = whole.slice(start, batch_rows)
                 beside = found.take(own.num_rows)
+                if undefined is not None:
+                    self._count(beside, undefined)
                 yield pa.RecordBatch.from_arrays(
                     [*own.columns, *self._columns(beside)], schema=schema
                 )
@@ -78,8 +90,8 @@ class Run:
             raise InternalError(f"{rows.rows} rows went in and {rows.rows + extra} came out")
 
     def features(self, rows: Rows, later: LaterSteps | None = None) -> pa.RecordBatchReader:
-        """The answer: features and statuses (int32), in the frame's order. `later` computes what
-        the engine does not (one of its own by default)."""
+        """The answer: features, statuses (int32) and what is counted (bool), in the frame's order.
+        `later` computes what the engine does not (one of its own by default)."""
         import pyarrow as pa
 
         keys = [key.name for key in self.compiled.keys]
@@ -143,8 +155,17 @@ class Run:
         names = pa.array(_STATUS_NAMES)
         first = int(min(Status))
         features = len(self.compiled.features)
-        statuses = [names.take(pc.subtract(column, first)) for column in batch.columns[features:]]
+        end = features + len(self.compiled.statuses)
+        found = batch.columns[features:end]
+        statuses = [names.take(pc.subtract(column, first)) for column in found]
         return [*batch.columns[:features], *statuses]
+
+    def _count(self, batch: pa.RecordBatch, undefined: Undefined) -> None:
+        names = self.compiled.counted
+        for name, column in zip(
+            names, batch.columns[batch.num_columns - len(names) :], strict=True
+        ):
+            undefined[name] = undefined.get(name, 0) + column.true_count
 
 
 class _Rechunked:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -164,32 +165,32 @@ def get_historical_features(
             with_status=include_status,
         )
         frame = frame_of_changes(changes, time_column=event_timestamp, engine=engine)
-    compiled = compile_training(
+    compiling = partial(
+        compile_training,
         uses,
         frame.schema.names,
         repo=repo,
         files=files,
-        as_of=as_of,
         known_until_us=known_until_us,
         full_feature_names=full_feature_names,
         include_status=include_status,
     )
+    compiled = compiling(as_of=as_of)
     _check_columns(frame, compiled, event_timestamp)
     run = retrieval.Run(
         engine=engine, compiled=compiled, time_column=event_timestamp, offline=offline
     )
-    check = None
+    check = counting = None
     if as_of == "known" and any(u.view.source.created_time is not None for u in joined):
-        by_event = compile_training(
-            uses, frame.schema.names, repo=repo, files=files, as_of="event",
-            known_until_us=known_until_us, full_feature_names=full_feature_names,
-            include_status=include_status,
-        )  # fmt: skip
-        check = KnownTimeCheck(known=run, event=replace(run, compiled=by_event), uses=joined)
+        event = replace(run, compiled=compiling(as_of="event"))
+        check = KnownTimeCheck(known=run, event=event, uses=joined)
+    if program.steps:
+        counting = replace(run, compiled=compiling(as_of=as_of, count_undefined=True))
     return RetrievalJob(
         frame=frame,
         run=run,
         check=check,
+        counting=counting,
         pins=_pins(joined, repo, files),
         _snapshot=Snapshot.of(files, s3),
         _s3=s3,
@@ -283,11 +284,13 @@ class RetrievalJob:
     frame: EntityFrame
     run: retrieval.Run
     check: KnownTimeCheck | None
+    counting: retrieval.Run | None
     pins: Mapping[str, Mapping[str, object]]
     _snapshot: Snapshot
     _s3: S3Options
     report: Callable[[], tuple[SourceReport, ...]]
     _tracing: Tracing | None = None
+    _undefined: retrieval.Undefined | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -316,7 +319,10 @@ class RetrievalJob:
         with self.frame.opened() as rows:
             nulls = retrieval.NullCount(self.features)
             later = LaterSteps(self.run.compiled) if self.run.compiled.later else None
-            for batch in self.run.batches(self.frame, rows, batch_rows=batch_rows, later=later):
+            batches = self.run.batches(
+                self.frame, rows, batch_rows=batch_rows, later=later, undefined=self._undefined
+            )
+            for batch in batches:
                 nulls.add(batch)
                 count += batch.num_rows
                 yield batch
@@ -362,9 +368,26 @@ class RetrievalJob:
         many have a NULL created time. Reads those columns of the sources."""
         return self.report()
 
+    def undefined_values(self) -> retrieval.Undefined:
+        """Of the features that are computed on demand, by `view:feature`: how many of their values
+        are NULL for want of a result (a division by zero, an overflow); those that always have one
+        are left out. Runs the query, and computes about twice what a run without counting does."""
+        job, found = counted(replace(self, check=None))
+        for _ in job.to_batches():
+            pass
+        return found
+
     def _warn(self, rows: Rows, nulls: retrieval.NullCount) -> None:
         if self.check is None or not nulls.is_most:
             return
         message = self.check.cause(rows)
         if message is not None:
             warnings.warn(message, KnownTimeWarning, stacklevel=2)
+
+
+def counted(job: RetrievalJob) -> tuple[RetrievalJob, retrieval.Undefined]:
+    """The same job, counting `undefined_values` as its batches pass, and the counts."""
+    if job.counting is None:
+        return job, {}
+    found = dict.fromkeys(job.counting.compiled.counted, 0)
+    return replace(job, run=job.counting, _undefined=found), found

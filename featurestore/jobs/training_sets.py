@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +35,7 @@ from featurestore.fingerprint import canonical_json, fingerprint_bytes
 from featurestore.jobs import pinning, retrieval, set_files
 from featurestore.jobs.frame_parts import batches_in_parts
 from featurestore.jobs.retrieved import Retrieved, note_retrieved
-from featurestore.jobs.training import files_for, get_historical_features, service_of
+from featurestore.jobs.training import counted, files_for, get_historical_features, service_of
 from featurestore.lifecycle.datasets import Splits, check_name, read_splits
 from featurestore.records import Edge, Record, StoredRecord
 from featurestore.stores.offline.pinned import SETS_FOLDER, write_pins
@@ -139,7 +139,8 @@ def create(asked: Asked, store: SetStore, *, repo: TypedRepo, engine: Engine) ->
 
 def _write(made: _Made, location: str, tally: set_files.Tally) -> tuple[_Taken, set_files.Written]:
     """The rows as files, and the snapshots, taken side by side; nothing stays where one fails."""
-    offline, job = made.store.offline, made.job
+    offline = made.store.offline
+    job, undefined = counted(made.job)
     names: list[str] = []
     try:
         pushed = (path for data in made.files.values() for path in data.pushed)
@@ -158,6 +159,8 @@ def _write(made: _Made, location: str, tally: set_files.Tally) -> tuple[_Taken, 
             for name in names:
                 offline.remove(name)
         raise
+    if undefined:
+        written = replace(written, profile={**written.profile, "undefined": undefined})
     return found, written
 
 

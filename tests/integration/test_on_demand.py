@@ -390,6 +390,64 @@ def test_a_function_that_fails_is_null_and_counted(tmp_path: Path) -> None:
         assert {name: online.to_dict()[name] for name in expected} == expected
 
 
+ODD = """
+odd = OnDemandFeatureView("odd", [history, booking], [
+    Feature("root", "sqrt(delay)"),
+    Feature("share", "delay / (distance - 25)"),
+    Feature("kept", "coalesce(1 / distance, 0)"),
+    Feature("longer", "distance + 1"),
+    Feature("inverse", "1 / (delay + 4)"),
+])
+odder = OnDemandFeatureView("odder", ["risk", odd], [
+    Feature("of_risk", "1 / (risk - 0.5)"),
+    Feature("of_share", "ln(share)"),
+])
+odds = FeatureService("odds", [odder, history])
+"""
+
+
+def test_values_without_a_result_are_counted_in_training_sets_as_online(tmp_path: Path) -> None:
+    """By each feature on the way, also where a function stands between, and where nothing of it
+    is asked for; not where a NULL comes of a NULL."""
+    root = write_trips(tmp_path / "repo")
+    (root / "definitions.py").write_text(DEFINITIONS + ODD)
+    with opened(root) as store:
+        store.apply()
+        store.materialize()
+        job = store.get_historical_features(frame(), "odds", include_status=True)
+        found = job.undefined_values()
+        assert found == {
+            "trip:per_mile": 1,  # N2: -4 / 0
+            "odd:share": 1,  # the last: 25 / 0
+            "odder:of_risk": 1,  # N1: risk is 0.5
+            "odder:of_share": 0,
+        }
+        assert job.undefined_values() == found, "each run counts anew"
+        store.get_online_features("odds", ENTITIES, request=REQUEST)
+        plan = store._local._book.compiled("odds", full_feature_names=False)
+        assert plan.derivation is not None
+        online = plan.derivation.take_lost()
+        assert {view: count for view, (count, _) in online.items()} == {
+            "trip": 1, "odd": 1, "odder": 1,
+        }  # fmt: skip
+        made = store.create_training_set("odd", frame(), "odds")
+        assert made.profile["undefined"] == found
+        names = list(made.features)
+        assert made.to_arrow().select(names).equals(job.to_arrow().select(names))
+        everything = store.get_historical_features(frame(), ["odd"], full_feature_names=True)
+        assert everything.undefined_values() == {
+            "odd:root": 1,  # N2: the root of -4
+            "odd:share": 1,
+            "odd:kept": 0,
+            "odd:longer": 0,
+            "odd:inverse": 1,  # N2: 1 / 0
+        }
+        plain = store.get_historical_features(frame(), ["history"])
+        assert plain.undefined_values() == {}
+    shown = CliRunner().invoke(app, ["training-set", "show", "odd", "--repo", str(root)])
+    assert "undefined    1 values of odd:share have no result" in shown.output
+
+
 def test_views_of_request_inputs_alone(tmp_path: Path) -> None:
     root = write_trips(tmp_path / "repo")
     lone = (

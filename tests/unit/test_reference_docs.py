@@ -242,7 +242,7 @@ class TestPython:
         if kind is TrainingSet:
             wanted |= {"record"}  # a field
         if kind is RetrievalJob:
-            made_of = {"frame", "run", "check", "report", "states", "check_files"}
+            made_of = {"frame", "run", "check", "counting", "report", "states", "check_files"}
             wanted -= made_of
         assert documented_names(self.text[section]) == wanted
 
