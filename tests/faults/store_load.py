@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from patience import ALONE
+from patience import ALONE, WAITS_S_MAX
 
 from featurestore.errors import FeatureStoreError, ServerTimeout, StoreTimeout
 from featurestore.stores.online.base import KeyFields, OnlineStore, RowBatch
@@ -65,10 +65,10 @@ class Load:
         """The longest that a call took."""
         return max(call.ended - call.began for call in self.calls)
 
-    def wait_for_success(self, since: float, *, within_s: float) -> float:
+    def wait_for_success(self, since: float) -> float:
         """Wait until a call of each kind that began after `since` has succeeded; returns how long
         after `since` the last of them ended."""
-        until = time.monotonic() + within_s
+        until = time.monotonic() + WAITS_S_MAX
         while True:
             ended: dict[str, float] = {}
             for call in self.calls[:]:
@@ -180,7 +180,7 @@ def under_load(
         for worker in workers:
             worker.start()
         try:
-            load.wait_for_success(time.monotonic(), within_s=20)
+            load.wait_for_success(time.monotonic())
             yield load
         finally:
             for worker in workers:

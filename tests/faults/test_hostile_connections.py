@@ -241,9 +241,9 @@ def crowd(root: Path, count: int, door: str) -> None:
         ):
             wait_for(lambda: crowded.open_files() >= files + count)
             for _ in range(5):
-                crowded.answers_right(within_s=20)
+                crowded.answers_right()
             assert crowded.memory_mb() < memory + 200 + count / 20
-        crowded.let_go(files + 10, within_s=90)
+        crowded.let_go(files + 10)
         crowded.answers_right()
 
 
