@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from featurestore.definitions.expression import Call, Expression, Literal
-from featurestore.definitions.functions import Types
+from featurestore.definitions.signatures import Types
 from featurestore.dtypes import INT64, DType, Kind
 from featurestore.errors import InternalError
 from featurestore.exprlib import instants

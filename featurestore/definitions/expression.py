@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, assert_never
 
-from featurestore.definitions.functions import FUNCTIONS, Signature, common_type
+from featurestore.definitions.functions import FUNCTIONS
+from featurestore.definitions.signatures import Signature, common_type
 from featurestore.dtypes import BOOL, DType, Kind, parse
 from featurestore.errors import InvalidExpression, TypeMismatch, suggest
 from featurestore.records import Transformation

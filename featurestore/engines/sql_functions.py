@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from featurestore.definitions.expression import Call, Inferred, Literal
-from featurestore.definitions.functions import MONTHS_MAX, PADDED_MAX, Signature
+from featurestore.definitions.functions import MONTHS_MAX, PADDED_MAX
+from featurestore.definitions.signatures import Signature
 from featurestore.dtypes import INT32, INT64, STRING, TIMESTAMP
 from featurestore.engines.sql_casts import YEARS
 from featurestore.engines.sql_texts import Text, repeated, settled, where
