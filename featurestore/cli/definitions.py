@@ -120,7 +120,7 @@ def apply(
         show_json(pending | {"plan": json.loads(changes.to_json())})
         return
     say(str(changes))
-    say(f"Applied to environment {environment!r}." if not changes.is_empty else "Nothing to apply.")
+    say(f"Applied to environment {environment!r}." if changes.moves else "Nothing to apply.")
     if waiting:
         say(f"Not served before they are materialized: {', '.join(waiting)}.")
         say("Next: featurestore materialize")

@@ -129,7 +129,7 @@ def _show_moved(done: Moved, *, as_json: bool) -> None:
         show_json(moved | {"serving": done.serving, "plan": json.loads(plan.to_json())})
         return
     say(str(plan))
-    if not plan.is_empty:
+    if plan.moves:
         say(f"Environment {plan.environment!r} has {show_id(plan.target)} now.")
     if waiting:
         say(f"Not served before they are materialized: {', '.join(waiting)}.")

@@ -70,10 +70,12 @@ def describe_change(
         return "REMOVAL", ()
     kind, before, after = key[0], old[key].body, new[key].body
     describing = list(_fields(_DESCRIBING.get(kind, _DESCRIBING_DEFAULT), before, after))
-    settings = list(_fields(_SETTINGS[kind], before, after))
     if before["version"] == after["version"]:
-        found = (*settings, *describing)
+        # A query of the same version is laid out otherwise at most.
+        names = [name for name in _SETTINGS[kind] if name != "query"]
+        found = (*_fields(names, before, after), *describing)
         return ("METADATA", found) if found else None
+    settings = list(_fields(_SETTINGS[kind], before, after))
     added, causes = _members(key, old, new)
     details = (*settings, *causes, *added, *describing)
     if added and not settings and not causes:

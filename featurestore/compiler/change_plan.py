@@ -110,8 +110,14 @@ class ChangePlan:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the environment has this very repository already."""
-        return self.base == self.target
+        """Whether nothing changes. How definitions are laid out, and what a release records of
+        them, is no change; an apply brings the records up to date all the same."""
+        return not self.changes
+
+    @property
+    def moves(self) -> bool:
+        """Whether the environment has other records than these."""
+        return self.base != self.target
 
     def to_json(self) -> str:
         """The plan as JSON text, for a file, a review or a program."""

@@ -44,7 +44,8 @@ def render(plan: ChangePlan) -> str:
     what is affected downstream, and a count per category."""
     since = f"since {show_id(plan.base)}" if plan.base else "for the first time"
     if plan.is_empty:
-        return f"No changes: environment {plan.environment!r} has this repository already."
+        has = "this repository already" if not plan.moves else "the same in other words"
+        return f"No changes: environment {plan.environment!r} has {has}."
     lines = [f"Changes to environment {plan.environment!r} of {plan.project}, {since}:"]
     lines += _changes(plan.changes)
     new = [build for build in plan.builds if build.is_new]

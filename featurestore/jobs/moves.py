@@ -43,8 +43,8 @@ def move(
     alias = environment_alias(plan.environment)
     live = check_allowed(plan.affected, plan.environment, reason=allow_production_impact)
     why = "; ".join(filter(None, (reason, allow_production_impact if live else "")))
-    moved: dict[str, str | None] = {} if plan.is_empty else {alias: plan.target}
-    kept = [] if plan.is_empty else list(records)
+    moved: dict[str, str | None] = {alias: plan.target} if plan.moves else {}
+    kept = list(records) if plan.moves else []
     if live:
         kept.append(
             impact_record(
@@ -59,7 +59,7 @@ def move(
         registry,
         requires=[AliasIs(alias, plan.base), *_stages_checked(registry, plan), *requires],
         records=kept,
-        blobs=() if plan.is_empty else blobs,
+        blobs=blobs if plan.moves else (),
         aliases={**moved, **(aliases or {})},
         reason=f"{action}: {why}" if why else action,
     )

@@ -121,6 +121,19 @@ def test_a_first_apply_writes_everything(registry: Registry) -> None:
     }
 
 
+def test_a_query_in_another_layout_goes_on_record_and_changes_nothing(registry: Registry) -> None:
+    apply(shop(), registry, "prod")
+    tables = {name: at for name, at in state(registry).items() if name.startswith("online/")}
+    laid_out = shop(query="SELECT airport, observed_at, temp\nFROM weather\nWHERE temp > 30")
+    result = apply(laid_out, registry, "prod")
+    assert result.plan.is_empty
+    assert registry.record("env/prod").id == result.repo == definition_records(laid_out)[-1].id
+    assert tables.items() <= state(registry).items()
+    moved = state(registry)
+    assert not apply(laid_out, registry, "prod").plan.moves
+    assert state(registry) == moved
+
+
 def test_a_plan_changes_nothing(registry: Registry) -> None:
     assert len(plan(shop(), registry, "prod").changes) == 9
     assert registry.records() == []

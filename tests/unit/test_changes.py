@@ -167,7 +167,6 @@ def test_descriptions_owners_and_tags_are_metadata() -> None:
 @pytest.mark.parametrize(
     ("new", "detail"),
     [
-        (shop(query="select airport,  observed_at, temp from weather where temp > 30"), "query"),
         (shop(source={"lateness": "2h"}), "lateness 1h → 2h"),
         (shop(schema={"humidity": dtypes.parse("float64")}), "column humidity added: float64"),
     ],
@@ -212,6 +211,19 @@ def test_a_changed_expression_breaks_what_reads_it_and_nothing_beside() -> None:
 
 def test_a_new_layout_of_an_expression_changes_nothing() -> None:
     assert planned(shop(), shop(wind="(wind_speed)   *  0.868976")).is_empty
+
+
+def test_a_new_layout_of_a_query_changes_nothing() -> None:
+    """Its record is another one, for it shows the query as it is written."""
+    query = "SELECT airport, -- where\n  observed_at, temp FROM weather WHERE temp>30"
+    plan = planned(shop(), shop(query=query))
+    assert plan.is_empty
+    assert plan.moves
+    assert plan.builds == ()
+    assert str(plan) == "No changes: environment 'prod' has the same in other words."
+    assert plan.to_markdown().endswith("No changes.\n")
+    described = planned(shop(), shop(query=query, source={"lateness": "2h"}))
+    assert [change.name for change in described.changes] == ["weather"]
 
 
 def test_a_new_ttl_breaks_all_features_but_needs_no_new_table() -> None:

@@ -246,7 +246,7 @@ def test_column_lineage_changes_nothing_that_was_applied_without_it(
     aliases = [online_alias(view) for view in repository().views.values()]
     plan = plan_changes(before, repository(), environment="prod", online_aliases=aliases)
     assert plan.base != plan.target
-    assert plan.changes == ()
+    assert plan.is_empty
     assert plan.builds == ()
 
 

@@ -109,7 +109,7 @@ def test_many_that_are_touched_are_cut_for_people_only() -> None:
     assert "… 5 more models; --json lists them all" in render(plan)
     many = tuple(f"weather.f{n}" for n in range(9))
     assert "weather.f2 and 6 more" in render(
-        made(affected=(Affected(**{**_fields(MODEL), "through": many}),))
+        made(change("weather"), affected=(Affected(**{**_fields(MODEL), "through": many}),))
     )
 
 

@@ -99,7 +99,7 @@ class Walk:
             plan = self.store.plan()
         say(_objects(str(plan)))
         result = self.store.apply(plan)
-        say("Nothing to apply." if plan.is_empty else "Applied.")
+        say("Applied." if plan.moves else "Nothing to apply.")
         waiting = [name for name, moved in result.serving.items() if not moved]
         if waiting:
             say(f"Not served before they are materialized: {', '.join(sorted(waiting))}.")
