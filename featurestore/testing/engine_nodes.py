@@ -18,6 +18,7 @@ from featurestore.compiler.rel import (
 )
 from featurestore.definitions.expression import Column, parse_expression
 from featurestore.dtypes import (
+    BOOL,
     DATE,
     FLOAT64,
     INT32,
@@ -47,6 +48,46 @@ class NodesContract:
         rows = table(tmp_path, a=(INT64, [1]), b=(STRING, ["x"]), c=(INT64, [3]))
         rel = Project(input=rows, columns={"b": "a", "a": "b", "again": "a"})
         assert run(engine, rel) == [{"b": 1, "a": "x", "again": 1}]
+
+    def test_what_has_no_result_is_null(self, engine: Engine, tmp_path: Path) -> None:
+        """Beside values that have one: where the answer alone reads it, under whatever
+        name, and where another expression or a condition does."""
+        values = [1e308, -1e308, 0.0, None, 3.0]
+        rows = table(tmp_path, n=(INT64, list(range(5))), a=(FLOAT64, values))
+        first = Derive(
+            input=rows,
+            columns={
+                "twice": (parse_expression("a * 2"), FLOAT64),
+                "inverse": (parse_expression("3.0 / a"), FLOAT64),
+                "ten": (parse_expression("a * 10"), FLOAT64),
+            },
+        )
+        second = Derive(
+            input=first,
+            columns={
+                "is_null": (parse_expression("ten IS NULL"), BOOL),
+                "narrow": (parse_expression("CAST(a AS float32) * 2"), parse("float32")),
+                "ten": (parse_expression("0.0 - ten"), FLOAT64),
+            },
+        )
+        names = {"n": "n", "double": "twice", "inverse": "inverse", "again": "twice"}
+        rel = Project(input=second, columns={**names, "ten": "ten", "is_null": "is_null"})
+        expected = [
+            (None, 3.0 / 1e308, None, True),
+            (None, 3.0 / -1e308, None, True),
+            (0.0, None, 0.0, False),
+            (None, None, None, True),
+            (6.0, 1.0, -30.0, False),
+        ]
+        found = sorted(run(engine, rel), key=lambda row: str(row["n"]))
+        assert [(r["double"], r["inverse"], r["ten"], r["is_null"]) for r in found] == expected
+        assert [repr(row["again"]) for row in found] == [repr(row["double"]) for row in found]
+        assert repr(found[2]["ten"]) == "0.0"
+        narrow = Project(input=second, columns={"n": "n", "narrow": "narrow"})
+        found = sorted(run(engine, narrow), key=lambda row: str(row["n"]))
+        assert [row["narrow"] for row in found] == [None, None, 0.0, None, 6.0]
+        kept = Filter(input=second, predicate=parse_expression("inverse > 0"))
+        assert sorted(str(row["n"]) for row in run(engine, kept)) == ["0", "4"]
 
     def test_derive_adds_columns(self, engine: Engine, tmp_path: Path) -> None:
         rows = table(tmp_path, a=(FLOAT64, [3.0, 1.0, None]), b=(FLOAT64, [2.0, 0.0, 1.0]))
