@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from featurestore.errors import LimitExceeded
+from featurestore.errors import InvalidRequest, LimitExceeded
 from featurestore.jobs.lineage import LEAVES, aliases_of, environments_of, name_of
 from featurestore.jobs.lineage_impact import column_records
 from featurestore.jobs.lineage_refs import Target, find
@@ -69,8 +69,10 @@ def lineage(
     A name means the record that an environment has, else the newest. Features are followed to the
     columns that they read; a whole source, entity or snapshot record by record.
 
-    Raises `RecordNotFound`, `AmbiguousRecord`, `LimitExceeded`.
+    Raises `RecordNotFound`, `AmbiguousRecord`, `LimitExceeded`, `InvalidRequest`.
     """
+    if depth is not None and depth < 1:
+        raise InvalidRequest(f"a depth is 1 or more, not {depth}")
     with registry.session():
         return _lineage(registry, target, direction, depth, at_us)
 

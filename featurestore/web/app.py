@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -16,7 +17,13 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import Response
 
 import featurestore
-from featurestore.errors import FeatureStoreError, InvalidRequest, LimitExceeded, Unauthenticated
+from featurestore.errors import (
+    FeatureStoreError,
+    InvalidRequest,
+    LimitExceeded,
+    PermissionDenied,
+    Unauthenticated,
+)
 from featurestore.serving.edge import codes_of, to_json
 from featurestore.web import api, pages, pages_models, pages_runs, pages_sets
 from featurestore.web.render import Renderer
@@ -29,6 +36,10 @@ FORM_BYTES_MAX = 64 * 1024
 OPEN_PATHS = ("/static/", "/sign-in", "/healthz")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+_FROM_ANYWHERE = (
+    "A page of another site could have sent this; programs send the header "
+    "content-type: application/json, or a bearer token"
+)
 _HEADERS = {
     "content-security-policy": (
         "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -92,6 +103,8 @@ async def _guarded(
         if not request.url.path.startswith(OPEN_PATHS):
             request.state.who = site.who(request.state.token)
         if request.method not in SAFE_METHODS and not _of_a_program(request):
+            if wants_json(request):
+                raise PermissionDenied(_FROM_ANYWHERE)
             request.state.form = await _form(request)
             site.sessions.check(session, request.state.form.get("mark", ""))
         response = await follow(request)
@@ -210,6 +223,14 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(FeatureStoreError)
     def ours(request: Request, error: FeatureStoreError) -> Response:
         return show_error(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    def unfit(request: Request, error: RequestValidationError) -> Response:
+        wrong = (
+            f"{'.'.join(map(str, each['loc'][1:])) or 'the body'}: {each['msg']}"
+            for each in error.errors()
+        )
+        return show_error(request, InvalidRequest("; ".join(wrong)))
 
     @app.exception_handler(HTTPException)
     def starlettes(request: Request, error: HTTPException) -> Response:

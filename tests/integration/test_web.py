@@ -148,11 +148,34 @@ class TestQuestions:
         assert "training_set:parcels" in found.text
         wrong = page.post("/api/erase", json=asked | {"entity": "dept"})
         assert wrong.status_code == 400
-        assert page.post("/api/erase", json={"entity": 1}).status_code == 422
+        unfit = page.post("/api/erase", json={"entity": 1})
+        assert unfit.status_code == 400
+        assert unfit.json()["error"]["code"] == "invalid-request"
+        assert "entity: Input should be a valid string; keys: Field required" in unfit.text
         assert page.get("/api/gc").status_code == 200
-        assert page.post("/api/gc", params={"older_than": "1s"}).status_code == 403
+        for foreign in ({}, {"data": {"mark": "x"}}, {"content": b"{}"}):
+            answer = page.post("/api/gc", params={"older_than": "1s"}, **foreign)
+            assert answer.status_code == 403
+            assert "content-type: application/json" in answer.json()["error"]["message"]
         refused = page.post("/api/gc?older_than=1s", json={})
         assert refused.status_code == 400
+
+    @pytest.mark.parametrize(
+        ("path", "says"),
+        [
+            ("/api/impact", "target: Field required"),
+            ("/api/lineage?target=load&direction=sideways", "direction: Input should be 'up' or"),
+            ("/api/lineage?target=load&depth=many", "depth: Input should be a valid integer"),
+            ("/api/lineage?target=load&depth=0", "a depth is 1 or more, not 0"),
+        ],
+    )
+    def test_a_wrong_question_is_an_error_like_any_other(
+        self, page: httpx.Client, path: str, says: str
+    ) -> None:
+        answer = page.get(path)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "invalid-request"
+        assert says in answer.json()["error"]["message"]
 
     def test_as_it_stood_before_anything_was(self, page: httpx.Client) -> None:
         answer = page.get("/api/models", params={"at": "2020-01-01"})
