@@ -1,6 +1,6 @@
 """The functions of aggregations: one table of what each takes, yields and is told.
 
-How a function is computed from parts is said by its `Partial` (`partials.py`); offline engines say
+How a function is computed from parts is said by its `Partial` (`partials`); offline engines say
 it again over whole columns.
 """
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from window_spans import enters_us, leaves_us
 
-from featurestore import partials, sketches, windows
+from featurestore import sketches, windows
 from featurestore.aggregates import AGGREGATES, checked_parameters, output_dtype
 from featurestore.dtypes import BOOL, BYTES, FLOAT64, INT64, STRING, TIMESTAMP, DType, map_of, parse
 from featurestore.errors import CorruptRow
-from featurestore.partials import Partial, partial_of
+from featurestore.partials import Partial, bybucket, partial_of
 from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US
 from featurestore.value_bytes import Reader, put_int, scaled, unscaled
 
@@ -180,7 +180,7 @@ def test_any_tiling_of_buckets_agrees(data: st.DataObject) -> None:
     pairs = st.tuples(st.sampled_from("abcdé"), st.integers(-3, 3)).map(lambda p: {p[0]: p[1]})
     orders = st.tuples(st.integers(0, 3), st.integers(0, 40))
     rows = data.draw(st.lists(st.tuples(pairs, orders), max_size=12, unique_by=lambda r: r[1]))
-    with patch.object(partials, "BUCKETS_PER_KEY_MAX", 3):
+    with patch.object(bybucket, "BUCKETS_PER_KEY_MAX", 3):
         whole = state(of, rows)
         parts = [data.draw(st.permutations(rows[n::3])) for n in range(3)]
         tiles = [of.decode(of.encode(state(of, part))) for part in parts]
