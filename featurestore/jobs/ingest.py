@@ -24,6 +24,7 @@ from featurestore import plugins
 from featurestore.dtypes import Kind, to_arrow
 from featurestore.errors import FeatureStoreError, InvalidRows, RequestError
 from featurestore.jobs.ahead import one_ahead
+from featurestore.jobs.ingest_lines import read_lines
 from featurestore.jobs.push_letters import letters_of
 from featurestore.jobs.push_rows import read_rows
 from featurestore.stores.streams.base import Message, StreamReader
@@ -136,6 +137,8 @@ class Ingest:
 
     def _part(self, source: TypedSource, messages: Sequence[Message]) -> _Part:
         """What is to be pushed, and the letters of what is no row."""
+        if (rows := _all_lines(source, messages)) is not None:
+            return _Part(rows, np.array([m.at_us for m in messages], np.int64), None, 0)
         decoded: Sequence[Any] | None = _all_decoded(messages)
         places, bad = list(range(len(messages))), dict[int, str]()
         if decoded is None:
@@ -221,6 +224,18 @@ def _read(
 def read_nothing(source: TypedSource) -> pa.Table:
     """A table of the source without rows."""
     return pa.schema([(c.name, to_arrow(c.dtype)) for c in source.columns]).empty_table()
+
+
+def _all_lines(source: TypedSource, messages: Sequence[Message]) -> pa.Table | None:
+    """The rows of all messages, read as columns; None where they have to be read one by one."""
+    found = [m.data for m in messages if isinstance(m.data, bytes)]
+    table = read_lines(source, found) if len(found) == len(messages) else None
+    if table is None:
+        return None
+    try:
+        return read_rows(source, table, rows_max=len(found), from_json=True)
+    except RequestError:
+        return None
 
 
 def _all_decoded(messages: Sequence[Message]) -> list[dict[str, Any]] | None:

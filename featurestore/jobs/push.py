@@ -187,7 +187,7 @@ class Pusher:
     def recover(self) -> None:
         """Adopt what dead processes left, and write it where it belongs. Raises what the store and
         the disk raise."""
-        self._look()
+        self._look_if_due()
         for segment in self._segments.adopt():
             self._retry_later(segment, partial(self._replay, segment))
         self._try_again()
@@ -216,8 +216,7 @@ class Pusher:
     # --- one push ---------------------------------------------------------------------------------
 
     def _sinks(self, source: TypedSource) -> Sequence[Sink]:
-        if time.monotonic() - self._looked > LOOK_S:
-            self._look()
+        self._look_if_due()
         self._start()
         return self._views.of(source)
 
@@ -325,6 +324,10 @@ class Pusher:
                 self.recover()
         except FeatureStoreError as error:
             self._observer.failed(error)
+
+    def _look_if_due(self) -> None:
+        if time.monotonic() - self._looked > LOOK_S:
+            self._look()
 
     def _look(self) -> None:
         """See what the registry says, and load the definitions where they have moved. Rows of the

@@ -73,9 +73,11 @@ def read_rows(
     arrays = {
         column.name: reader.column(given[column.name], column.dtype, column.name)
         if column.name in given
-        else _absent(source, column.name, column.dtype, count)
+        else pa.nulls(count, to_arrow(column.dtype))
         for column in source.columns
     }
+    if source.op is not None:
+        arrays[source.op] = pc.fill_null(arrays[source.op], OPERATIONS[0])
     table = pa.table(arrays)
     _check_rows(source, table)
     return table
@@ -191,12 +193,6 @@ def _check_names(source: TypedSource, given: Mapping[str, Any]) -> None:
                 source=source.name,
                 column=name,
             )
-
-
-def _absent(source: TypedSource, name: str, dtype: DType, count: int) -> pa.Array:
-    if name == source.op:
-        return pa.array([OPERATIONS[0]] * count, to_arrow(dtype))
-    return pa.nulls(count, to_arrow(dtype))
 
 
 # --- values ---------------------------------------------------------------------------------------

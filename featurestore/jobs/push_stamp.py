@@ -6,7 +6,7 @@ instead, whose values are those of the engine (`tests/property` holds one agains
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from featurestore.dtypes import DType, Kind, to_arrow
 from featurestore.jobs.push_tables import event_us
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from featurestore.compiler.typed import TypedView
 
 _FUNCTION = "push_view"
@@ -91,20 +93,30 @@ class Stamper:
 def newest(view: TypedView, batch: pa.RecordBatch) -> pa.RecordBatch | None:
     """Of each key the row of the greatest event and created time; None where two rows of a key have
     the same, which the source's tiebreak has to settle."""
-    keys = zip(*(batch.column(key.name).to_pylist() for key in view.keys), strict=True)
-    listed = list(keys) if view.keys else [()] * batch.num_rows
-    times = list(
-        zip(batch.column(EVENT_US).to_pylist(), batch.column(CREATED_US).to_pylist(), strict=True)
+    key = _key_codes([batch.column(key.name) for key in view.keys], batch.num_rows)
+    event_us, created_us = (
+        batch.column(n).cast(pa.int64()).to_numpy() for n in (EVENT_US, CREATED_US)
     )
-    best: dict[tuple[Any, ...], int] = {}
-    for row, key in enumerate(listed):
-        other = best.setdefault(key, row)
-        if other != row:
-            if times[other] == times[row]:
-                return None
-            if times[row] > times[other]:
-                best[key] = row
-    return batch if len(best) == batch.num_rows else batch.take(pa.array(sorted(best.values())))
+    order = np.lexsort((created_us, event_us, key))
+    key, event_us, created_us = key[order], event_us[order], created_us[order]
+    same = key[1:] == key[:-1]
+    newest = np.append(~same, True)[: len(order)]
+    tied = same & (event_us[1:] == event_us[:-1]) & (created_us[1:] == created_us[:-1])
+    if (tied & newest[1:]).any():
+        return None
+    return batch if newest.all() else batch.take(pa.array(np.sort(order[newest])))
+
+
+def _key_codes(columns: Sequence[pa.Array], count: int) -> npt.NDArray[np.int64]:
+    """Numbers that are equal where the keys are."""
+    codes = np.zeros(count, np.int64)
+    for column in columns:
+        encoded = column.dictionary_encode()
+        codes = codes * len(encoded.dictionary) + encoded.indices.to_numpy()
+        if len(columns) > 1:
+            # Numbered anew, so that the product of many columns can't overflow.
+            _, codes = np.unique(codes, return_inverse=True)
+    return codes
 
 
 def _empty(columns: Mapping[str, Any]) -> pa.RecordBatch:

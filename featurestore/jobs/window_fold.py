@@ -266,10 +266,11 @@ def _late(same: Mask, known_us: Int64, horizon_us: int) -> Mask:
 
 def _greatest(same: Mask, values: Int64) -> Int64:
     """For each version the greatest of the values of its event's versions."""
-    if not len(same):
+    if not same.any():
         return values
     begins = np.flatnonzero(~same)
-    return np.repeat(np.maximum.reduceat(values, begins), np.diff([*begins, len(same)]))
+    counts = np.diff(np.append(begins, len(same)))
+    return np.repeat(np.maximum.reduceat(values, begins), counts)
 
 
 def _is_settled(old: Decoded, rows: Events) -> Mask:

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple, Self
 
 from featurestore.errors import InvalidSettings
 
-MESSAGES_PER_READ = 10_000
+MESSAGES_PER_READ = 30_000
 """Messages that are read, written and acknowledged at a time."""
 CLAIM_IDLE_MS = 30_000
 """After how long without a sign of life a consumer's messages go to another one."""
