@@ -199,6 +199,8 @@ class Pusher:
         self._wake.set()
         if self._committer is not None:
             self._committer.join()
+        # Also into a table that appeared a moment ago.
+        self.look_again()
         self._tick()
         try:
             drained = push_log.drained_places(self._offline)
