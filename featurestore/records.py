@@ -140,6 +140,16 @@ class AliasIs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OnlineUse:
+    """When servers of an environment were last asked for something (µs, to the hour): a feature
+    service by its `name`, or a view that was asked for by features (`views/weather`)."""
+
+    environment: str
+    name: str
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRow:
     """One materialization run of one online table. All instants in µs, UTC.
 

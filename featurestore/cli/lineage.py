@@ -48,12 +48,12 @@ def who_uses(
     repo: Repo = Path(),
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="A server's /metrics, for how often it was looked up."),
+        typer.Option(metavar="URL", help="A server's /metrics, for how often since its start."),
     ] = None,
     at: At = None,
     as_json: Json = False,
 ) -> None:
-    """Show who uses a feature or a view, and when it was last trained on and materialized."""
+    """Show who uses a feature or a view, and when it was last trained on and asked for."""
     found = answer(repo, lambda lineage: lineage.who_uses(target, metrics=metrics, at=at))
     show_json(to_plain(found)) if as_json else say(lineage_text.uses(found))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from featurestore.cli.output import say, show_table
+from featurestore.permissions import VIEWS
 from featurestore.records import show_id
 from featurestore.timeline import SECOND_US, format_duration, format_instant
 
@@ -54,18 +55,24 @@ def uses(found: Uses) -> str:
     if found.last_trained_us is not None and found.last_training_set is not None:
         trained = f"{format_instant(found.last_trained_us)} ({show_id(found.last_training_set)})"
     written = found.last_materialized_us
-    lookups = found.lookups
     lines += [
         f"Last trained on:    {trained}",
         f"Last materialized:  {'never' if written is None else format_instant(written)}",
-        "Last online use:    "
-        + (
-            "unknown (--metrics asks a server)"
-            if lookups is None
-            else f"{lookups:,} rows looked up since that server started"
-        ),
+        f"Last online use:    {_online(found)}",
     ]
+    if found.lookups is not None:
+        lines.append(f"Online:             {found.lookups:,} rows since that server started")
     return "\n".join(lines)
+
+
+def _online(found: Uses) -> str:
+    if not found.last_online:
+        return "none that a server has told of"
+    newest, *others = found.last_online
+    more = f" and {len(others):,} more" if others else ""
+    name = newest.name.removeprefix(VIEWS)
+    what = f"view {name}" if name != newest.name else f"service {name}"
+    return f"{format_instant(newest.at_us)} ({what} in {newest.environment}{more})"
 
 
 def bad_data(found: BadData) -> str:

@@ -67,9 +67,9 @@ class LineageQuestions:
         return impact(self._registry(), target, at_us=_us(at))
 
     def who_uses(self, target: str, *, metrics: str | None = None, at: Instant = None) -> Uses:
-        """Who uses a feature or a view, when it was last trained on and materialized, and, where
-        the address of a server's metrics is given, how often it was looked up there. Raises
-        `ServerUnavailable` for metrics that do not come."""
+        """Who uses a feature or a view, when it was last trained on, materialized and asked for
+        online, and, where the address of a server's metrics is given, how often it was looked up
+        there. Raises `ServerUnavailable` for metrics that do not come."""
         from featurestore.jobs.lineage_uses import who_uses
 
         return who_uses(self._registry(), target, metrics=metrics, at_us=_us(at))

@@ -13,8 +13,10 @@ from featurestore.jobs.lineage import name_of
 from featurestore.jobs.lineage_impact import Impact, Touched, impact
 from featurestore.jobs.lineage_refs import Target, find
 from featurestore.lifecycle.lineage import Blast
+from featurestore.permissions import VIEWS
 
 if TYPE_CHECKING:
+    from featurestore.records import OnlineUse
     from featurestore.stores.registry.base import Registry
 
 METRICS_TIMEOUT_S = 5
@@ -29,9 +31,10 @@ class Uses:
     runs and models, of all its versions.
 
     `last_trained_us` is the birth of the newest training set with it (None: there is none),
-    `last_materialized_us` the end of the newest run that wrote one of its views. `lookups` are rows
-    that the server asked has looked up in its views since that server started; None: unknown, for
-    no server was asked.
+    `last_materialized_us` the end of the newest run that wrote one of its views. `last_online` is
+    when servers were last asked, to the hour, for each service that has it and each view that is
+    asked for by features; the newest first. `lookups` are rows that the server asked has looked up
+    in its views since that server started; None: unknown, for no server was asked.
     """
 
     target: str
@@ -41,6 +44,7 @@ class Uses:
     last_trained_us: int | None
     last_training_set: str | None
     last_materialized_us: int | None
+    last_online: tuple[OnlineUse, ...]
     lookups: int | None
 
     @property
@@ -55,7 +59,8 @@ def who_uses(
     """Who uses a feature (`view:feature`), a view, or anything else that has a name.
 
     `metrics` is the address of a server's metrics (`http://127.0.0.1:6567/metrics`), which say how
-    often its views were asked for. Raises as `impact` does, `ServerUnavailable`, `InvalidRequest`.
+    often its views were asked for since it started. Raises as `impact` does, `ServerUnavailable`,
+    `InvalidRequest`.
     """
     asked = find(registry, target, at_us=at_us)
     found = impact(registry, target, at_us=at_us)
@@ -71,6 +76,7 @@ def who_uses(
         last_trained_us=None if newest is None else newest.created_at_us,
         last_training_set=None if newest is None else newest.id,
         last_materialized_us=_last_materialized(registry, views, at_us),
+        last_online=tuple(registry.last_uses(_asked_by(asked, found), at_us=at_us)),
         lookups=None if metrics is None else lookups_of(_fetched(metrics), views),
     )
 
@@ -88,6 +94,20 @@ def _views(registry: Registry, asked: Target, found: Impact, at_us: int | None) 
 
 def _read(record_id: str) -> bool:
     return record_id.startswith("feature:")
+
+
+def _asked_by(asked: Target, found: Impact) -> set[str]:
+    """The names under which servers are asked for something: services that have it, its view, and
+    views that are computed from it."""
+    own = {stored.name for stored in asked.records}
+    views = {feature.name.partition(":")[0] for feature in found.features}
+    if asked.kind == "feature":
+        views |= {name.partition(".")[0] for name in own}
+    elif asked.kind in ("view", "on_demand_view"):
+        views |= own
+    services = {hit.name for hit in found.blast.services}
+    services |= own if asked.kind == "service" else set()
+    return services | {f"{VIEWS}{view}" for view in views}
 
 
 def _last_materialized(registry: Registry, views: Iterable[str], at_us: int | None) -> int | None:

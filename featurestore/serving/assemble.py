@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurestore.dtypes import DType
 from featurestore.errors import InvalidJoinKey, InvalidRequest, LimitExceeded, MissingJoinKey
+from featurestore.permissions import VIEWS
 from featurestore.serving.columns import pack_columns
 from featurestore.serving.derive import (
     Derivation,
@@ -33,7 +34,14 @@ from featurestore.wire import serving_pb2 as pb
 from featurestore.wire.entities import KeyColumn
 from featurestore.wire.inputs import Inputs
 from featurestore.wire.layout import RowLayout
-from featurestore.wire.plans import Lookup, OnDemand, Output, ServingPlan, output_columns
+from featurestore.wire.plans import (
+    ALL_VIEWS,
+    Lookup,
+    OnDemand,
+    Output,
+    ServingPlan,
+    output_columns,
+)
 from featurestore.wire.response import ResponseSchema
 from featurestore.wire.rows import key_encoder, key_prefix, subset_encoder
 from featurestore.wire.serving_raw_pb2 import RawOnlineFeaturesResponse
@@ -146,6 +154,15 @@ class CompiledPlan:
     def use_names(self) -> tuple[str, ...]:
         """The names of the views that are sent, in order."""
         return tuple(use.name for use in self.plan.sent)
+
+    @cached_property
+    def asked(self) -> tuple[str, ...]:
+        """What a request for it uses: the service by its name, or else (`views/weather`) all views
+        that are read and sent."""
+        if self.plan.service != ALL_VIEWS:
+            return (self.plan.service,)
+        views = {use.view for use in self.plan.lookups} | {use.name for use in self.plan.sent}
+        return tuple(f"{VIEWS}{view}" for view in sorted(views))
 
 
 class Prepared(NamedTuple):

@@ -95,6 +95,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._told = Counter(
+            "featurestore_online_uses",
+            "Last uses of services and views told to the registry, and those that it did not take",
+            ["result"],
+            registry=registry,
+        )
         self._ready = Gauge(
             "featurestore_ready",
             "1 while the online store answers and the server is not draining",
@@ -178,6 +184,10 @@ class Metrics:
         if failed:
             self._reloads.labels("failed").inc(failed)
         self._plans.set(served)
+
+    def uses_told(self, count: int, *, failed: bool) -> None:
+        """The registry was told of `count` last uses, or could not be."""
+        self._told.labels("failed" if failed else "noted").inc(count)
 
     def ready(self, ready: bool) -> None:
         """Whether this process takes requests."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import featurestore
 from featurestore.errors import ServerTimeout, StoreUnavailable
 from featurestore.serving.assemble import Limits, Request, finish, prepare
+from featurestore.serving.uses import Uses
 from featurestore.tracing import now_ns
 from featurestore.wire import serving_pb2 as pb
 
@@ -45,6 +46,7 @@ class Collaborators:
     tls: ServerTls | None = None
     tracing: Tracing | None = None
     push: PushService | None = None
+    uses: Uses = field(default_factory=Uses)
 
 
 class Lookup(NamedTuple):
@@ -71,6 +73,7 @@ class OnlineService:
         self._metrics = parts.metrics
         self._readiness = parts.readiness
         self._tracing = parts.tracing
+        self._uses = parts.uses
         self._limits = Limits.of(parts.settings.serving)
         serving, online = parts.settings.serving, parts.settings.online
         self.longest_ms = min(serving.request_timeout_ms, online.timeout_ms)
@@ -150,6 +153,7 @@ class OnlineService:
         if self._tracing is not None:
             self._trace(self._tracing, store_s, time.perf_counter() - started - store_s, request)
         self._metrics.lookup(plan.use_names, statuses, request.count, store_s)
+        self._uses.asked(plan.asked)
         if plan.derivation is not None and (lost := plan.derivation.take_lost()):
             self._metrics.lost(lost)
         return data

@@ -36,6 +36,7 @@ from featurestore.serving.reload import PlanBook, follow, report
 from featurestore.serving.service import Collaborators
 from featurestore.serving.tls import ServerTls, TlsFiles
 from featurestore.serving.traffic import Traffic
+from featurestore.serving.uses import tell
 from featurestore.timeline import SystemClock
 from featurestore.tracing import open_tracing
 
@@ -153,6 +154,7 @@ class _Worker:
             loop.create_task(follow(parts.book, interval_s, parts.metrics)),
             loop.create_task(follow_gate(parts.gate, interval_s, parts.tls)),
             loop.create_task(parts.metrics.keep_flushing()),
+            loop.create_task(self._tell_uses()),
         ]
         recovering = None if parts.push is None else asyncio.to_thread(parts.push.warm)
         recovery = None if recovering is None else loop.create_task(recovering)
@@ -171,6 +173,17 @@ class _Worker:
                 raise outcome
         parts.metrics.flush()
         logger().info("stopped")
+
+    async def _tell_uses(self) -> None:
+        parts = self._parts
+        environment = parts.settings.project.environment
+        await tell(
+            parts.uses,
+            parts.book.registry,
+            environment,
+            clock=parts.clock,
+            metrics=parts.metrics,
+        )
 
     async def _open_doors(self) -> list[asyncio.Task[None]]:
         """Start both servers; the tasks end when theirs does."""

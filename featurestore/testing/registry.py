@@ -34,10 +34,12 @@ from featurestore.records import (
     AliasIs,
     Edge,
     LedgerRow,
+    OnlineUse,
     Record,
     show_id,
 )
 from featurestore.stores.registry.base import Registry
+from featurestore.stores.registry.online_uses import USE_DAYS_MAX
 from featurestore.testing.registry_access import RegistryAccessRules
 from featurestore.testing.registry_runs import RegistryRunRules
 from featurestore.timeline import ManualClock
@@ -575,6 +577,28 @@ class RegistryContract(RegistryAccessRules, RegistryRunRules):
             registry.commit(ledger=[run("z", table="t9")])
 
     # --- races ------------------------------------------------------------------------------------
+
+    def test_last_online_uses(self, registry: Registry) -> None:
+        day = 24 * 3600 * 1_000_000
+        assert registry.last_uses(["late_model"]) == []
+        registry.note_uses("prod", {"late_model": NOW_US, "views/load": NOW_US + 1})
+        registry.note_uses("dev", {"late_model": NOW_US + 2})
+        registry.note_uses("prod", {"late_model": NOW_US - 5})  # told late
+        registry.note_uses("prod", {})
+        of_both = registry.last_uses(["late_model", "nobody"])
+        assert of_both == [
+            OnlineUse(environment="dev", name="late_model", at_us=NOW_US + 2),
+            OnlineUse(environment="prod", name="late_model", at_us=NOW_US),
+        ]
+        registry.note_uses("prod", {"late_model": NOW_US + day})
+        assert registry.last_uses(["late_model"])[0].at_us == NOW_US + day
+        assert registry.last_uses(["late_model"], at_us=NOW_US + day - 1) == of_both
+        assert registry.last_uses(["late_model"], at_us=NOW_US - 6) == []
+        later = NOW_US + (USE_DAYS_MAX + 1) * day
+        registry.note_uses("prod", {"late_model": later})
+        assert registry.last_uses(["views/load"])[0].at_us == NOW_US + 1
+        days = registry.last_uses(["late_model"], at_us=later - 1)
+        assert [use.environment for use in days] == ["dev"], "what is too old is forgotten"
 
     def test_one_of_many_threads_wins(self, opener: RegistryOpener) -> None:
         registries = [opener.open(author=f"racer {number}") for number in range(RACERS)]

@@ -159,6 +159,21 @@ class RegistryAccessRules:
         with self._as(opener, "") as registry:
             CASES["apply"].commit(registry)
 
+    def test_who_has_any_grant_may_note_uses(self, opener: Opener) -> None:
+        self._lock(opener, token_record("r", "read:shop/x"), token_record("o", "*:other"))
+        with self._as(opener, "fs_r") as registry:
+            registry.note_uses("prod", {"x": 1})
+        for token in ("", "fs_o"):
+            with (
+                self._as(opener, token) as registry,
+                pytest.raises((Unauthenticated, PermissionDenied)),
+            ):
+                registry.note_uses("prod", {"x": 2})
+        with opener.open() as registry:
+            assert [use.at_us for use in registry.last_uses(["x"])] == [1]
+            # What servers try by themselves, time and again, is not for the audit log.
+            assert registry.records(kind="audit") == []
+
     def test_the_ledger_takes_materialize(self, opener: Opener) -> None:
         row = LedgerRow(
             run_id="r", view="v", view_version="a" * 64, table="t", generation=0,

@@ -101,8 +101,8 @@ def test_a_ledger_of_the_first_schema_is_kept(opener: RegistryOpener) -> None:
     with opener.open() as registry:
         registry.commit(ledger=[run("r1")])
     with closing(sqlite3.connect(opener.root / FILE)) as file, file:
-        for table in ("run_writer", "metric_point", "run_metric", "run_artifact", "run_note",
-                      "run_tag", "run_param", "run"):  # fmt: skip
+        for table in ("online_use", "run_writer", "metric_point", "run_metric", "run_artifact",
+                      "run_note", "run_tag", "run_param", "run"):  # fmt: skip
             file.execute(f"DROP TABLE {table}")
         file.execute("ALTER TABLE materialization DROP COLUMN values_undefined")
         file.execute("UPDATE featurestore_version SET version_num = '0001'")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -15,6 +15,7 @@ from featurestore.records import (
     Glance,
     LedgerRow,
     Link,
+    OnlineUse,
     Record,
     StoredRecord,
 )
@@ -138,6 +139,20 @@ class Registry(ABC):
     @abstractmethod
     def ledger(self, *, table: str | None = None, view: str | None = None) -> list[LedgerRow]:
         """Materialization runs, oldest first."""
+
+    @abstractmethod
+    def note_uses(self, environment: str, uses: Mapping[str, int]) -> None:
+        """Remember when services (`delay_model`) and views (`views/weather`) were last asked for
+        online (µs). What is known to be later stays.
+
+        Raises, where access control is on, `Unauthenticated` and `PermissionDenied` for who has no
+        grant in the project; neither is noted in the audit log.
+        """
+
+    @abstractmethod
+    def last_uses(self, names: Collection[str], *, at_us: int | None = None) -> list[OnlineUse]:
+        """The last use of each in each environment, the newest first; as of an instant, which is
+        exact to a day."""
 
     @property
     @abstractmethod

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from featurestore.records import RECORD_NAME_CHARS_MAX
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 VERSION_TABLE = "featurestore_version"
 """Where the revision is kept. Not Alembic's default name: MLflow and others, which may share the
 database, use that one."""
@@ -32,6 +32,8 @@ PROJECT_CHARS_MAX = 128
 KIND_CHARS_MAX = 64
 ROLE_CHARS_MAX = 64
 ALIAS_NAME_CHARS_MAX = 512
+ENVIRONMENT_CHARS_MAX = 64
+USED_NAME_CHARS_MAX = 512
 HASH_CHARS = 64
 RECORD_ID_CHARS_MAX = KIND_CHARS_MAX + 1 + RECORD_NAME_CHARS_MAX + 1 + HASH_CHARS
 
@@ -122,4 +124,14 @@ materialization = Table(
     UniqueConstraint("project", "run_id", name="materialization_run"),
     Index("materialization_table", "project", "table"),
     Index("materialization_view", "project", "view"),
+)
+
+online_use = Table(
+    "online_use",
+    metadata,
+    Column("project", String(PROJECT_CHARS_MAX), primary_key=True),
+    Column("environment", String(ENVIRONMENT_CHARS_MAX), primary_key=True),
+    Column("name", String(USED_NAME_CHARS_MAX), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("last_us", BigInteger, nullable=False),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -30,11 +30,12 @@ from featurestore.records import (
     Glance,
     LedgerRow,
     Link,
+    OnlineUse,
     Record,
     StoredRecord,
     show_id,
 )
-from featurestore.stores.registry import graph, schema, writes
+from featurestore.stores.registry import graph, online_uses, schema, writes
 from featurestore.stores.registry.access import (
     AUDIT,
     POLICY_ALIAS,
@@ -94,6 +95,16 @@ class SqlRegistry(Registry):
             writes.insert_records(connection, by, records)
             writes.move_aliases(connection, by, aliases)
             writes.insert_ledger(connection, self._project, ledger)
+
+    def note_uses(self, environment: str, uses: Mapping[str, int]) -> None:
+        # A lock of its own, so that no commit waits for servers; no audit of what they do unasked.
+        with self._database.writing(f"featurestore uses {self._project}") as connection:
+            self._check_access(connection, [(("info",), None)], self._clock.now_us())
+            online_uses.note(connection, self._project, environment, uses)
+
+    def last_uses(self, names: Collection[str], *, at_us: int | None = None) -> list[OnlineUse]:
+        with self._database.reading() as connection:
+            return online_uses.last(connection, self._project, names, at_us)
 
     @cached_property
     def runs(self) -> RunTables:
