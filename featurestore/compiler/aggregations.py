@@ -38,7 +38,7 @@ def aggregated(
     for aggregation in view.aggregations:
         if not aggregation.valid:
             continue
-        about = f"aggregation of {view.name!r}"
+        about = f"aggregation {aggregation.title} in {view.name!r}"
         clashes = [w.name for w in aggregation.features if w.name.casefold() in key_names]
         for name in clashes:
             message = f"{about}: feature {name!r} has the name of a join key"

@@ -99,6 +99,11 @@ class Aggregation(Definition):
                     break
 
     @property
+    def title(self) -> str:
+        """What errors call it: its name, or what it is of."""
+        return f"{self.function} of {self.column!r}" if self.name is None else repr(self.name)
+
+    @property
     def parameters(self) -> dict[str, int | float]:
         """`n`, `q` and `error`, as far as the function has them, with their defaults."""
         return checked_parameters(self.function, {"n": self.n, "q": self.q, "error": self.error})

@@ -89,8 +89,16 @@ def read_expression(text: str, schema: Mapping[str, DType]) -> tuple[Expression,
     except (InvalidExpression, TypeMismatch) as error:
         culprit = _culprit(tree, schema)
         position = None if culprit is None else position_of(culprit)
-        where = "" if position is None else f" (at character {position})"
+        where = "" if position is None else f" ({place(text, position)})"
         raise type(error)(f"{error.message}{where}", position=position) from None
+
+
+def place(text: str, position: int) -> str:
+    """Where in an expression a position (characters from 0) is, in words; of lines, in which."""
+    line, begin = text.count("\n", 0, position), text.rfind("\n", 0, position) + 1
+    if "\n" not in text.strip():
+        return f"at character {position}"
+    return f"at line {line + 1}, character {position - begin}"
 
 
 def _culprit(node: Expression, schema: Mapping[str, DType]) -> Expression | None:

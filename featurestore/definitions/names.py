@@ -39,6 +39,11 @@ class Definition:
     line: int = field(init=False, default=0, compare=False, repr=False)
     valid: bool = field(init=False, default=True, compare=False, repr=False)
 
+    @property
+    def title(self) -> str:
+        """What errors call it."""
+        return repr(getattr(self, "name", ""))
+
 
 @dataclass(frozen=True, slots=True)
 class _Loading:
@@ -101,8 +106,7 @@ def report(
     The message is preceded by what the definition is: `entity 'plane': …`.
     """
     set_field(definition, "valid", False)
-    name = getattr(definition, "name", "")
-    found = error(f"{definition.kind} {name!r}: {message}", file=definition.file or None)
+    found = error(f"{definition.kind} {definition.title}: {message}", file=definition.file or None)
     found.line = definition.line or None
     loading = _loading.get()
     if loading is None:

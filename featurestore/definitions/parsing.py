@@ -15,7 +15,15 @@ from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import SqlglotError
 
 from featurestore import timeline
-from featurestore.definitions.expression import Call, Case, Cast, Column, Expression, Literal
+from featurestore.definitions.expression import (
+    Call,
+    Case,
+    Cast,
+    Column,
+    Expression,
+    Literal,
+    place,
+)
 from featurestore.definitions.functions import (
     ALIASES,
     CALLABLE,
@@ -100,7 +108,7 @@ def _syntax(text: str) -> exp.Expression:
         before = details[0].get("start_context")
         position = len(before) if before is not None else None
         found = details[0].get("highlight")
-        where = f" at character {position}" if position is not None else ""
+        where = f" {place(text, position)}" if position is not None else ""
         near = f", near {found!r}" if found else ""
         raise InvalidExpression(
             f"{_excerpt(text)} is not an SQL expression: it can't be read{where}{near}",
@@ -208,7 +216,7 @@ class _Converter:
         self, node: exp.Expression, what: str, *, hint: str = _ALLOWED
     ) -> InvalidExpression:
         position = _position(node)
-        where = f" (at character {position})" if position is not None else ""
+        where = f" ({place(self._text, position)})" if position is not None else ""
         return InvalidExpression(
             f"{_excerpt(self._text)}: {what}{where}. {hint}".rstrip(), position=position
         )

@@ -82,6 +82,12 @@ class TestNames:
         assert view.aggregations[5].hop_us == 5 * MINUTE_US
         assert view.reach_us is None
 
+    def test_errors_say_which_aggregation(self) -> None:
+        with pytest.raises(DefinitionError, match=r": aggregation mean of 'delay': window '1m' is"):
+            Aggregation("delay", "mean", "1m")
+        with pytest.raises(DefinitionError, match=r": aggregation 'late': window '1m' is"):
+            Aggregation("*", "count", "1m", name="late")
+
     def test_an_expression_needs_a_name(self) -> None:
         with pytest.raises(InvalidName, match="give it a name="):
             Aggregation("delay * 2", "sum", "1h")

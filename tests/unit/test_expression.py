@@ -452,7 +452,8 @@ def test_column_lineage(text: str, columns: dict[str, str]) -> None:
         ("CASE WHEN x > 1 THEN 1 WHEN s = i THEN 2 END", 28, "no common type"),
         ("CASE WHEN i THEN 1 END", 10, "must be bool"),
         ("x > 1 AND t::int64 = 3", 10, "can't be cast"),
-        ("i BETWEEN 1 AND\n  s", 0, "no common type"),
+        ("i BETWEEN 1 AND\n  s", 0, "CAST one of them (at line 1, character 0)"),
+        ("x +\n  upper(ss)\n", 12, "Did you mean 's'? (at line 2, character 8)"),
     ],
 )
 def test_errors_of_types_say_where(text: str, position: int, says: str) -> None:
@@ -460,7 +461,16 @@ def test_errors_of_types_say_where(text: str, position: int, says: str) -> None:
         read_expression(text, SCHEMA)
     assert says in caught.value.message
     assert caught.value.position == position
-    assert f"(at character {position})" in caught.value.message
+    assert "\n" in text or f"(at character {position})" in caught.value.message
+
+
+def test_errors_in_several_lines_name_the_line() -> None:
+    with pytest.raises(
+        InvalidExpression, match=r"\(at line 2, character 2\). Did you mean 'length'"
+    ):
+        parse_expression("x +\n  lenght(s)")
+    with pytest.raises(InvalidExpression, match=r"can't be read at line 3, character 0"):
+        parse_expression("x +\n\n)")
 
 
 def test_a_text_that_is_right_gives_tree_and_type() -> None:
