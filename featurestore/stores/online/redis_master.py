@@ -6,9 +6,10 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from hiredis import ReplyError
 
@@ -33,6 +34,15 @@ class Closes(Protocol):
 
 
 T = TypeVar("T", bound=Closes)
+
+
+class _Answer(NamedTuple):
+    """What a sentinel says: the master's address, the number of the failover that made it so (-1:
+    we may not know), and whether another server is just being made the master instead."""
+
+    named: Target
+    epoch: int
+    replaces: bool
 
 
 class Master(Generic[T]):
@@ -88,7 +98,7 @@ class Master(Generic[T]):
             ):
                 return self._current[1]
             try:
-                found = self._ask_all(deadline)
+                found = self._find(deadline)
             except StoreError:
                 if self._current is None or self._doubted:
                     raise
@@ -103,40 +113,62 @@ class Master(Generic[T]):
         finally:
             self._lock.release()
 
-    def _ask_all(self, deadline: float) -> Target:
-        """The address of a server that a sentinel names and that says itself that it is a master.
+    def _find(self, deadline: float) -> Target:
+        """The master that the sentinels name. Where none was known before, the end of a failover is
+        waited for."""
+        while True:
+            answers = self._answers(deadline)
+            try:
+                return self._confirmed(answers, deadline)
+            except (StoreUnavailable, StoreTimeout) as error:
+                late = time.monotonic() + ASK_INTERVAL_S >= deadline
+                if self._current is not None or late or not error.retryable:
+                    raise
+            time.sleep(ASK_INTERVAL_S)
 
-        While a failover goes on, a few sentinels know its outcome and the others name the old
-        master; so one that differs from what we have is tried first. The old one is no master any
-        more as soon as one of them replaces it, whatever it says: one that hung and goes on does
-        not know, and what it took would be lost.
-        """
-        old = None if self._current is None else self._current[0]
+    def _answers(self, deadline: float) -> list[_Answer]:
+        """What the sentinels say, all that answer: while a failover goes on, a few know its outcome
+        and the others name the old master."""
+        found: list[_Answer] = []
         errors: list[StoreError] = [self.late()]
-        tried: list[Target] = []
-        is_replaced = False
         for sentinel in random.sample(self._hosts.sentinels, len(self._hosts.sentinels)):
             try:
-                named, replaces = self._named_by(sentinel, deadline)
-                is_replaced = is_replaced or replaces
-                if named not in tried and named != old:
-                    self._check(named, deadline)
-                    return named
+                found.append(self._answer_of(sentinel, deadline))
+            except StoreError as error:
+                errors.append(error)
+        if not found:
+            raise next((error for error in errors if not error.retryable), errors[-1])
+        return found
+
+    def _confirmed(self, answers: Sequence[_Answer], deadline: float) -> Target:
+        """The server that the latest failover made the master, if it says so itself.
+
+        Each failover has a greater number, so one sentinel that knows of it outweighs any that do
+        not; where none may say numbers, what most name comes first, and a successor of what we
+        have before that. A server that is being replaced is no master any more, whatever it says:
+        one that hung and goes on does not know, and what it took would be lost.
+        """
+        old = None if self._current is None else self._current[0]
+        epoch = max(answer.epoch for answer in answers)
+        latest = [answer for answer in answers if answer.epoch == epoch]
+        replaced = [answer.named for answer in latest if answer.replaces]
+        votes = Counter(answer.named for answer in latest)
+        errors: list[StoreError] = []
+        for named, _ in sorted(votes.items(), key=lambda one: (one[0] == old, -one[1])):
+            try:
+                if named in replaced:
+                    raise StoreUnavailable(
+                        f"the online store {named.shown} is being replaced by its replica"
+                    )
+                self._check(named, deadline)
             except StoreError as error:
                 errors.append(error)
             else:
-                tried.append(named)
-        if old is not None and is_replaced:
-            raise StoreUnavailable(f"the online store {old.shown} is being replaced by its replica")
-        if old is not None and old in tried:
-            self._check(old, deadline)
-            return old
+                return named
         # What a server says of itself tells more than that another is away.
         raise next((error for error in errors if not error.retryable), errors[-1])
 
-    def _named_by(self, sentinel: Target, deadline: float) -> tuple[Target, bool]:
-        """The address that a sentinel gives, and whether it is just making another server the
-        master."""
+    def _answer_of(self, sentinel: Target, deadline: float) -> _Answer:
         name = self._hosts.name.encode()
         questions = (
             (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name),
@@ -156,11 +188,15 @@ class Master(Generic[T]):
                 f"the sentinel {sentinel.address} knows no master {self._hosts.name!r}; "
                 "see its SENTINEL MASTERS"
             )
-        host, port = reply
-        # A user of the sentinel may have no right to ask for more than the address.
-        facts = {} if isinstance(about, ReplyError) else dict(zip(*[iter(about)] * 2, strict=True))
-        named = replace(self._hosts.server, host=host.decode(), port=int(port))
-        return named, b"failover_in_progress" in facts.get(b"flags", b"")
+        named = replace(self._hosts.server, host=reply[0].decode(), port=int(reply[1]))
+        if isinstance(about, ReplyError):
+            # A user of the sentinel may have no right to ask for more than the address.
+            return _Answer(named, -1, False)
+        facts = dict(zip(*[iter(about)] * 2, strict=True))
+        # Once a replica is promoted it is named, and the facts go on being of the old master.
+        is_old = [facts.get(b"ip"), facts.get(b"port")] == reply
+        replaces = is_old and b"failover_in_progress" in facts.get(b"flags", b"")
+        return _Answer(named, int(facts.get(b"config-epoch", -1)), replaces)
 
     def _check(self, server: Target, deadline: float) -> None:
         """Raises unless it answers, and as a master: the greeting asks."""
