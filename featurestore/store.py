@@ -240,11 +240,11 @@ class FeatureStore(AccessControl):
         Raises what `get_historical_features` and its job do, `InvalidRequest` (name, label,
         splits), `FileNotWritten`, `SnapshotMissing`, `PermissionDenied`; then nothing is on record.
         """
-        from featurestore.jobs import access, training_sets
+        from featurestore.jobs import access, training_set_creation
 
         now_us, telling = self.clock.now_us(), self._telling
         access.authorize(self._asker(), "track", str(name), detail="training set")
-        asked = training_sets.Asked(
+        asked = training_set_creation.Asked(
             name=name,
             entity_df=entity_df,
             features=features,
@@ -257,7 +257,9 @@ class FeatureStore(AccessControl):
             event_timestamp=event_timestamp,
         )
         with job_span(self._tracing, "training set", {"featurestore.name": str(name)}):
-            made = training_sets.create(asked, self._sets(), repo=self.repo, engine=self.engine)
+            made = training_set_creation.create(
+                asked, self._sets(), repo=self.repo, engine=self.engine
+            )
         telling.trained_on(made, started_us=now_us)
         return made
 

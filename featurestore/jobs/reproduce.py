@@ -33,7 +33,13 @@ from featurestore.errors import (
     RecordNotFound,
     SourceMissing,
 )
-from featurestore.jobs import lineage_refs, pinning, set_files, training_sets
+from featurestore.jobs import (
+    lineage_refs,
+    pinning,
+    set_files,
+    training_set_creation,
+    training_sets,
+)
 from featurestore.jobs.entity_frame import EntityFrame, Rows
 from featurestore.jobs.frame_parts import batches_in_parts
 from featurestore.jobs.row_digest import RowDigest
@@ -167,7 +173,8 @@ class _Work:
             r.name: str(r.body.get("why", "")) for r in records.values()
             if r.kind == "snapshot" and not r.body["pinned"]
         }  # fmt: skip
-        libraries = changed_libraries(self.found.body["libraries"], training_sets.libraries())
+        present = training_set_creation.libraries()
+        libraries = changed_libraries(self.found.body["libraries"], present)
         known = Reproduction(
             training_set=self.found.id,
             asked=self.ref,

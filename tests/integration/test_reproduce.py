@@ -14,7 +14,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from featurestore import FeatureStore
 from featurestore.errors import InvalidRequest, RecordNotFound
-from featurestore.jobs import set_files, training_sets
+from featurestore.jobs import set_files, training_set_creation
 from featurestore.jobs.reproduce import ExpiredFile, Reproduction
 from featurestore.lifecycle.datasets import LibraryChange, Verdict
 from featurestore.records import Edge, Record
@@ -137,7 +137,7 @@ def test_exact_with_other_threads_batches_and_row_groups(
 ) -> None:
     monkeypatch.setattr(set_files, "FILE_ROWS", 16)
     monkeypatch.setattr(set_files, "GROUP_ROWS", 5)
-    monkeypatch.setattr(training_sets, "BATCH_ROWS", 4)
+    monkeypatch.setattr(training_set_creation, "BATCH_ROWS", 4)
     for threads in (1, 4):
         with opened(folder, overrides={"offline.threads": threads}) as fs:
             assert fs.reproduce(made).verdict is Verdict.EXACT
@@ -200,8 +200,8 @@ def test_exact_after_a_column_was_added(folder: Path) -> None:
 
 
 def test_another_environment(folder: Path, made: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = training_sets.libraries()
-    monkeypatch.setattr(training_sets, "libraries", lambda: now | {"duckdb": "9.9"})
+    now = training_set_creation.libraries()
+    monkeypatch.setattr(training_set_creation, "libraries", lambda: now | {"duckdb": "9.9"})
     found = check(folder, made)
     assert (found.verdict, found.equal) == (Verdict.DIFFERENT_ENVIRONMENT, True)
     assert found.is_same

@@ -22,7 +22,7 @@ from featurestore.errors import (
     RecordNotFound,
     SnapshotMissing,
 )
-from featurestore.jobs import frame_parts, set_files, training_sets
+from featurestore.jobs import frame_parts, set_files, training_set_creation, training_sets
 from featurestore.jobs.retrieved import forget_retrieved, last_retrieved
 from featurestore.stores.offline import contents
 from featurestore.timeline import DAY_US, ManualClock, to_us
@@ -227,7 +227,7 @@ def test_many_files_and_groups(fs: FeatureStore, monkeypatch: pytest.MonkeyPatch
     whole = fs.create_training_set("set", frame(500), ["last_visit"])
     monkeypatch.setattr(set_files, "FILE_ROWS", 64)
     monkeypatch.setattr(set_files, "GROUP_ROWS", 7)
-    monkeypatch.setattr(training_sets, "BATCH_ROWS", 10)
+    monkeypatch.setattr(training_set_creation, "BATCH_ROWS", 10)
     cut = fs.create_training_set("set", frame(500), ["last_visit"])
     assert len(cut.files.files) == 8
     assert cut.row_digest == whole.row_digest
