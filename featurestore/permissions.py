@@ -289,10 +289,11 @@ def _need_of_alias(alias: str) -> Need:
             return TRACKS, rest if kind == "evaluation" else rest.partition("/")[0]
         case "model":
             return _need_of_model(rest)
-        case "promotion":
-            return TRACKS, None
-        case "approval":
-            return ("approve",), None
+        case "promotion" | "approval":
+            return (TRACKS if kind == "promotion" else ("approve",)), None
+        case "restored" | "tagged":  # `restored/pushed/<source>`, `tagged/pushed/<source>/<tag>`
+            source = rest.partition("/")[2].partition("/")[0]
+            return (("delete",) if kind == "restored" else TRACKS), source
         case _:
             return ("admin",), None
 

@@ -314,7 +314,7 @@ class FeatureStore(AccessControl):
         """Versions of the data that we keep: `log`, `diff`, `restore`, `tag`, `vacuum`."""
         from featurestore.facades.data import DataVersions
 
-        return DataVersions(self._sets, self._asker, lambda: self.repo)
+        return DataVersions(self._sets, self._asker, self._context)
 
     def reproduce(self, ref: str) -> Reproduction:
         """Rebuild a training set from what its record pins, and compare: `ref` names it, or a run

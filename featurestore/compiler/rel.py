@@ -26,7 +26,8 @@ class DataFiles:
     for files a hash of (path, size, modification time, footer). `marks` tell for each file one
     state of it from another (none where a file never changes). `copy` is a sorted copy of some of
     these files, where there is a current one. `pushed` are the Parquet files of the source's push
-    log: the same columns, all of them in the files, and `ARRIVED`.
+    log: the same columns, all of them in the files, and `ARRIVED`. Of those in `counted` only the
+    rows of certain commits count: after the first instant, up to and with the second (`COMMITTED`).
     """
 
     format: Literal["parquet", "csv"]
@@ -38,6 +39,7 @@ class DataFiles:
     marks: tuple[str, ...] = ()
     copy: SortedCopy | None = None
     pushed: tuple[str, ...] = ()
+    counted: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
     @property
     def every_path(self) -> tuple[str, ...]:
@@ -386,6 +388,8 @@ FILE_COLUMN = "__file"
 of that name, in whatever case."""
 ARRIVED = "__arrived"
 """A column of push logs alone: when a row arrived, which is its created time where it has none."""
+COMMITTED = "__committed"
+"""A column of push logs alone: by which commit a row came there (its instant in µs)."""
 
 
 def children(rel: Rel) -> tuple[Rel, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from featurestore.compiler.rel import Rel, Scan, walk
 from featurestore.engines.duckdb_errors import unreadable
 from featurestore.engines.duckdb_scans import (
+    Commits,
     FileGroup,
     by_columns,
     csv_options,
@@ -59,9 +60,18 @@ def describe(cursor: duckdb.DuckDBPyConnection, scan: Scan) -> tuple[FileGroup, 
 
 def _groups(cursor: duckdb.DuckDBPyConnection, scan: Scan) -> tuple[FileGroup, ...]:
     own = () if scan.files.format == "csv" else scan.files.paths
+    pushed: dict[Commits | None, list[str]] = {}
+    for path in scan.files.pushed:
+        pushed.setdefault(scan.files.counted.get(path), []).append(path)
+    every = [(own, False, None), *((paths, True, counted) for counted, paths in pushed.items())]
     return tuple(
-        FileGroup(paths=tuple(alike), types=_types(cursor, alike, shape), pushed=pushed)
-        for paths, pushed in ((own, False), (scan.files.pushed, True))
+        FileGroup(
+            paths=tuple(alike),
+            types=_types(cursor, alike, shape),
+            pushed=is_pushed,
+            counted=counted,
+        )
+        for paths, is_pushed, counted in every
         if paths
         for shape, alike in _alike(cursor, paths).items()
     )

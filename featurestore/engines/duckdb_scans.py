@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from featurestore.compiler.rel import DataFiles, Scan
+from featurestore.compiler.rel import COMMITTED, DataFiles, Scan
 from featurestore.dtypes import DType
 from featurestore.engines import duckdb_values as values
 from featurestore.engines.sql import literal, quote, sql_type
@@ -22,16 +22,19 @@ from featurestore.timeline import INSTANT_US_MAX, INSTANT_US_MIN
 _FILE, _FILE_ROW, _FILE_INDEX = "__file", "file_row_number", "file_index"
 _FILE_NUMBER = "number"
 _CHECKED = f"' of ' || f.{quote(_FILE)}"
+Commits = tuple[tuple[int, int], ...]
+"""Commits of the push log: after the first instant, up to and with the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileGroup:
     """Files of one source whose columns have the same DuckDB types (`types`, by name); `pushed`
-    ones have no columns in directory names."""
+    ones have no columns in directory names, and perhaps not all of their commits count."""
 
     paths: tuple[str, ...]
     types: Mapping[str, str]
     pushed: bool = False
+    counted: Commits | None = None
 
 
 Describe = Callable[[Scan], Sequence[FileGroup]]
@@ -91,7 +94,9 @@ def scan_sql(
         file = f"p.{_FILE_NUMBER}" if _own_partitions(scan, group) else f"f.{_FILE_INDEX}"
         values = (f"f.{_FILE_ROW}", f"{first_file} + {file}")
         items = [f"{value} AS {name}" for value, name in zip(values, place, strict=False)]
-        texts.append(_parquet(scan, group, names, items) + _bounds(scan, group, within))
+        conditions = [*_bounds(scan, group, within), *_counted(group)]
+        where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
+        texts.append(_parquet(scan, group, names, items) + where)
         first_file += len(group.paths)
     return "\nUNION ALL\n".join(texts or [_nothing(scan, names)])
 
@@ -105,18 +110,25 @@ def can_bound(scan: Scan, groups: Sequence[FileGroup], within: Within) -> bool:
     return all(group.types.get(column) in _MICROSECONDS for group in groups)
 
 
-def _bounds(scan: Scan, group: FileGroup, within: Within | None) -> str:
+def _bounds(scan: Scan, group: FileGroup, within: Within | None) -> list[str]:
     if within is None:
-        return ""
+        return []
     column = scan.columns[within.column]
     zoned = _MICROSECONDS[group.types[column]]
     ends = (">=", within.from_us), ("<=", within.to_us)
-    conditions = [
+    return [
         f"f.{quote(column)} {comparison} {zoned} '{_iso(us)}+00'"
         for comparison, us in ends
         if INSTANT_US_MIN <= us <= INSTANT_US_MAX
     ]
-    return f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _counted(group: FileGroup) -> list[str]:
+    if group.counted is None:
+        return []
+    commit = f"f.{quote(COMMITTED)}"
+    spans = [f"{commit} > {after} AND {commit} <= {upto}" for after, upto in group.counted]
+    return [f"({' OR '.join(spans)})"]
 
 
 _MICROSECONDS = {"TIMESTAMP": "TIMESTAMP", "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}

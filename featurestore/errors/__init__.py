@@ -19,6 +19,7 @@ from featurestore.errors.changes import DestructiveChange as DestructiveChange
 from featurestore.errors.changes import NotApplied as NotApplied
 from featurestore.errors.changes import ProductionImpact as ProductionImpact
 from featurestore.errors.changes import StalePlan as StalePlan
+from featurestore.errors.changes import StreamWrites as StreamWrites
 from featurestore.errors.changes import UnsupportedByEngine as UnsupportedByEngine
 from featurestore.errors.definitions import CyclicReference as CyclicReference
 from featurestore.errors.definitions import DefinitionError as DefinitionError

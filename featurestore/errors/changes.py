@@ -43,5 +43,15 @@ class NotApplied(ChangeError):
     code = "not-applied"
 
 
+class StreamWrites(ChangeError):
+    """A stream (`stream`) writes to what would be restored; stop it, or say that it is meant."""
+
+    code = "stream-writes"
+
+    def __init__(self, message: str, *, stream: str) -> None:
+        super().__init__(message)
+        self.stream = stream
+
+
 class UnsupportedByEngine(ChangeError):
     code = "unsupported-by-engine"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from featurestore.definitions.expression import columns_of
 from featurestore.definitions.source import FileSource
 from featurestore.errors import SourceMissing, SourceSchemaChanged, StoreError
 from featurestore.jobs.online_tables import online_tables
-from featurestore.jobs.project import current_files
+from featurestore.jobs.project import current_files, with_logged
 from featurestore.jobs.store_identity import ledgers_of
 from featurestore.stores.offline import push_log
 from featurestore.stores.offline.footers import Wanted, parts_of
@@ -84,7 +84,8 @@ class _Files:
             for name, data in files.items():
                 some, every = self._parts(self._repo.sources[name], data, view)
                 parts += some
-                whole = whole and every
+                # Footers do not say how many of a file's rows count.
+                whole = whole and every and not data.counted
         except (StoreError, SourceMissing, SourceSchemaChanged):
             return None
         return backfill(parts, start_us=start_us, end_us=self._of.now_us, exact=whole)
@@ -96,17 +97,11 @@ class _Files:
             )
             logged = push_log.logged_files(self._of.offline)
             self._found[source.name] = {
-                name: replace(data, pushed=self._pushed(logged, name))
+                name: with_logged(data, logged.get(push_log.rows_table(name), ()), self._of.offline)
                 for name, data in files.items()
                 if name in self._repo.sources
             }
         return self._found[source.name]
-
-    def _pushed(
-        self, logged: Mapping[str, Sequence[push_log.LoggedFile]], source: str
-    ) -> tuple[str, ...]:
-        files = logged.get(push_log.rows_table(source), ())
-        return tuple(self._of.offline.url(file.name) for file in files)
 
     def _parts(
         self, source: TypedSource, data: DataFiles, view: TypedView

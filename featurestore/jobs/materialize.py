@@ -112,18 +112,22 @@ def materialize(
         environment=context.environment,
     )
     tables = ensure_online_tables(context.registry, chosen)
+    ledgers = {
+        view.name: store_identity.ledger_of(
+            context.registry, context.environment, tables[view.storage_hash].field
+        )
+        for view in chosen
+    }
+    bounded = start_us is not None or end_us is not None
+    outdated = set() if bounded else _outdated(context, chosen, tables, ledgers)
     plans = {
         view.name: plan_run(
             view,
-            table_state(
-                store_identity.ledger_of(
-                    context.registry, context.environment, tables[view.storage_hash].field
-                )
-            ),
+            table_state(ledgers[view.name]),
             now_us=now_us,
             start_us=start_us,
             end_us=end_us,
-            replace=replace,
+            replace=replace or view.name in outdated,
         )
         for view in chosen
     }
@@ -139,6 +143,28 @@ def materialize(
         done.append(run.execute(plans[view.name], progress or (lambda _view, _rows: None)))
         publish(context.repo, context.registry, context.environment)
     return tuple(done)
+
+
+def _outdated(
+    context: Context,
+    views: Sequence[TypedView],
+    tables: Mapping[str, OnlineTable],
+    ledgers: Mapping[str, Sequence[LedgerRow]],
+) -> set[str]:
+    """The views whose tables may hold rows that count no more, since what was pushed to their
+    sources was restored: no run by known time would take them away."""
+    from featurestore.jobs.pushed_versions import restored_at, sources_of
+
+    restored, found = restored_at(context), set()
+    for view in views:
+        for source in sources_of(context.repo, view.source.name) & restored.keys():
+            ledger = ledgers[view.name]
+            # A table that no run has filled holds what was pushed since it is there.
+            table = tables[view.storage_hash].record_id
+            since_us = ledger[0].end_us if ledger else context.registry.record(table).created_at_us
+            if since_us <= restored[source]:
+                found.add(view.name)
+    return found
 
 
 def _recover_pushes(context: Context) -> None:

@@ -60,6 +60,12 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """As a blob holds it; equal manifests are equal bytes."""
         data = self.data
+        pushed = [file.path for file in self.files if file.pushed]
+        counted = {
+            path: data.counted[url]
+            for path, url in zip(pushed, data.pushed, strict=True)
+            if url in data.counted
+        }
         return canonical_json(
             {
                 "form": MANIFEST_FORM,
@@ -69,6 +75,7 @@ class Manifest:
                 "partitions": [[[k, v] for k, v in one.items()] for one in data.partitions],
                 "csv_options": dict(data.csv_options),
                 "pin": dict(data.pin),
+                **({"counted": counted} if counted else {}),
             }
         ).encode()
 
@@ -87,6 +94,10 @@ class Manifest:
             csv_options=value["csv_options"],
             pin=value["pin"],
             pushed=paths[True],
+            counted={
+                absolute(path, root): tuple((after, upto) for after, upto in spans)
+                for path, spans in value.get("counted", {}).items()
+            },
         )
         return cls(files=files, data=data)
 

@@ -24,6 +24,7 @@ from featurestore.jobs.uncollected import uncollected
 from featurestore.permissions import Identity
 from featurestore.stores.offline import push_log
 from featurestore.stores.offline.folder import KeptFile, OfflineFolder
+from featurestore.stores.offline.push_manifest import LoggedFile, pin_of
 from featurestore.timeline import SystemClock
 
 if TYPE_CHECKING:
@@ -149,21 +150,23 @@ def _with_pushed(files: Mapping[str, DataFiles], offline: OfflineFolder) -> dict
     push_log.drain(offline, now_us=SystemClock().now_us())
     logged = push_log.logged_files(offline)
     return {
-        name: _beside(data, logged.get(push_log.rows_table(name), ()), offline)
+        name: with_logged(data, logged.get(push_log.rows_table(name), ()), offline)
         for name, data in files.items()
     }
 
 
-def _beside(
-    data: DataFiles, logged: Sequence[push_log.LoggedFile], offline: OfflineFolder
-) -> DataFiles:
+def with_logged(data: DataFiles, logged: Sequence[LoggedFile], offline: OfflineFolder) -> DataFiles:
+    """The files of a source with these of its push log."""
     if not logged:
         return data
     return replace(
         data,
         schema={**data.schema, ARRIVED: TIMESTAMP},
-        pin={**data.pin, "pushed": push_log.pin_of(logged)},
+        pin={**data.pin, "pushed": pin_of(logged)},
         pushed=tuple(offline.url(file.name) for file in logged),
+        counted={
+            offline.url(file.name): file.counted for file in logged if file.counted is not None
+        },
     )
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 NOT_DUE = "not-due"
 """The reason of a row from the future."""
+LETTER = ("at", "reason", "message", "origin", "row")
+"""The columns of a letter."""
 ROW_CHARS_MAX = 65_536
 """Longer rows are kept cut."""
 
@@ -73,7 +75,7 @@ def dead_letters_of(context: Context, source: TypedSource) -> list[dict[str, Any
         return []
     push_log.drain(offline, now_us=context.clock.now_us())
     files = push_log.logged_files(offline).get(push_log.dead_table(source.name), ())
-    rows = [row for file in files for row in offline.read(file.name).to_pylist()]
+    rows = [row for file in files for row in offline.read(file.name, LETTER).to_pylist()]
     return sorted(rows, key=lambda row: (row["at"], row["row"]))
 
 

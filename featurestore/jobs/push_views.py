@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from featurestore.compiler.rel import ARRIVED, CREATED_US, EVENT_US, Latest, Sql
 from featurestore.compiler.scans import source_rel, view_rel
 from featurestore.compiler.window_rows import window_rel
+from featurestore.definitions.source import SqlSource
 from featurestore.errors import InvalidRequest, NotApplied
 from featurestore.jobs.environments import current_repo, environment_alias
 from featurestore.jobs.online_tables import online_tables
@@ -166,8 +167,10 @@ class Views:
         known = {field for sinks in self._sinks.values() for field in sinks}
         found: dict[str, dict[bytes, Sink]] = {}
         for view in views:
-            # A view that was never materialized has no table: the first run reads the push log.
-            if (table := tables.get(view.storage_hash)) is not None:
+            # A view that was never materialized has no table: the first run reads the push log. Of
+            # a query only a run can tell what has changed.
+            table = tables.get(view.storage_hash)
+            if table is not None and not isinstance(view.source.definition, SqlSource):
                 kind = WindowSink if view.is_windowed else LatestSink
                 sink = kind(context, view, table)
                 found.setdefault(view.source.name, {})[table.field] = sink

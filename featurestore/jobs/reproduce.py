@@ -173,8 +173,8 @@ class _Work:
             r.name: str(r.body.get("why", "")) for r in records.values()
             if r.kind == "snapshot" and not r.body["pinned"]
         }  # fmt: skip
-        present = training_set_creation.libraries()
-        libraries = changed_libraries(self.found.body["libraries"], present)
+        libraries_now = training_set_creation.libraries()
+        libraries = changed_libraries(self.found.body["libraries"], libraries_now)
         known = Reproduction(
             training_set=self.found.id,
             asked=self.ref,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from featurestore.jobs import retrieval, set_files
 from featurestore.jobs.retrieved import Retrieved, note_retrieved
 from featurestore.lifecycle.datasets import Splits
 from featurestore.records import StoredRecord
+from featurestore.timeline import to_us
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +43,8 @@ class SetStore:
 
 def training_set(ref: str, store: SetStore) -> TrainingSet:
     """The set that `ref` names: its name (the newest, or the one that was restored), `name/tag`,
-    `name/3` (the third version), or a record's id, in full or short.
+    `name/3` (the third version), `name/2026-11-26T18:00:00Z` (what the name meant then), or a
+    record's id, in full or short.
 
     Raises `RecordNotFound`, `AmbiguousRecord`, `InvalidRequest` for a record of another kind.
     """
@@ -65,7 +68,7 @@ def find(ref: str, registry: Registry) -> StoredRecord:
     if "@" not in ref and not ref.startswith(f"{KIND}/"):
         known = {name.partition("/")[2] for name in registry.aliases(f"{KIND}/")}
         if ref not in known:
-            return _by_number(ref, registry, known)
+            return _version(ref, registry, known)
         ref = f"{KIND}/{ref}"
     elif "@" in ref and ":" not in ref:
         ref = f"{KIND}:{ref}"
@@ -75,12 +78,19 @@ def find(ref: str, registry: Registry) -> StoredRecord:
     return found
 
 
-def _by_number(ref: str, registry: Registry, known: set[str]) -> StoredRecord:
-    name, _, number = ref.rpartition("/")
-    if name in known and number.isascii() and number.isdigit() and len(number) < 10:
+def _version(ref: str, registry: Registry, known: set[str]) -> StoredRecord:
+    """By number or instant."""
+    name, _, version = ref.rpartition("/")
+    if name in known and version.isascii() and version.isdigit():
         versions = registry.records(kind=KIND, name=name)
-        if 1 <= int(number) <= len(versions):
-            return versions[int(number) - 1]
+        if len(version) < 10 and 1 <= int(version) <= len(versions):
+            return versions[int(version) - 1]
+    elif name in known:
+        alias = f"{KIND}/{name}"
+        with suppress(InvalidRequest):
+            then = registry.aliases(alias, at_us=to_us(version)).get(alias)
+            if then is not None:
+                return registry.record(then.target)
     raise RecordNotFound(ref, known=known)
 
 

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from featurestore.facades.answers import to_plain
 from featurestore.facades.lineage import LineageQuestions
+from featurestore.jobs.pushed_versions import RestoredTable, TableState
+from featurestore.jobs.training_sets import TrainingSet
 from featurestore.web import graph as graphs
 from featurestore.web.pages import site_of
 from featurestore.web.pages_sets import KIND as TRAINING_SET
@@ -22,6 +24,7 @@ router = APIRouter(prefix="/api")
 
 RUNS_IN_GRAPH_MAX = 200
 RUNS_MAX = 1_000
+VERSIONS_MAX = 1_000
 
 
 class Decision(BaseModel):
@@ -31,6 +34,15 @@ class Decision(BaseModel):
 
     reason: str = ""
     by: str | None = None
+
+
+class Move(BaseModel):
+    """Why something is restored; `live`: also while a stream writes to it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = ""
+    live: bool = False
 
 
 class Keys(BaseModel):
@@ -168,6 +180,52 @@ def training_sets(request: Request) -> JSONResponse:
 def reproduce(request: Request, ref: str) -> JSONResponse:
     """Rebuild a training set (or that of a model or run) and say whether it is the same."""
     return answer(site_of(request).acting(request.state.token).reproduce(ref))
+
+
+@router.get("/data/log")
+def data_log(request: Request, name: str, limit: int = VERSIONS_MAX) -> JSONResponse:
+    """The versions of a training set, or of what was pushed (`pushed/<source>`), newest first."""
+    return answer(site_of(request).store.data.log(name, limit=min(limit, VERSIONS_MAX)))
+
+
+@router.get("/data/diff")
+def data_diff(request: Request, then: str, now: str, limit: int = 20) -> JSONResponse:
+    """What differs between two versions of a training set, or of what was pushed."""
+    return answer(site_of(request).store.data.diff(then, now, limit=limit))
+
+
+@router.post("/data/restore")
+def data_restore(request: Request, ref: str, move: Move) -> JSONResponse:
+    """Make a training set, or what was pushed, what it was in a version."""
+    facade = site_of(request).acting(request.state.token).data
+    return answer(_named(facade.restore(ref, reason=move.reason, live=move.live)))
+
+
+@router.post("/data/tag")
+def data_tag(request: Request, ref: str, tag: str, move: bool = False) -> JSONResponse:
+    """Give a version a tag (`move`: also one that another version has)."""
+    facade = site_of(request).acting(request.state.token).data
+    return answer(_named(facade.tag(ref, tag, move=move)))
+
+
+@router.get("/data/vacuum")
+def data_to_vacuum(request: Request, source: str, older_than: str = "7d") -> JSONResponse:
+    """What a vacuum of a Delta table, or of what was pushed, would remove."""
+    return answer(site_of(request).store.data.vacuum(source, older_than=older_than))
+
+
+@router.post("/data/vacuum")
+def data_vacuum(request: Request, source: str, older_than: str = "7d") -> JSONResponse:
+    """Remove it."""
+    facade = site_of(request).acting(request.state.token).data
+    return answer(facade.vacuum(source, older_than=older_than, dry_run=False))
+
+
+def _named(found: TrainingSet | RestoredTable | TableState) -> Any:
+    """What was moved: a restore of pushed rows says more than which version it is."""
+    if isinstance(found, TrainingSet):
+        return {"id": found.id, "rows": found.rows}
+    return found if isinstance(found, RestoredTable) else {"id": found.id}
 
 
 @router.get("/runs")

@@ -22,7 +22,7 @@ from featurestore.errors import (
 )
 from featurestore.lifecycle.datasets import Verdict
 from featurestore.lifecycle.versions import Change
-from featurestore.timeline import ManualClock
+from featurestore.timeline import ManualClock, format_instant
 from tests.conftest import write_rows
 from tests.integration.test_reproduce import NOW, asked, click, write_folder
 from tests.integration.test_training_sets import VISITS, visit
@@ -71,7 +71,10 @@ def test_log(folder: Path) -> None:
         assert found[1].row_digest == found[2].row_digest != found[0].row_digest
         assert fs.training_set("set/1").id == found[2].id
         assert [one.number for one in fs.data.log("settled")] == [1]
-        for ref in ("set/0", "set/4", "set/none", "set/99999999999"):
+        at = format_instant(found[1].at_us)
+        assert fs.training_set(f"set/{at}").id == found[1].id
+        assert fs.data.diff(f"set/{format_instant(found[2].at_us)}", f"set/{at}").same_rows
+        for ref in ("set/0", "set/4", "set/none", "set/99999999999", "set/2001-01-01", "no/2026"):
             with pytest.raises(RecordNotFound):
                 fs.training_set(ref)
         with pytest.raises(RecordNotFound, match="Did you mean 'set'"):

@@ -64,7 +64,7 @@ def test_a_commit_that_was_killed_before_its_manifest_is_done_again_and_swept(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(push_log, "_write_manifest", die)
+        patched.setattr(push_log, "write_manifest", die)
         with pytest.raises(KeyboardInterrupt):
             push_log.drain(offline, now_us=0)
     assert push_log.logged_files(offline) == {}
@@ -133,7 +133,7 @@ def test_files_of_other_columns_stay_apart(offline: OfflineFolder) -> None:
 def test_who_can_not_wait_leaves_it_to_the_other(offline: OfflineFolder) -> None:
     assert offline.wal is not None
     log(offline, table(1))
-    with push_log._locked(offline.wal, None):
+    with push_log.locked(offline.wal, None):
         assert push_log.drain(offline, now_us=0, timeout_s=0).rows == {}
     assert push_log.drain(offline, now_us=0, timeout_s=0).rows == {ROWS: 1}
 

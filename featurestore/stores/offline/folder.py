@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -134,15 +134,21 @@ class OfflineFolder:
             return self.s3.client().open_input_file(bucket_path(self.url(name)))
         return pa.OSFile(self.url(name))
 
-    def read(self, name: str) -> pa.Table:
-        """All of a file. Raises what S3 does, and `OSError` for a file that is gone."""
+    def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """All of a file, or these columns. Raises what S3 does, and `OSError` for a file that is
+        gone."""
         from pyarrow import parquet
 
+        listed = None if columns is None else list(columns)
         if not is_s3(self.base):
-            return parquet.read_table(self.url(name), partitioning=None)
+            return parquet.read_table(self.url(name), partitioning=None, columns=listed)
         with translated(f"Folder {self.base}"):
-            path = bucket_path(self.url(name))
-            return parquet.read_table(path, filesystem=self.s3.client(), partitioning=None)
+            return parquet.read_table(
+                bucket_path(self.url(name)),
+                filesystem=self.s3.client(),
+                partitioning=None,
+                columns=listed,
+            )
 
     def write(
         self,

@@ -3,9 +3,12 @@ own, and the dead letters.
 
 Rows come here from the write-ahead log of this machine (`drain`), a commit at a time. Each machine
 writes below a folder of its own, `pushed/{writer}/`: data files `{table}/{name}.parquet`, and a
-manifest that names those that count, with the place up to which each file of the write-ahead log
-was drained. The manifest is replaced whole, so a commit is all or nothing, whatever tables it has
-rows for; data files that it does not name are garbage of a commit that was killed.
+manifest (`push_manifest`) that names those that count, with the place up to which each file of the
+write-ahead log was drained. The manifest is replaced whole, so a commit is all or nothing, whatever
+tables it has rows for; data files that it does not name are garbage of a commit that was killed.
+
+Each row holds the instant of its commit (`COMMITTED`), which files that are merged keep, so that
+any earlier state of a table can still be read (`push_states`).
 
 A table is `rows/{source}` or `dead/{source}`.
 """
@@ -14,18 +17,28 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from featurestore.errors import CorruptLog, FileNotWritten, SourceMissing
-from featurestore.fingerprint import fingerprint
+from featurestore.compiler.rel import COMMITTED
+from featurestore.errors import FileNotWritten
 from featurestore.stores.offline.pinned import pinned_names
+from featurestore.stores.offline.push_manifest import (
+    FOLDER,
+    Commit,
+    LoggedFile,
+    Manifest,
+    PushLog,
+    manifest_name,
+    own_manifest,
+    with_commit,
+    write_manifest,
+)
 from featurestore.stores.offline.wal import log_files, read_entries
 
 if TYPE_CHECKING:
@@ -33,9 +46,6 @@ if TYPE_CHECKING:
 
     from featurestore.stores.offline.folder import OfflineFolder
 
-FOLDER = "pushed"
-"""Below the offline folder."""
-MANIFEST = "manifest.parquet"
 FILES_PER_TIER_MAX = 16
 """So many files of about one size become one."""
 TIER_ROWS = 10_000
@@ -72,24 +82,6 @@ def encoded(table: pa.Table) -> bytes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoggedFile:
-    """A data file of the push log: its name below the offline folder, and its rows."""
-
-    name: str
-    rows: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What one machine has pushed: files by table, how far each file of its write-ahead log was
-    drained, and files that count no more, with the instant since which."""
-
-    tables: Mapping[str, tuple[LoggedFile, ...]] = field(default_factory=dict)
-    drained: Mapping[str, int] = field(default_factory=dict)
-    retired: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Drained:
     """What one drain did: `rows` committed, by table."""
 
@@ -98,19 +90,10 @@ class Drained:
 
 
 def logged_files(offline: OfflineFolder) -> dict[str, tuple[LoggedFile, ...]]:
-    """The data files of all machines, by table. What lies in write-ahead logs is not among them."""
-    found: dict[str, tuple[LoggedFile, ...]] = {}
-    for kept in offline.list(FOLDER):
-        if kept.name.endswith(f"/{MANIFEST}"):
-            for table, files in _read_manifest(offline, kept.name).tables.items():
-                found[table] = (*found.get(table, ()), *files)
-    return found
-
-
-def pin_of(files: Iterable[LoggedFile]) -> dict[str, object]:
-    """What tells one state of a table from another."""
-    names = sorted(file.name for file in files)
-    return {"kind": "pushed", "hash": fingerprint(names), "files": len(names)}
+    """The data files of all machines whose rows count now, by table. What lies in write-ahead logs
+    is not among them. Raises `CorruptLog`, and what S3 does."""
+    log = PushLog.read(offline)
+    return {table: files for table in log.tables if (files := log.files(table, log.now(table)))}
 
 
 def drain(offline: OfflineFolder, *, now_us: int, timeout_s: float | None = None) -> Drained:
@@ -124,8 +107,8 @@ def drain(offline: OfflineFolder, *, now_us: int, timeout_s: float | None = None
     if folder is None or not _undrained(offline, folder):
         return Drained(rows={}, seconds=0.0)
     started = time.perf_counter()
-    with _locked(folder, timeout_s) as locked:
-        rows = _drain(offline, folder, now_us) if locked else {}
+    with locked(folder, timeout_s) as ours:
+        rows = _drain(offline, folder, now_us) if ours else {}
     return Drained(rows=rows, seconds=time.perf_counter() - started)
 
 
@@ -134,7 +117,7 @@ def drained_places(offline: OfflineFolder) -> Mapping[str, int]:
     folder = offline.wal
     if folder is None or not log_files(folder):
         return {}
-    return _own_manifest(offline, folder).drained
+    return own_manifest(offline, writer_id(folder)).drained
 
 
 def sweep(offline: OfflineFolder, *, now_us: int) -> None:
@@ -143,10 +126,10 @@ def sweep(offline: OfflineFolder, *, now_us: int) -> None:
     folder = offline.wal
     if folder is None or not folder.exists():
         return
-    with _locked(folder, None):
-        writer, manifest = _writer_id(folder), _own_manifest(offline, folder)
-        known = {file.name for files in manifest.tables.values() for file in files}
-        known |= {name for name, _ in manifest.retired} | {_manifest_name(writer)}
+    with locked(folder, None):
+        writer = writer_id(folder)
+        manifest = own_manifest(offline, writer)
+        known = manifest.names | {manifest_name(writer)}
         for kept in offline.list(f"{FOLDER}/{writer}"):
             if kept.name not in known:
                 offline.remove(kept.name)
@@ -160,15 +143,17 @@ def _undrained(offline: OfflineFolder, folder: Path) -> bool:
     files = [file for file in log_files(folder) if file.size]
     if not files:
         return False
-    drained = _own_manifest(offline, folder).drained
+    drained = own_manifest(offline, writer_id(folder)).drained
     return any(file.size > drained.get(file.name, 0) for file in files)
 
 
 def _drain(offline: OfflineFolder, folder: Path, now_us: int) -> dict[str, int]:
     import pyarrow as pa
 
-    writer = _writer_id(folder)
-    manifest = _own_manifest(offline, folder)
+    writer = writer_id(folder)
+    manifest = own_manifest(offline, writer)
+    # Instants of commits only grow, whatever the clock does.
+    at_us = max(now_us, manifest.last_us + 1)
     drained: dict[str, int] = {}
     batches: dict[str, dict[pa.Schema, list[pa.RecordBatch]]] = {}
     # Schemas are equal whatever their metadata, which says no more than the table's source does.
@@ -186,13 +171,15 @@ def _drain(offline: OfflineFolder, folder: Path, now_us: int) -> dict[str, int]:
     for table, by_schema in batches.items():
         for schema, found in by_schema.items():
             data = _united(pa.Table.from_batches(found, schema))
-            logged = _write(offline, writer, table, data)
+            logged = write_rows(offline, writer, table, _committed(data, at_us))
             tables[table] = (*tables.get(table, ()), logged)
             rows[table] = rows.get(table, 0) + logged.rows
     manifest = replace(manifest, tables=tables, drained=drained)
+    if rows:
+        manifest = with_commit(offline, writer, manifest, Commit(at_us=at_us, rows=rows))
     for table in batches:
         manifest = _merged(offline, writer, manifest, table, now_us)
-    _write_manifest(offline, writer, manifest)
+    write_manifest(offline, writer, manifest)
     _collect(offline, writer, manifest, now_us)
     return rows
 
@@ -207,16 +194,31 @@ def _united(table: pa.Table) -> pa.Table:
     return distinct.select(table.column_names).cast(table.schema)
 
 
-def _write(offline: OfflineFolder, writer: str, table: str, data: pa.Table) -> LoggedFile:
+def _committed(table: pa.Table, at_us: int) -> pa.Table:
+    """The rows with the instant of their commit."""
+    import pyarrow as pa
+
+    instants = pa.repeat(pa.scalar(at_us, pa.int64()), table.num_rows)
+    return table.append_column(COMMITTED, instants)
+
+
+def write_rows(offline: OfflineFolder, writer: str, table: str, data: pa.Table) -> LoggedFile:
+    """Rows, with their commits, as a new data file of this machine; a manifest has to name it."""
+    import pyarrow.compute as pc
+
     name = f"{FOLDER}/{writer}/{table}/{uuid.uuid4().hex}.parquet"
     offline.write(name, data.schema, data.to_batches())
-    return LoggedFile(name=name, rows=data.num_rows)
+    if COMMITTED not in data.column_names:  # merged from before commits had instants
+        return LoggedFile(name=name, rows=data.num_rows)
+    first, last = pc.min_max(data[COMMITTED]).values()
+    return LoggedFile(name=name, rows=data.num_rows, first_us=first.as_py(), last_us=last.as_py())
 
 
 def _merged(
     offline: OfflineFolder, writer: str, manifest: Manifest, table: str, now_us: int
 ) -> Manifest:
-    """`manifest` with files of one size merged where they have become many."""
+    """`manifest` with files of one size merged where they have become many. Equal rows of different
+    commits stay apart: which of them count may differ."""
     import pyarrow as pa
 
     for tier in range(TIERS):
@@ -230,10 +232,10 @@ def _merged(
             by_schema.setdefault(data.schema, []).append((file, data))
         for found in by_schema.values():
             if len(found) > 1:
-                whole = _united(pa.concat_tables([data for _, data in found]))
+                whole = pa.concat_tables([data for _, data in found])
                 old = [file for file, _ in found]
                 kept = [file for file in manifest.tables[table] if file not in old]
-                kept.append(_write(offline, writer, table, whole))
+                kept.append(write_rows(offline, writer, table, whole))
                 retired = (*manifest.retired, *((file.name, now_us) for file in old))
                 tables = {**manifest.tables, table: tuple(kept)}
                 manifest = replace(manifest, tables=tables, retired=retired)
@@ -260,60 +262,13 @@ def _collect(offline: OfflineFolder, writer: str, manifest: Manifest, now_us: in
     for name in old:
         offline.remove(name)
     left = tuple(pair for pair in manifest.retired if pair[0] not in old)
-    _write_manifest(offline, writer, replace(manifest, retired=left))
-
-
-# --- manifests ------------------------------------------------------------------------------------
-
-
-def _manifest_name(writer: str) -> str:
-    return f"{FOLDER}/{writer}/{MANIFEST}"
-
-
-def _own_manifest(offline: OfflineFolder, folder: Path) -> Manifest:
-    writer = _writer_id(folder)
-    try:
-        return _read_manifest(offline, _manifest_name(writer))
-    except (FileNotFoundError, SourceMissing):
-        return Manifest()
-
-
-def _read_manifest(offline: OfflineFolder, name: str) -> Manifest:
-    import pyarrow as pa
-
-    try:
-        about = json.loads(offline.read(name).schema.metadata[b"featurestore"])
-        return Manifest(
-            tables={
-                table: tuple(LoggedFile(name=one, rows=rows) for one, rows in files)
-                for table, files in about["tables"].items()
-            },
-            drained=about["drained"],
-            retired=tuple((one, at_us) for one, at_us in about["retired"]),
-        )
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise CorruptLog(
-            f"The manifest {offline.url(name)} of the push log can't be read: {error}. "
-            "Restore it from a backup."
-        ) from error
-
-
-def _write_manifest(offline: OfflineFolder, writer: str, manifest: Manifest) -> None:
-    import pyarrow as pa
-
-    about: dict[str, Any] = {
-        "tables": {t: [[f.name, f.rows] for f in files] for t, files in manifest.tables.items()},
-        "drained": dict(manifest.drained),
-        "retired": [list(pair) for pair in manifest.retired],
-    }
-    schema = pa.schema([], metadata={"featurestore": json.dumps(about)})
-    offline.write(_manifest_name(writer), schema, [])
+    write_manifest(offline, writer, replace(manifest, retired=left))
 
 
 # --- this machine ---------------------------------------------------------------------------------
 
 
-def _writer_id(folder: Path) -> str:
+def writer_id(folder: Path) -> str:
     """This machine's name in the push log, made when first needed."""
     path = folder / _WRITER
     try:
@@ -335,7 +290,7 @@ def _writer_id(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, timeout_s: float | None) -> Iterator[bool]:
+def locked(folder: Path, timeout_s: float | None) -> Iterator[bool]:
     """Hold the lock of whoever drains; yields whether it is ours."""
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
