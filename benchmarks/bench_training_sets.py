@@ -4,8 +4,9 @@
 
 Five views of ten features, 2 million rows each with 10,000 keys, rows known up to an hour late; an
 entity frame of a million rows from a Parquet file (`--large`: ten million, once, and the plain
-Parquet in parts, as one query of so many rows does not fit the memory). The three calls take turns. Creating reads and hashes the sources' files as well, which `YOUNG_NS`
-keeps from being remembered: each turn pays for it.
+Parquet in parts, as one query of so many rows does not fit the memory). The three calls take turns.
+Creating reads and hashes the sources' files as well, which `YOUNG_NS` keeps from being remembered:
+each turn pays for it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurestore.buckets import is_s3
 from featurestore.definitions.source import FileSource
 from featurestore.errors import InvalidRequest, SnapshotMissing, UnknownSource
 from featurestore.jobs import set_files, training_sets
@@ -251,7 +252,7 @@ def vacuum(
     source: str, store: SetStore, repo: TypedRepo, *, older_than_us: int, dry_run: bool
 ) -> Vacuumed:
     """Remove the files of a source's Delta table that its present version does not have, that are
-    older than a time, and that no training set on record has read.
+    older than a time, and that no training set on record has read, by whatever source.
 
     Raises `UnknownSource`, `InvalidRequest` (no Delta table; a version that a training set has read
     is not in its log any more), and what S3 does.
@@ -263,16 +264,38 @@ def vacuum(
     definition = repo.sources[source].definition
     if not isinstance(definition, FileSource):
         raise InvalidRequest(f"source {source!r} is a query; name a Delta table")
-    kept = sorted(
-        {
-            int(stored.record.body["pin"]["version"])
-            for stored in store.registry.records(kind="snapshot", name=source)
-            if stored.record.body["kind"] == "delta"
-        }
-    )
+    kept = _versions_read(definition, store)
     files = vacuum_table(
         definition, store.root, store.offline.s3, kept, older_than_us=older_than_us, dry_run=dry_run
     )
     return Vacuumed(
         source=source, files=tuple(files), kept_versions=tuple(kept), removed=not dry_run
     )
+
+
+def _versions_read(definition: FileSource, store: SetStore) -> list[int]:
+    """The versions of a Delta table that training sets have read. The table is what its path says:
+    sources are renamed, several may read one table, and one may come to read another."""
+    registry = store.registry
+    snapshots = [
+        s.record for s in registry.records(kind="snapshot") if s.record.body["kind"] == "delta"
+    ]
+    parents = {edge.parent for one in snapshots for edge in one.parents if edge.role == "source"}
+    table = _table_of(str(definition.path), store)
+    same = {
+        stored.id
+        for stored in registry.records(ids=sorted(parents))
+        if _table_of(str(stored.record.body.get("path", "")), store) == table
+    }
+    return sorted(
+        {
+            int(one.body["pin"]["version"])
+            for one in snapshots
+            if any(edge.parent in same for edge in one.parents)
+        }
+    )
+
+
+def _table_of(path: str, store: SetStore) -> str:
+    path = path.removeprefix("file://")
+    return path.rstrip("/") if is_s3(path) else str((store.root / path).resolve())

@@ -36,6 +36,7 @@ ROWS_PER_KEY = 5
 """So many rows of a listed key are shown of each version."""
 ChangeOf = Literal["added", "removed", "changed"]
 _THEN, _NOW, _CHANGE = "__then", "__now", "__change"
+_ADDED, _REMOVED, _FOUND = "__added", "__removed", "__found"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +108,8 @@ class _Work:
         """How many rows and keys differ."""
         names = ("rows_added", "rows_removed", "keys_added", "keys_removed", "keys_changed")
         query = f"""{self._with()}
-            SELECT coalesce(sum(rows_added), 0)::BIGINT AS rows_added,
-                coalesce(sum(rows_removed), 0)::BIGINT AS rows_removed,
+            SELECT coalesce(sum({_ADDED}), 0)::BIGINT AS rows_added,
+                coalesce(sum({_REMOVED}), 0)::BIGINT AS rows_removed,
                 count(*) FILTER ({_CHANGE} = 'added') AS keys_added,
                 count(*) FILTER ({_CHANGE} = 'removed') AS keys_removed,
                 count(*) FILTER ({_CHANGE} = 'changed') AS keys_changed
@@ -145,35 +146,35 @@ class _Work:
             found[repr(key)] = replace(change, now=(*change.now, values))
 
     def _with(self) -> str:
-        """`different`: rows with how often each version has them, where it is not as often; and
-        `judged`: a row for each key of theirs."""
+        """`different`: rows with how often each version has them, beside the commits that both
+        have; and `judged`: a row for each key of those that are not as often in both."""
         columns = ", ".join(map(quote, self._columns))
         keys = ", ".join(map(quote, self.key))
         mine = ", ".join(f"k.{quote(name)}" for name in self.key)
         sides = " UNION ALL ".join(
-            f"SELECT {columns}, {int(name == 'then_rows')} AS a, {int(name == 'now_rows')} AS b "
-            f"FROM {name} AS r{self._kept()}"
+            f"SELECT {columns}, {int(name == 'then_rows')} AS {_THEN}, "
+            f"{int(name == 'now_rows')} AS {_NOW} FROM {name} AS r{self._kept()}"
             for name in ("then_rows", "now_rows")
         )
         return f"""
             WITH different AS (
-                SELECT {columns}, sum(a)::BIGINT AS {_THEN}, sum(b)::BIGINT AS {_NOW}
+                SELECT {columns}, sum({_THEN})::BIGINT AS {_THEN}, sum({_NOW})::BIGINT AS {_NOW}
                 FROM ({sides}) GROUP BY {columns}
             ), keyed AS (
-                SELECT {keys}, sum({_THEN}) AS a, sum({_NOW}) AS b,
-                    sum(greatest({_NOW} - {_THEN}, 0)) AS rows_added,
-                    sum(greatest({_THEN} - {_NOW}, 0)) AS rows_removed
+                SELECT {keys}, sum({_THEN}) AS {_THEN}, sum({_NOW}) AS {_NOW},
+                    sum(greatest({_NOW} - {_THEN}, 0)) AS {_ADDED},
+                    sum(greatest({_THEN} - {_NOW}, 0)) AS {_REMOVED}
                 FROM different GROUP BY {keys}
                 HAVING sum(abs({_NOW} - {_THEN})) > 0
             ), there AS (
-                SELECT DISTINCT {mine} FROM keyed AS k
+                SELECT DISTINCT {mine}, true AS {_FOUND} FROM keyed AS k
                 JOIN (SELECT {keys} FROM both_rows AS r{self._kept()}) AS o
                 ON {_same(self.key, "k", "o")}
             ), judged AS (
                 SELECT k.*, CASE
-                    WHEN t.found OR (k.a > 0 AND k.b > 0) THEN 'changed'
-                    WHEN k.b > 0 THEN 'added' ELSE 'removed' END AS {_CHANGE}
-                FROM keyed AS k LEFT JOIN (SELECT *, true AS found FROM there) AS t
+                    WHEN t.{_FOUND} OR (k.{_THEN} > 0 AND k.{_NOW} > 0) THEN 'changed'
+                    WHEN k.{_NOW} > 0 THEN 'added' ELSE 'removed' END AS {_CHANGE}
+                FROM keyed AS k LEFT JOIN there AS t
                 ON {_same(self.key, "k", "t")}
             )"""
 

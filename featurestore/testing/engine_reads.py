@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from featurestore.compiler.rel import (
+    COMMITTED,
     DataFiles,
     Limit,
     Rel,
@@ -220,6 +222,28 @@ class ReadsContract:
             dtypes={"select": STRING, "größe": INT64, "rn": FLOAT64},
         )
         assert run(engine, rel) == [{"select": "x", "größe": 1, "rn": 1.0}]
+
+    def test_of_the_push_log_only_what_counts(self, engine: Engine, tmp_path: Path) -> None:
+        own = table(tmp_path, "own", v=(INT64, [1])).files
+        commits = [10, 11, 20, 21, 30, 31]
+        log = [
+            str(
+                write_parquet(
+                    tmp_path / f"log{number}.parquet",
+                    {
+                        "v": to_array([number * 100 + one for one in commits], INT64),
+                        COMMITTED: to_array(commits, INT64),
+                    },
+                )
+            )
+            for number in range(1, 4)
+        ]
+        counted = {log[0]: ((0, 10), (20, 30)), log[2]: ((30, 40),)}
+        files = replace(own, pushed=tuple(log), counted=counted)
+        check_same_rows(
+            run(engine, scan(files)),
+            [{"v": v} for v in (1, 110, 121, 130, *(200 + one for one in commits), 331)],
+        )
 
     def test_columns_may_have_any_name(self, engine: Engine, tmp_path: Path) -> None:
         names = ["rn", "row_id", "select", "order", "größe", "a b", 'quo"te', "it's", "x;y", "?"]

@@ -22,7 +22,7 @@ from featurestore.errors import (
 )
 from featurestore.lifecycle.datasets import Verdict
 from featurestore.lifecycle.versions import Change
-from featurestore.timeline import ManualClock, format_instant
+from featurestore.timeline import SECOND_US, ManualClock, format_instant
 from tests.conftest import write_rows
 from tests.integration.test_reproduce import NOW, asked, click, write_folder
 from tests.integration.test_training_sets import VISITS, visit
@@ -71,14 +71,28 @@ def test_log(folder: Path) -> None:
         assert found[1].row_digest == found[2].row_digest != found[0].row_digest
         assert fs.training_set("set/1").id == found[2].id
         assert [one.number for one in fs.data.log("settled")] == [1]
-        at = format_instant(found[1].at_us)
-        assert fs.training_set(f"set/{at}").id == found[1].id
-        assert fs.data.diff(f"set/{format_instant(found[2].at_us)}", f"set/{at}").same_rows
         for ref in ("set/0", "set/4", "set/none", "set/99999999999", "set/2001-01-01", "no/2026"):
             with pytest.raises(RecordNotFound):
                 fs.training_set(ref)
         with pytest.raises(RecordNotFound, match="Did you mean 'set'"):
             fs.data.log("sets")
+
+
+def test_a_name_as_it_stood_at_an_instant(folder: Path) -> None:
+    with opened(folder) as fs:
+        made = []
+        for rows in (3, 4):
+            fs.clock.advance(SECOND_US)  # type: ignore[attr-defined]
+            made.append(fs.create_training_set("dated", asked(rows), FEATURES))
+        first, second = (f"dated/{format_instant(one.record.created_at_us)}" for one in made)
+        assert fs.training_set(first).id == made[0].id
+        assert fs.training_set(second).id == made[1].id == fs.training_set("dated").id
+        assert fs.data.diff(first, second).rows == (3, 4)
+        fs.clock.advance(SECOND_US)  # type: ignore[attr-defined]
+        fs.data.restore(first)
+        assert fs.training_set(second).id == made[1].id
+        with pytest.raises(RecordNotFound):
+            fs.training_set("dated/2001-01-01")
 
 
 def test_diff(folder: Path) -> None:
@@ -187,6 +201,39 @@ def test_a_vacuum_keeps_what_sets_have_read(folder: Path) -> None:
             retention_hours=0, enforce_retention_duration=False, dry_run=False
         )
         assert fs.reproduce("set/1").verdict is Verdict.DATA_EXPIRED  # Delta's own knows nothing
+
+
+def test_a_vacuum_keeps_what_was_read_by_another_source(folder: Path) -> None:
+    """The table counts, not what the source is called that reads it today."""
+    click(folder, 3, mode="overwrite")
+    click(folder, 4, mode="overwrite")
+    path = folder / "definitions.py"
+    text = path.read_text()
+    path.write_text(
+        text.replace('clicks = FileSource("clicks",', 'clicks = FileSource("taps",')
+        + '\nother = FileSource("clicks", path="data/other", format="delta", event_time="seen")\n'
+    )
+    shutil.copytree(folder / "data/clicks", folder / "data/other")
+    with opened(folder) as fs:
+        assert fs.data.vacuum("taps", older_than="1us").kept_versions == (0, 1)
+        assert fs.data.vacuum("clicks", older_than="1us").kept_versions == ()
+        fs.data.vacuum("taps", older_than="1us", dry_run=False)
+        assert fs.reproduce("set/1").verdict is Verdict.EXACT
+
+
+def test_a_vacuum_is_never_younger_than_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours: list[int] = []
+    monkeypatch.setattr(
+        DeltaTable,
+        "vacuum",
+        lambda _self, retention_hours, **_: hours.append(retention_hours) or [],
+    )
+    with opened(folder) as fs:
+        for asked in ("59m", "1h", "61m", "90m", "7d"):
+            fs.data.vacuum("clicks", older_than=asked)
+    assert hours == [0, 1, 2, 2, 168]
 
 
 def test_what_is_no_delta_table(folder: Path) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fastapi.testclient import TestClient
 
 from featurestore import FeatureStore
 from featurestore.cli.main import run
@@ -37,6 +37,8 @@ from featurestore.timeline import (
     SystemClock,
     format_instant,
 )
+from featurestore.web.app import build_app
+from featurestore.web.site import Site
 from tests.conftest import INSTANT
 
 pytestmark = pytest.mark.slow
@@ -49,7 +51,9 @@ RIDES = {
     "known": INSTANT,
     "id": pa.int64(),
     "fare": pa.float64(),
+    "a": pa.string(),
 }
+AT_NOON = pa.table({"driver": ["ann"], "event_timestamp": pa.array([NOON], INSTANT)})
 DEFINITIONS = """
 from featurestore import Aggregation, Entity, Feature, FeatureService, FeatureView, FileSource
 from featurestore import SqlSource, StreamSource
@@ -71,7 +75,7 @@ model = FeatureService("model", features=[last, day])
 
 def ride(number: int, fare: float, driver: str = "ann", age_us: int = HOUR_US) -> dict[str, Any]:
     at = NOON - age_us
-    return {"driver": driver, "at": at, "known": at, "id": number, "fare": fare}
+    return {"driver": driver, "at": at, "known": at, "id": number, "fare": fare, "a": "x"}
 
 
 def table(*rows: dict[str, Any]) -> pa.Table:
@@ -278,12 +282,9 @@ def test_what_is_online_follows_with_the_next_materialize(fs: FeatureStore) -> N
 def test_a_training_set_is_what_it_was(fs: FeatureStore) -> None:
     first = push(fs, ride(2, 2.0))
     push(fs, ride(3, 3.0))
-    frame = pd.DataFrame(
-        {"driver": ["ann"], "event_timestamp": [pd.Timestamp(NOON, unit="us", tz="UTC")]}
-    )
-    made = fs.create_training_set("one", frame, "model")
+    made = fs.create_training_set("one", AT_NOON, "model")
     restored(fs, first)
-    other = fs.create_training_set("one", frame, "model")
+    other = fs.create_training_set("one", AT_NOON, "model")
     assert made.row_digest != other.row_digest
     push(fs, ride(9, 9.0))
     restored(fs, "pushed/rides/" + format_instant(NOON - 2 * DAY_US))
@@ -390,10 +391,7 @@ def test_vacuum_keeps_tags_late_states_and_training_sets(fs: FeatureStore) -> No
     second = push(fs, ride(3, 3.0), ride(4, 4.0))
     third = push(fs, ride(5, 5.0))
     fs.data.tag(second, "audited")
-    frame = pd.DataFrame(
-        {"driver": ["ann"], "event_timestamp": [pd.Timestamp(NOON, unit="us", tz="UTC")]}
-    )
-    fs.create_training_set("one", frame, "model")
+    fs.create_training_set("one", AT_NOON, "model")
     restored(fs, first)
     with pytest.raises(InvalidRequest, match="stays for 1h at least"):
         fs.data.vacuum("pushed/rides", older_than="1us")
@@ -490,3 +488,29 @@ def test_the_commands(folder: Path, fs: FeatureStore, capsys: pytest.CaptureFixt
     )  # fmt: skip
     assert json.loads(call("data", "vacuum", "pushed/rides", "--json"))["rows"] == 0
     assert call("data", "restore", "pushed/rides/bad", status=1) == ""
+
+
+@pytest.mark.filterwarnings(f"ignore::{OnlineDiffersWarning.__module__}.OnlineDiffersWarning")
+def test_over_http(folder: Path, fs: FeatureStore, clock: ManualClock) -> None:
+    first = push(fs, ride(2, 2.0))
+    push(fs, ride(3, 3.0))
+    with Site(fs.settings, clock=clock) as site:
+        api = TestClient(build_app(site), base_url="http://127.0.0.1/api/data")
+        logged = api.get("/log", params={"name": "pushed/rides", "limit": 1}).json()
+        assert [(one["operation"], one["current"]) for one in logged] == [("push", True)]
+        found = api.get("/diff", params={"then": first, "now": "pushed/rides"}).json()
+        assert (found["rows_added"], found["changes"][0]["key"]) == (1, [3])
+        asked = {"ref": first, "tag": "good"}
+        assert api.post("/tag", params=asked, json={}).json() == {"id": first}
+        why = {"reason": "a bad feed"}
+        done = api.post("/restore", params={"ref": "pushed/rides/good"}, json=why).json()
+        assert (done["rows_removed"], done["to_materialize"]) == (1, ["day", "last", "splurge"])
+        assert api.get("/vacuum", params={"source": "pushed/rides"}).json()["kept_tags"] == ["good"]
+        assert api.post("/vacuum", params={"source": "pushed/rides"}, json={}).json()["removed"]
+        missing = api.get("/log", params={"name": "pushed/ride"})
+        assert (missing.status_code, missing.json()["error"]["code"]) == (404, "unknown-source")
+        fs.create_training_set("one", AT_NOON, "model")
+        assert [one["number"] for one in api.get("/log", params={"name": "one"}).json()] == [1]
+        made = api.post("/tag", params={"ref": "one", "tag": "good"}, json={}).json()
+        assert made["rows"] == 1
+        assert api.post("/restore", params={"ref": "one/good"}, json={}).json() == made

@@ -116,6 +116,29 @@ def test_files_that_a_training_set_has_read_stay_until_it_goes(offline: OfflineF
     assert not set(read) & {file.url for file in offline.list(push_log.FOLDER)}
 
 
+def test_who_keeps_files_is_not_asked_with_every_commit(
+    offline: OfflineFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        push_log, "pinned_names", lambda folder: asked.append(1) or pinned_names(folder)
+    )
+    writer = log(offline)
+    for number in range(push_log.FILES_PER_TIER_MAX - 1):
+        writer.append([(ROWS, push_log.encoded(table(number)))])
+        push_log.drain(offline, now_us=0)
+    (read, *_) = [offline.url(file.name) for file in push_log.logged_files(offline)[ROWS]]
+    write_pins(offline, "training_sets/a/1", [read])
+    for number in range(4):
+        writer.append([(ROWS, push_log.encoded(table(100 + number)))])
+        push_log.drain(offline, now_us=number and push_log.KEPT_US + number)
+    assert len(asked) == 1
+    assert read in {file.url for file in offline.list(push_log.FOLDER)}
+    writer.append([(ROWS, push_log.encoded(table(200)))])
+    push_log.drain(offline, now_us=3 * push_log.KEPT_US)
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize("event_id", [True, False])
 def test_equal_rows_of_one_event_are_one(offline: OfflineFolder, event_id: bool) -> None:
     log(offline, table(1, event_id=event_id), table(1, 2, event_id=event_id))

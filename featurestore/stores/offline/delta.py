@@ -75,7 +75,8 @@ def vacuum_table(
     dry_run: bool,
 ) -> list[str]:
     """Remove (or list) the files that no version from `keep` on the list, nor the present one, has,
-    and that were removed from the table longer than `older_than_us` ago.
+    and that were removed from the table longer than `older_than_us` ago: in whole hours, rounded
+    up; less than an hour is none.
 
     Raises `InvalidRequest` for what is no Delta table, and where a version to keep is not in the
     log any more; `SourceMissing`, and what S3 does.
@@ -99,7 +100,8 @@ def vacuum_table(
     try:
         table = DeltaTable(folder, storage_options=options)
         files: list[str] = table.vacuum(
-            retention_hours=older_than_us // HOUR_US,
+            # Whole hours are all that it knows: none is removed that is younger than asked.
+            retention_hours=-(-older_than_us // HOUR_US) if older_than_us >= HOUR_US else 0,
             enforce_retention_duration=False,
             dry_run=dry_run,
             keep_versions=list(keep),

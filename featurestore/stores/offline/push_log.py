@@ -250,19 +250,18 @@ def _tier(rows: int) -> int:
 
 
 def _collect(offline: OfflineFolder, writer: str, manifest: Manifest, now_us: int) -> None:
-    """Remove files that were retired long ago, but for those that a training set has read. The next
-    manifest forgets them."""
-    old = [name for name, at_us in manifest.retired if at_us < now_us - KEPT_US]
+    """Remove files that were retired long ago, but for those that a training set has read: whether
+    one still does is asked again after as long a time, not with every commit. The next manifest
+    forgets the others."""
+    old = {name for name, at_us in manifest.retired if at_us < now_us - KEPT_US}
     if not old:
         return
-    pinned = pinned_names(offline)
-    old = [name for name in old if name not in pinned]
-    if not old:
-        return
-    for name in old:
+    pinned = old & pinned_names(offline)
+    for name in old - pinned:
         offline.remove(name)
-    left = tuple(pair for pair in manifest.retired if pair[0] not in old)
-    write_manifest(offline, writer, replace(manifest, retired=left))
+    left = [(name, now_us if name in pinned else at_us) for name, at_us in manifest.retired]
+    retired = tuple((name, at_us) for name, at_us in left if name not in old - pinned)
+    write_manifest(offline, writer, replace(manifest, retired=retired))
 
 
 # --- this machine ---------------------------------------------------------------------------------
