@@ -22,7 +22,8 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="WHAT",
-        help="source.column, view:feature, an alias (env/prod), a record id, kind:name, or a name.",
+        help="source.column, view:feature, an alias (env/prod), a model (delay/production), a run, "
+        "a record's id, kind:name, or a name.",
     ),
 ]
 At = Annotated[

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from featurestore.cli.output import say, show_table
+from featurestore.lifecycle.changes import in_use
 from featurestore.permissions import VIEWS
 from featurestore.records import show_id
 from featurestore.timeline import SECOND_US, format_duration, format_instant
@@ -39,8 +40,10 @@ def impact(found: Impact) -> str:
         lines += [f"  ? source {d.source}, {_column(d.column)}: {d.why}" for d in found.doubts]
     if found.maybe.every:
         lines += ["Behind those, and so maybe touched:", *_blast(found.maybe)]
-    live = ", ".join(map(str, found.blast.models_in_stage)) or "no model of these"
-    lines.append(f"In a stage: {live}.")
+    live = [
+        f"{hit.label} ({', '.join(in_use(hit.aliases))})" for hit in found.blast.models_in_stage
+    ]
+    lines.append(f"In a stage: {', '.join(live) or 'no model of these'}.")
     return "\n".join(lines)
 
 

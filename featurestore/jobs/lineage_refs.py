@@ -1,6 +1,7 @@
 """What people call things: a column (`weather.temp`), a feature (`origin_weather:temp`), an alias
-(`env/prod`, `model/delay/production`), a record id, whole or shortened, `kind:name`, or a bare name
-where only one thing has it.
+(`env/prod`, `model/delay/production`), a model or training set as `fs.models` and `fs.training_set`
+name them (`delay/production`, `delays/3`), a run's id, a record's, whole or shortened, `kind:name`,
+or a bare name where only one thing has it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ NAMED_KINDS = (
 _OUR_ALIASES = ("online/", "pinned/", "serving/", "store/")
 """Beginnings of aliases that nobody asks for by name; they are not suggested."""
 
+_DIGITS_MAX = 10
+_RUN = re.compile(r"(?:(?P<experiment>[^@]+)/)?(?P<id>[0-9a-f]{4,32})")
 _KIND_NAME = re.compile(r"(?P<kind>[a-z][a-z_]*):(?P<name>[^@]+)")
 
 
@@ -77,13 +80,30 @@ def find(registry: Registry, text: str, *, at_us: int | None = None) -> Target:
 def _find(registry: Registry, text: str, at_us: int | None) -> Target:
     if "@" in text:
         return _born(registry.glances(ids=[registry.record(text).id]), text, at_us)
-    if "/" in text and (alias := registry.aliases(text, at_us=at_us).get(text)):
-        return _born(registry.glances(ids=[alias.target]), text, at_us)
+    if "/" in text and (target := _by_slash(registry, text, at_us)):
+        return target
     if ":" in text:
         return _by_colon(registry, text, at_us)
     if "." in text and (target := _column(registry, text, at_us)):
         return target
     return _by_name(registry, text, at_us)
+
+
+def _by_slash(registry: Registry, text: str, at_us: int | None) -> Target | None:
+    for name in (text, f"model/{text.removesuffix('/latest')}"):
+        if alias := registry.aliases(name, at_us=at_us).get(name):
+            return _born(registry.glances(ids=[alias.target]), text, at_us)
+    name, _, digits = text.rpartition("/")
+    if not (digits.isascii() and digits.isdigit() and len(digits) < _DIGITS_MAX):
+        return None
+    number = int(digits)
+    models = _named(registry, "model", name, at_us)
+    found = [model for model in models if model.body.get("number") == number]
+    # Training sets of one name are numbered as they were made.
+    found += _named(registry, "training_set", name, at_us)[number - 1 : number] if number else ()
+    if len(found) > 1:
+        raise AmbiguousRecord(text, found=[show_id(stored.id) for stored in found])
+    return Target(text=text, records=tuple(found)) if found else None
 
 
 def _by_colon(registry: Registry, text: str, at_us: int | None) -> Target:
@@ -119,10 +139,26 @@ def _by_name(registry: Registry, text: str, at_us: int | None) -> Target:
     }
     if len(found) > 1:
         raise AmbiguousRecord(text, found=[f"{kind}:{text}" for kind in found])
+    if not found and (run := _run(registry, text, at_us)):
+        return run
     if not found:
         aliases = [name for name in registry.aliases() if not name.startswith(_OUR_ALIASES)]
         raise RecordNotFound(text, known=aliases + _names(registry))
     return Target(text=text, records=next(iter(found.values())))
+
+
+def _run(registry: Registry, text: str, at_us: int | None) -> Target | None:
+    """A run by its id, or the beginning of it, with or without its experiment before it."""
+    parts = _RUN.fullmatch(text)
+    if parts is None:
+        return None
+    try:
+        facts = registry.runs.details(parts["id"], now_us=0).facts
+    except RecordNotFound:
+        return None
+    if parts["experiment"] not in (None, facts.experiment):
+        return None
+    return _born(registry.glances(ids=[facts.record_id]), text, at_us)
 
 
 def _named(registry: Registry, kind: str, name: str, at_us: int | None) -> tuple[Glance, ...]:

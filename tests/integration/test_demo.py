@@ -103,7 +103,7 @@ def check_models(printed: str) -> None:
         rf"^{version}, in production, says: late with probability 0\.\d\d$", printed, re.M
     )
 
-    live = f"In a stage: delay v{number} (model/delay, model/delay/production)."
+    live = f"In a stage: delay v{number} (model/delay/production)."
     assert live in printed.partition("$ featurestore impact outcomes.arr_delay")[2]
     assert "= plane_history:plane_arr_delay_mean_24h  (value)" in printed
     rebuilt = printed.partition("$ featurestore reproduce model/delay/production")[2]

@@ -236,6 +236,11 @@ def test_a_run_names_its_training_sets(fs: FeatureStore, folder: Path) -> None:
     assert {two.id, three.id} <= down
     found = fs.runs.search("training_set = 'more'", experiment="sets", order_by="started")
     assert [run.run_id for run in found] == [two.run_id, three.run_id]
+    for name in (one.run_id, one.run_id[:12], f"sets/{one.run_id[:12]}", one.id):
+        assert first.id in {node.id for node in fs.lineage.of(name, depth=1).nodes}
+        assert fs.reproduce(name).training_set == first.id
+    with pytest.raises(RecordNotFound):
+        fs.lineage.of(f"others/{one.run_id}")
     comparison = fs.runs.compare(one.run_id, three.run_id)
     data = {each.name: each.values for each in comparison.training_data}
     assert data["rows"] == (len(frame), 5)

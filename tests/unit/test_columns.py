@@ -23,6 +23,7 @@ from featurestore.definitions.view import Feature, FeatureView
 from featurestore.errors import AmbiguousRecord, RecordNotFound
 from featurestore.jobs.apply import apply
 from featurestore.jobs.lineage_impact import Doubt, Impact, impact
+from featurestore.jobs.lineage_refs import find
 from featurestore.jobs.lineage_tree import lineage
 from featurestore.lifecycle.columns import split_node, tree_lineage
 from featurestore.records import Edge, Record, StoredRecord
@@ -341,6 +342,38 @@ def test_what_came_later_is_said_to(registry: Registry, target: str) -> None:
     assert caught.value.message == before
     with pytest.raises(RecordNotFound, match="The registry has no 'nowhere'"):
         impact(registry, "nowhere", at_us=NOW_US - 1)
+
+
+def test_models_training_sets_and_runs_by_the_names_that_people_use(registry: Registry) -> None:
+    sets = [Record(kind="training_set", name="rides", body={"rows": n}) for n in (1, 2)]
+    models = [Record(kind="model", name="late", body={"number": n}) for n in (1, 2)]
+    aliases = {"model/late": models[1].id, "model/late/production": models[0].id}
+    registry.commit(records=[*sets, *models], aliases=aliases)
+    named = {
+        "late/1": models[0],
+        "late/2": models[1],
+        "late/latest": models[1],
+        "late/production": models[0],
+        "rides/1": sets[0],
+        "rides/2": sets[1],
+    }
+    for text, record in named.items():
+        assert find(registry, text).ids == [record.id], text
+    for text in (
+        "late/0",
+        "late/3",
+        "late/staging",
+        "rides/0",
+        "rides/3",
+        "late/",
+        "/1",
+        "abcd1234",
+    ):
+        with pytest.raises(RecordNotFound):
+            find(registry, text)
+    registry.commit(records=[Record(kind="training_set", name="late", body={})])
+    with pytest.raises(AmbiguousRecord, match=r"model:late@\w+, training_set:late@"):
+        find(registry, "late/1")
 
 
 def test_nodes_are_split_at_the_digest() -> None:
