@@ -36,6 +36,8 @@ def cast_sql(value: Text, target: DType) -> Text:
     value = settled(value)
     if source == STRING:
         return _cast_text(value, target)
+    if source == FLOAT32 and target == FLOAT64:
+        return read_as(value, FLOAT64)
     if source == FLOAT32 and target.kind is Kind.DECIMAL:
         value = read_as(value, FLOAT64)
     if source == BOOL and target.kind is Kind.DECIMAL:

@@ -3,6 +3,7 @@ can't be read. Which texts are read is said by the patterns below, which SQL che
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from datetime import date
@@ -43,11 +44,13 @@ _instant = re.compile(
 _WIDE = Context(prec=100)
 _BOOLS = dict.fromkeys(TRUE_TEXTS, True) | dict.fromkeys(FALSE_TEXTS, False)
 _EPOCH_ORDINAL = 719_163
+_BEYOND = 2**64
+"""An integer that no type of ours holds."""
 
 
 def int_of_float(value: float) -> int:
-    """To the nearest integer, halves to the even one."""
-    return round(value)
+    """To the nearest integer, halves to the even one; what is infinite fits none."""
+    return round(value) if math.isfinite(value) else _BEYOND
 
 
 def int_of_text(text: str) -> int | None:

@@ -22,8 +22,6 @@ radians = math.radians
 degrees = math.degrees
 atan = math.atan
 atan2 = math.atan2
-sin = math.sin
-cos = math.cos
 cbrt = math.cbrt
 absolute = abs
 to_float = float
@@ -47,6 +45,8 @@ ln = _or_nan(math.log)
 log10 = _or_nan(math.log10)
 log2 = _or_nan(math.log2)
 exp = _or_nan(math.exp)
+sin = _or_nan(math.sin)
+cos = _or_nan(math.cos)
 tan = _or_nan(math.tan)
 asin = _or_nan(math.asin)
 acos = _or_nan(math.acos)
@@ -61,8 +61,8 @@ def power(x: float, y: float) -> float:
 
 
 def modulo(x: float, y: float) -> float:
-    """The remainder with the sign of x; NaN for a divisor of 0."""
-    return math.fmod(x, y) if y else NAN
+    """The remainder with the sign of x; NaN for a divisor of 0, or of what is infinite."""
+    return math.fmod(x, y) if y and math.isfinite(x) else NAN
 
 
 def remainder(a: int, b: int) -> int:

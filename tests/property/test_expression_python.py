@@ -131,6 +131,18 @@ def test_function(con: duckdb.DuckDBPyConnection, trial: Trial) -> None:
     run()
 
 
+INFINITIES = (float("inf"), float("-inf"))
+OF_FLOATS = [trial for trial in TRIALS if {FLOAT32, FLOAT64} & {*trial.types}]
+
+
+@pytest.mark.parametrize("trial", OF_FLOATS, ids=name)
+def test_function_of_what_is_infinite(con: duckdb.DuckDBPyConnection, trial: Trial) -> None:
+    """No function makes such a value, but a source or a request may hold one."""
+    edges = [[*INFINITIES, *VALUES[t]] if t.is_float else VALUES[t] for t in trial.types]
+    rows = [row for row in itertools.product(*edges) if {*INFINITIES} & {*row}]
+    check(con, trial.text, trial.types, rows)
+
+
 MONEY, WIDE, SMALL = parse("decimal(9,2)"), parse("decimal(38,10)"), parse("decimal(4,4)")
 DECIMALS = (MONEY, WIDE, SMALL)
 NUMERIC_TEXTS = [
@@ -197,6 +209,7 @@ PAIRS = [(s, t) for s in SOURCES for t in TARGETS if t.kind in castable(s) and s
 @pytest.mark.parametrize(("source", "target"), PAIRS, ids=str)
 def test_cast(con: duckdb.DuckDBPyConnection, source: DType, target: DType) -> None:
     known, strategy = SOURCES[source]
+    known = [*known, *INFINITIES] if source.is_float else known
     text = f"CAST(a AS {target})"
     check(con, text, (source,), [(value,) for value in known])
 
