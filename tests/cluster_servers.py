@@ -127,7 +127,7 @@ def is_master(node: RedisServer) -> bool:
     """What the node thinks of itself. (Whoever promotes one ends its connections.)"""
     try:
         return b"\r\nmaster\r\n" in node.command("ROLE")[:20]
-    except ConnectionError:
+    except (ConnectionError, ssl.SSLError):
         return False
 
 

@@ -151,12 +151,13 @@ class Master(Generic[T]):
         old = None if self._current is None else self._current[0]
         epoch = max(answer.epoch for answer in answers)
         latest = [answer for answer in answers if answer.epoch == epoch]
-        replaced = [answer.named for answer in latest if answer.replaces]
-        votes = Counter(answer.named for answer in latest)
+        replaced = {answer.named.address for answer in latest if answer.replaces}
+        votes = Counter(answer.named.address for answer in latest)
+        servers = {answer.named.address: answer.named for answer in latest}
         errors: list[StoreError] = []
-        for named, _ in sorted(votes.items(), key=lambda one: (one[0] == old, -one[1])):
+        for address, named in sorted(servers.items(), key=lambda s: (s[1] == old, -votes[s[0]])):
             try:
-                if named in replaced:
+                if address in replaced:
                     raise StoreUnavailable(
                         f"the online store {named.shown} is being replaced by its replica"
                     )
