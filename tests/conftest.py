@@ -1,4 +1,4 @@
-"""Shared fixtures: small repositories on disk."""
+"""Shared fixtures: small repositories on disk. Profiles of the property tests: see `effort`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,31 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from effort import FUZZ, examples
+from hypothesis import HealthCheck, settings
 
 Rows = Sequence[Mapping[str, Any]]
 MakeRepo = Callable[..., Path]
 
 INSTANT = pa.timestamp("us", tz="UTC")
+
+ALLOWED = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture)
+settings.register_profile(
+    "featurestore",
+    deadline=None,
+    derandomize=True,
+    max_examples=100,
+    database=None,
+    suppress_health_check=ALLOWED,
+)
+settings.register_profile(
+    "fuzz",
+    deadline=None,
+    derandomize=False,
+    max_examples=examples(100),
+    print_blob=True,
+    suppress_health_check=ALLOWED,
+)
 
 
 def utc(*parts: int) -> datetime:
@@ -35,9 +55,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("fuzz" if FUZZ else "featurestore")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A gap of a back end is a test that must fail: `notyet` and `never` are strict xfails."""
+    """A gap of a back end is a test that must fail: `notyet` and `never` are strict xfails. Fuzzing
+    takes as long as it was asked to."""
     for item in items:
+        if FUZZ:
+            item.add_marker(pytest.mark.timeout(0))
         for name in ("notyet", "never"):
             for mark in item.iter_markers(name):
                 item.add_marker(pytest.mark.xfail(reason=mark.args[0], strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import socket
@@ -12,13 +11,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import pytest
+from free_ports import free_port
 
-PORTS = (12_000, 32_000)
 STARTS_WITHIN_S = 20.0
 DEBIAN_PACKAGE = "there is no redis-server; install Debian's: apt-get install redis-server"
 
@@ -198,13 +197,3 @@ class RedisServer:
 def _bulk(word: str) -> bytes:
     data = word.encode()
     return b"$%d\r\n%b\r\n" % (len(data), data)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now, and that the kernel gives to no outgoing connection: a
-    server that is killed comes back to it."""
-    while True:
-        port = random.randrange(*PORTS)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port

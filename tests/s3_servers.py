@@ -9,10 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+from free_ports import free_port
 from pyarrow import fs
 
 STARTS_WITHIN_S = 60.0
@@ -112,10 +112,7 @@ class S3Server:
 
 
 def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        found = []
-        for _ in range(count):
-            one = held.enter_context(socket.socket())
-            one.bind((S3Server.host, 0))
-            found.append(int(one.getsockname()[1]))
-        return found
+    found: dict[int, None] = {}
+    while len(found) < count:
+        found[free_port()] = None
+    return list(found)

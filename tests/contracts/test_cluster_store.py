@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from cluster_servers import RedisCluster
+from free_ports import free_port
 from patience import STEADY_MS
-from redis_servers import RedisServer, free_port, valkey_binary
+from redis_servers import RedisServer, valkey_binary
 
 from featurestore.errors import StoreError, StoreUnavailable
 from featurestore.stores.online.base import KeyFields, RowBatch, WriteResult

@@ -14,8 +14,9 @@ from typing import Self
 
 import pytest
 import trustme
+from free_ports import free_port
 from patience import promised, wait_for
-from redis_servers import RedisServer, free_port, redis_binary, valkey_binary
+from redis_servers import RedisServer, redis_binary, valkey_binary
 
 from featurestore.config import OnlineSettings
 from featurestore.errors import (

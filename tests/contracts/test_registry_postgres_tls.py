@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from free_ports import free_port
 from security_servers import Certificates
 
 from featurestore.errors import FeatureStoreError, StoreAccessDenied
@@ -88,8 +88,7 @@ def server() -> Iterator[TlsPostgres]:
     initdb = [programs / "initdb", "-D", data, "-U", "keeper", "--auth=trust", "--no-sync"]
     subprocess.run(initdb, user=user, check=True, capture_output=True, cwd="/")
     (data / "pg_hba.conf").write_text(RULES)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     settings = {
         "listen_addresses": "127.0.0.1,127.0.0.2", "port": port, "fsync": "off",
         "unix_socket_directories": data, "ssl": "on", "ssl_cert_file": folder / "pg-server.pem",

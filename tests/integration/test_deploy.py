@@ -17,10 +17,11 @@ import httpx
 import pytest
 import typer
 import yaml
+from free_ports import free_port
 from hostile import BODY, PLAN, VIEW, Served
 from patience import wait_for
 from postgres_servers import postgres_server
-from redis_servers import RedisServer, free_port, valkey_binary
+from redis_servers import RedisServer, valkey_binary
 
 from featurestore.cli.main import app
 from featurestore.config import ENVIRONMENT_PREFIX, Settings, load_settings

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from free_ports import free_port
 from postgres_servers import postgres_server
-from redis_servers import RedisServer, free_port, redis_binary, valkey_binary
+from redis_servers import RedisServer, redis_binary, valkey_binary
 
 from featurestore.cli.init import write_repository
 from featurestore.timeline import SystemClock

@@ -1,6 +1,7 @@
 """How hard the property tests try.
 
-By default they draw the same examples each time, few enough to take less than a minute in all.
+By default they draw the same examples each time, on every machine, few enough to take less than a
+minute in all: what a test finds by chance belongs to who looks for it, not to who submits next.
 `FEATURESTORE_FUZZ=5` draws other ones each time, five times as many; `make fuzz` does so, again and
 again, for as long as it is told to.
 """
