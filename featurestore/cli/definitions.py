@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 from textwrap import dedent, indent
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
 from featurestore.cli.options import Json, Repo, open_store
 from featurestore.cli.output import line, say, show_json, show_rows, working
-from featurestore.errors import InvalidRequest
+from featurestore.errors import InvalidRequest, suggest
 
 if TYPE_CHECKING:
     from featurestore.compiler.changes import ChangePlan
@@ -22,31 +21,30 @@ if TYPE_CHECKING:
 CHANGES_PENDING = 2
 
 
-class Objects(Enum):
-    """What can be listed; the singular is understood too."""
+def _kinds() -> dict[str, Kind]:
+    """What can be listed, as the shell spells it."""
+    from featurestore.jobs.inventory import Kind
 
-    ENTITIES = "entities"
-    SOURCES = "sources"
-    REQUESTS = "requests"
-    VIEWS = "views"
-    ON_DEMAND = "on-demand"
-    SERVICES = "services"
-    ENTITY = "entity"
-    SOURCE = "source"
-    REQUEST = "request"
-    VIEW = "view"
-    SERVICE = "service"
-
-    @property
-    def kind(self) -> Kind:
-        """The plural."""
-        singular = self.value in ("source", "request", "view", "service")
-        named = f"{self.value}s" if singular else self.value
-        return cast("Kind", "entities" if named == "entity" else named.replace("-", "_"))
+    return {str(kind).replace("_", "-"): kind for kind in get_args(Kind)}
 
 
-Kinds = Annotated[
-    Objects, typer.Argument(metavar="entities|sources|requests|views|on-demand|services")
+def _kind(named: str) -> str:
+    """What is meant; the singular is understood too."""
+    known = _kinds()
+    plural = "entities" if named == "entity" else named if named in known else f"{named}s"
+    if plural not in known:
+        raise typer.BadParameter(f"{named!r} is none.{suggest(named, known)}")
+    return known[plural]
+
+
+OfKind = Annotated[
+    str,
+    typer.Argument(
+        metavar="KIND",
+        help="entities, sources, requests, views, on-demand or services.",
+        callback=_kind,
+        autocompletion=lambda: list(_kinds()),
+    ),
 ]
 
 
@@ -135,25 +133,25 @@ def _read_plan(path: Path) -> ChangePlan:
         raise InvalidRequest(f"the plan {path} can't be read: {error}") from error
 
 
-def list_objects(kind: Kinds, repo: Repo = Path(), as_json: Json = False) -> None:
+def list_objects(kind: OfKind, repo: Repo = Path(), as_json: Json = False) -> None:
     """List what the repository defines."""
     with open_store(repo) as store:
-        rows = store.list(kind.kind)
+        rows = store.list(cast("Kind", kind))
     if as_json:
         show_json(rows)
     else:
-        show_rows(rows, title=kind.kind)
+        show_rows(rows, title=kind)
 
 
 def describe(
-    kind: Kinds,
+    kind: OfKind,
     name: Annotated[str, typer.Argument(help="Which one.")],
     repo: Repo = Path(),
     as_json: Json = False,
 ) -> None:
     """Show one definition in full."""
     with open_store(repo) as store:
-        found = store.describe(kind.kind, name)
+        found = store.describe(cast("Kind", kind), name)
     if as_json:
         show_json(found)
     else:

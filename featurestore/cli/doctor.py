@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +11,7 @@ import typer
 
 from featurestore.cli.options import Json, Repo
 from featurestore.cli.output import say, show_json
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, InvalidRepository
 from featurestore.masking import mask
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def doctor(repo: Repo = Path(), as_json: Json = False) -> None:
     else:
         for finding in found:
             _show(finding)
-        say(f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} ok")
+        problems, warnings = (_times(counts[state], state) for state in ("problem", "warning"))
+        say(f"{problems}, {warnings}, {counts['ok']} ok")
     if counts["problem"]:
         raise typer.Exit(1)
 
@@ -70,9 +71,23 @@ def examine(repo: Path, *, clock: Clock | None = None) -> list[Finding]:
         for name, check in {**MACHINE_CHECKS, **STORE_CHECKS, **SECURITY_CHECKS}.items():
             try:
                 found += check(store)
+            except InvalidRepository as error:
+                found.append(_invalid(name, error, found))
             except FeatureStoreError as error:
                 found.append(failed(name, error))
     return found
+
+
+def _invalid(check: str, error: InvalidRepository, found: Sequence[Finding]) -> Finding:
+    """Wrong definitions are said once; what needs right ones can't be looked at."""
+    if any(finding.check == "definitions" and finding.state == "problem" for finding in found):
+        return Finding(
+            check=check,
+            state="warning",
+            what="not looked at, for want of definitions",
+            to_do="correct them first",
+        )
+    return failed(check, error)
 
 
 def failed(check: str, error: FeatureStoreError, *, where: str = "") -> Finding:
@@ -87,8 +102,13 @@ def failed(check: str, error: FeatureStoreError, *, where: str = "") -> Finding:
     )
 
 
+def _times(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def _show(finding: Finding) -> None:
     where = f" ({finding.where})" if finding.where else ""
-    say(f"{_SIGNS[finding.state]} {finding.check}: {finding.what}{where}")
+    what = finding.what.replace("\n", "\n    ")
+    say(f"{_SIGNS[finding.state]} {finding.check}: {what}{where}")
     if finding.to_do:
         say(f"    → {finding.to_do}")

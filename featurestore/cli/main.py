@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Annotated, Any, NoReturn
 
@@ -36,6 +36,7 @@ from featurestore.cli import (
 from featurestore.cli import models as model_commands
 from featurestore.cli.demo import command as demo
 from featurestore.cli.output import note, say, show_error, show_json
+from featurestore.cli.sections import Sections
 from featurestore.errors import FeatureStoreError
 from featurestore.masking import mask
 
@@ -48,6 +49,7 @@ UsageError: type[Any] = next(
 
 app = typer.Typer(
     name="featurestore",
+    cls=Sections,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -66,7 +68,6 @@ def root(
     """
 
 
-@app.command()
 def version(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Print the version."""
     from featurestore import __version__
@@ -77,47 +78,67 @@ def version(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
         say(f"featurestore {__version__}")
 
 
-app.command()(init.init)
-app.command()(definitions.plan)
-app.command()(definitions.apply)
-app.add_typer(environments.env, name="env")
-app.command()(data.materialize)
-app.command()(online.serve)
-app.command()(push.push)
-app.command()(push.ingest)
-app.command("dead-letters")(push.dead_letters)
-app.command("get-online")(online.get_online)
-app.command("get-historical")(data.get_historical)
-app.add_typer(training_sets.training_set, name="training-set")
-app.add_typer(data_versions.data, name="data")
-app.command()(training_sets.reproduce)
-app.command("list")(definitions.list_objects)
-app.command()(definitions.describe)
-app.command("test")(feature_tests.run_tests)
-app.command()(ci.ci)
-app.command()(data.verify)
-app.command()(data.optimize)
-app.command()(data.sweep)
-app.command("delete-entity")(online.delete_entity)
-app.command()(lineage.impact)
-app.command("who-uses")(lineage.who_uses)
-app.command()(lineage.lineage)
-app.command()(lineage.diff)
-app.command()(lineage.history)
-app.command()(lineage.freshness)
-app.command()(lineage.blast)
-app.command()(lineage.erase)
-app.command()(lineage.gc)
-app.add_typer(runs.runs, name="runs")
-app.add_typer(runs.sync, name="sync")
-app.add_typer(access.token, name="token")
-app.add_typer(access.access, name="access")
-app.add_typer(access.audit, name="audit")
-app.add_typer(model_commands.models, name="models")
-app.command()(ui.ui)
-app.command()(definitions.info)
-app.command()(doctor.doctor)
-app.command()(demo.demo)
+COMMANDS: Mapping[str, Mapping[str, Callable[..., Any] | typer.Typer]] = {
+    "Define, and apply what changed": {
+        "init": init.init,
+        "plan": definitions.plan,
+        "apply": definitions.apply,
+        "list": definitions.list_objects,
+        "describe": definitions.describe,
+        "test": feature_tests.run_tests,
+        "ci": ci.ci,
+        "env": environments.env,
+    },
+    "Train": {
+        "get-historical": data.get_historical,
+        "training-set": training_sets.training_set,
+        "reproduce": training_sets.reproduce,
+        "data": data_versions.data,
+        "runs": runs.runs,
+        "models": model_commands.models,
+        "sync": runs.sync,
+    },
+    "Serve": {
+        "materialize": data.materialize,
+        "serve": online.serve,
+        "get-online": online.get_online,
+        "verify": data.verify,
+        "push": push.push,
+        "ingest": push.ingest,
+        "dead-letters": push.dead_letters,
+    },
+    "Ask where things come from, and what depends on them": {
+        "impact": lineage.impact,
+        "lineage": lineage.lineage,
+        "who-uses": lineage.who_uses,
+        "history": lineage.history,
+        "diff": lineage.diff,
+        "freshness": lineage.freshness,
+        "blast": lineage.blast,
+        "ui": ui.ui,
+    },
+    "Operate": {
+        "doctor": doctor.doctor,
+        "info": definitions.info,
+        "optimize": data.optimize,
+        "sweep": data.sweep,
+        "gc": lineage.gc,
+        "delete-entity": online.delete_entity,
+        "erase": lineage.erase,
+        "token": access.token,
+        "access": access.access,
+        "audit": access.audit,
+    },
+    "Look around": {"demo": demo.demo, "version": version},
+}
+"""By what one wants to do, as `--help` shows them."""
+
+for _section, _commands in COMMANDS.items():
+    for _name, _command in _commands.items():
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_section)
+        else:
+            app.command(_name, rich_help_panel=_section)(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -147,6 +147,8 @@ def _typed(work: Work, definition: Source, inputs: Mapping[str, str]) -> TypedSo
 
 def _unreadable(definition: Source, error: FeatureStoreError) -> DefinitionError:
     about = f"source {definition.name!r}: "
+    if error.message.casefold().startswith(about.casefold()):
+        about = ""  # what reads files says of which source
     if isinstance(error, DefinitionError):
         return placed(error, definition, about)
     return placed(DefinitionError(f"{about}{error}"), definition)

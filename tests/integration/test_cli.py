@@ -68,7 +68,7 @@ class TestUsage:
             (["plann"], "No such command 'plann'. Did you mean 'plan'?"),
             (["plan", "--frobnicate"], "No such option: --frobnicate"),
             (["describe", "views"], "Missing argument 'name'"),
-            (["list", "mice"], "'mice' is not one of"),
+            (["list", "vews"], "'vews' is none. Did you mean 'views'?"),
         ],
     )
     def test_wrong_usage_exits_1_because_2_means_changes(

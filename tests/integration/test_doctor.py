@@ -96,10 +96,14 @@ def test_a_new_repository_is_told_the_next_steps(repo: Path) -> None:
 def test_settings_and_definitions(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (repo / "broken.py").write_text("from featurestore import Entity\nEntity('a b')\n")
     assert found(repo, "definitions").state == "problem"
+    for check in ("serving", "freshness"):
+        assert found(repo, check).what == "not looked at, for want of definitions"
     (repo / "featurestore.toml").write_text("[projct]\n")
     assert found(repo, "settings").state == "problem"
     assert run(["doctor", "--repo", str(repo)], debug=False) == 1
-    assert "✗ settings" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "✗ settings" in printed
+    assert "1 problem, 0 warnings, 0 ok" in printed
 
 
 def test_changes_and_age(well: Path) -> None:

@@ -391,6 +391,11 @@ class TestSourceErrors:
         )
         assert found.line == source.line  # type: ignore[attr-defined]
 
+    def test_an_unreadable_source_is_named_once(self) -> None:
+        missing = SourceMissing("Source 'weather': nothing at data/w.parquet")
+        found = error_of(weather(), weather=missing)
+        assert found.message == "Source 'weather': nothing at data/w.parquet [source-missing]"
+
     def test_an_unreadable_source_may_have_a_definition_error(self) -> None:
         found = error_of(weather(), weather=UnknownReference("field_mapping names 'x'"))
         assert isinstance(found, UnknownReference)
