@@ -91,7 +91,7 @@ class TestUsage:
         monkeypatch.setenv("_FEATURESTORE_COMPLETE", "complete_bash")
         monkeypatch.setenv("COMP_WORDS", "featurestore get")
         monkeypatch.setenv("COMP_CWORD", "1")
-        assert featurestore().stdout.split() == ["get-online", "get-historical"]
+        assert featurestore().stdout.split() == ["get-historical", "get-online"]
 
     def test_help_loads_no_back_end(self) -> None:
         # The start of each command is what people wait for.
