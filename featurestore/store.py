@@ -316,9 +316,9 @@ class FeatureStore(AccessControl):
 
         return DataVersions(self._sets, self._asker, self._context)
 
-    def reproduce(self, ref: str) -> Reproduction:
-        """Rebuild a training set from what its record pins, and compare: `ref` names it, or a run
-        or a model that was trained on it. Nothing is written.
+    def reproduce(self, ref: str, *, at: datetime | str | int | None = None) -> Reproduction:
+        """Rebuild a training set from what its record pins, and compare: `ref` names it (named it
+        `at` that instant), or a run or a model that was trained on it. Nothing is written.
 
         The verdict is `EXACT`, `DIFFERENT_ENVIRONMENT` (the same rows by other library versions),
         `DATA_EXPIRED` (files gone or changed), `UNPINNED` (sources that nobody can read again) or
@@ -339,6 +339,7 @@ class FeatureStore(AccessControl):
                 engine=self.engine,
                 present=present,
                 project=self.settings.project.name,
+                at_us=None if at is None else to_us(at),
             )
 
     def materialize(

@@ -10,7 +10,7 @@ import typer
 
 from featurestore.cli import lineage_text
 from featurestore.cli.online import entity_rows
-from featurestore.cli.options import Json, Keys, KeysFile, Repo, open_store
+from featurestore.cli.options import At, Json, Keys, KeysFile, Repo, open_store
 from featurestore.cli.output import say, show_json, working
 from featurestore.errors import InvalidRequest
 from featurestore.facades.answers import to_plain
@@ -25,10 +25,6 @@ Target = Annotated[
         help="source.column, view:feature, an alias (env/prod), a model (delay/production), a run, "
         "a record's id, kind:name, or a name.",
     ),
-]
-At = Annotated[
-    str | None,
-    typer.Option("--at", metavar="INSTANT", help="As it stood then (ISO 8601); by default now."),
 ]
 
 
@@ -85,6 +81,7 @@ def diff(
         str | None, typer.Argument(metavar="@INSTANT", help="Until when; by default now.")
     ] = None,
     repo: Repo = Path(),
+    at: At = None,
     as_json: Json = False,
 ) -> None:
     """Show what moved below an alias between two instants."""
@@ -92,7 +89,7 @@ def diff(
     if not alias:
         raise InvalidRequest(f"{start!r} has no instant; write ALIAS@INSTANT, env/prod@2026-11-01")
     until = None if end is None else end.rpartition("@")[2]
-    found = answer(repo, lambda lineage: lineage.diff(alias, since, until))
+    found = answer(repo, lambda lineage: lineage.diff(alias, since, until, at=at))
     show_json(to_plain(found)) if as_json else say(lineage_text.diff(found))
 
 
@@ -145,12 +142,13 @@ def erase(
         bool, typer.Option("--dry-run", help="Only show which training sets hold them.")
     ] = False,
     repo: Repo = Path(),
+    at: At = None,
     as_json: Json = False,
 ) -> None:
     """Show which training sets hold keys of an entity, and delete them, online and offline."""
     keys = entity_rows(entity or [], entities)
     with working("looking through training sets"):
-        found = answer(repo, lambda lineage: lineage.erase(name, keys, dry_run=dry_run))
+        found = answer(repo, lambda lineage: lineage.erase(name, keys, dry_run=dry_run, at=at))
     show_json(to_plain(found)) if as_json else say(lineage_text.erasure(found))
 
 
@@ -160,8 +158,9 @@ def gc(
     ] = "1d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
     repo: Repo = Path(),
+    at: At = None,
     as_json: Json = False,
 ) -> None:
     """Remove artifacts and files of training sets that nothing names."""
-    found = answer(repo, lambda lineage: lineage.gc(older_than=older_than, dry_run=dry_run))
+    found = answer(repo, lambda lineage: lineage.gc(older_than=older_than, dry_run=dry_run, at=at))
     show_json(to_plain(found)) if as_json else say(lineage_text.collected(found))

@@ -23,7 +23,7 @@ from featurestore.cli.model_output import (
     show_versions,
     version_json,
 )
-from featurestore.cli.options import Json, Repo, open_store
+from featurestore.cli.options import At, Json, Repo, open_store
 from featurestore.cli.output import note, say, show_json, working
 from featurestore.errors import GateFailed, InvalidRequest
 
@@ -39,9 +39,6 @@ Ref = Annotated[
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 Request = Annotated[str, typer.Argument(metavar="REQUEST", help="The promotion request's id.")]
-At = Annotated[
-    str | None, typer.Option(metavar="INSTANT", help="As of then: 2026-07-01T00:00:00Z.")
-]
 By = Annotated[
     str | None,
     typer.Option(

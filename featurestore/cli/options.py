@@ -30,6 +30,10 @@ Repo = Annotated[
         show_default="the current folder",
     ),
 ]
+At = Annotated[
+    str | None,
+    typer.Option("--at", metavar="INSTANT", help="As it stood then (ISO 8601); by default now."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 # How a command that asks a server gets there.

@@ -13,6 +13,7 @@ from featurestore.cli.data import read_entities
 from featurestore.cli.options import (
     AsOf,
     AsOfRows,
+    At,
     EventTimestamp,
     Features,
     FullFeatureNames,
@@ -232,6 +233,7 @@ def reproduce(
         str,
         typer.Argument(metavar="REF", help="A training set, or a run or model trained on one."),
     ],
+    at: At = None,
     repo: Repo = Path(),
     as_json: Json = False,
 ) -> int:
@@ -240,7 +242,7 @@ def reproduce(
     Exit status 0 where the very same rows came out, else 1.
     """
     with open_store(repo) as store, working("rebuilding"):
-        found = store.reproduce(ref)
+        found = store.reproduce(ref, at=at)
     if as_json:
         show_json({**asdict(found), "verdict": found.verdict.value})
     else:

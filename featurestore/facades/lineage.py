@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from featurestore.errors import InvalidRequest
 from featurestore.timeline import to_us
 
 if TYPE_CHECKING:
@@ -84,12 +85,22 @@ class LineageQuestions:
         direction: Direction = "up" if up else "down"
         return lineage(self._registry(), target, direction=direction, depth=depth, at_us=_us(at))
 
-    def diff(self, alias: str, start: datetime | str | int, end: Instant = None) -> Diff:
+    def diff(
+        self,
+        alias: str,
+        start: datetime | str | int,
+        end: Instant = None,
+        *,
+        at: Instant = None,
+    ) -> Diff:
         """What moved below an alias (`"env/prod"`, `"model/delay/production"`) between two
-        instants, until now by default."""
+        instants, until `at` (now) by default. Raises `InvalidRequest` for an end after `at`."""
         from featurestore.jobs.lineage_history import diff
 
-        end_us = self._now_us() if end is None else to_us(end)
+        at_us = self._now_us() if at is None else to_us(at)
+        end_us = at_us if end is None else to_us(end)
+        if at is not None and end_us > at_us:
+            raise InvalidRequest("a difference as of an instant does not end after it")
         return diff(self._registry(), alias, from_us=to_us(start), to_us=end_us)
 
     def history(self, alias: str, *, at: Instant = None) -> list[AliasEvent]:
@@ -115,13 +126,21 @@ class LineageQuestions:
 
         return bad_data(self._registry(), target, from_us=_us(start), to_us=_us(end), at_us=_us(at))
 
-    def erase(self, entity: str, keys: Any, *, dry_run: bool = False) -> Erasure:
+    def erase(
+        self, entity: str, keys: Any, *, dry_run: bool = False, at: Instant = None
+    ) -> Erasure:
         """Which training sets hold these keys of an entity, and which runs and models were made of
         those; then delete the keys, online and offline (`dry_run`: don't). `keys` and what is
-        raised as of `FeatureStore.delete_entity`."""
+        raised as of `FeatureStore.delete_entity`. `at` is for the question alone: a deletion
+        happens now (`InvalidRequest`)."""
         from featurestore.jobs import access
         from featurestore.jobs.lineage_erase import erase
 
+        if at is not None and not dry_run:
+            raise InvalidRequest(
+                "a deletion happens now, not at another instant; ask what held the keys then with "
+                "dry_run (in the shell: --dry-run)"
+            )
         ask = access.check if dry_run else access.authorize
         ask(self._doors.asker(), "delete", str(entity))
         return erase(
@@ -131,21 +150,30 @@ class LineageQuestions:
             keys,
             dry_run=dry_run,
             now_us=self._now_us(),
+            at_us=_us(at),
         )
 
-    def gc(self, *, older_than: str = "1d", dry_run: bool = False) -> Collected:
+    def gc(self, *, older_than: str = "1d", dry_run: bool = False, at: Instant = None) -> Collected:
         """Remove files of ours that nothing names, artifacts and those of training sets, once they
-        are older than that (an hour at least); `dry_run` only lists them. Raises `InvalidRequest`,
-        `PermissionDenied`."""
+        are older than that (an hour at least); `dry_run` only lists them: those that would go now,
+        or `at` an instant to come. Raises `InvalidRequest` (a past instant as well, for files have
+        no history), `PermissionDenied`."""
         from featurestore.jobs import access
         from featurestore.jobs.lineage_gc import collect
 
+        now_us = self._now_us()
+        at_us = now_us if at is None else to_us(at)
+        if at is not None and (not dry_run or at_us < now_us):
+            raise InvalidRequest(
+                "files are looked at and removed as they are now, for they have no history; with "
+                "dry_run (in the shell: --dry-run) you may ask what would go at an instant to come"
+            )
         ask = access.check if dry_run else access.authorize
         ask(self._doors.asker(), "delete", "gc")
         return collect(
             self._registry(),
             self._doors.sets().offline,
-            now_us=self._now_us(),
+            now_us=at_us,
             older_than_us=access.duration_us(older_than),
             dry_run=dry_run,
         )

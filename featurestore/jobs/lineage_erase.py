@@ -55,16 +55,27 @@ class Erasure:
 
 
 def erase(
-    context: Context, sets: SetStore, entity: str, keys: object, *, dry_run: bool, now_us: int
+    context: Context,
+    sets: SetStore,
+    entity: str,
+    keys: object,
+    *,
+    dry_run: bool,
+    now_us: int,
+    at_us: int | None = None,
 ) -> Erasure:
     """Find the training sets with these keys of an entity, then delete the keys, online and
-    offline (`dry_run`: only find).
+    offline (`dry_run`: only find, among those that there were at `at_us`).
 
     Raises as `delete_entity` does; nothing is deleted before all sets were looked at.
     """
     typed, table = keys_table(context, entity, keys, now_us)
     registry = context.registry
-    every = registry.records(kind=KIND)
+    every = [
+        stored
+        for stored in registry.records(kind=KIND)
+        if at_us is None or stored.created_at_us <= at_us
+    ]
     found = list[Holds]()
     for stored in every:
         made = TrainingSet(record=stored, store=sets)
@@ -72,14 +83,14 @@ def erase(
         if holds is not None:
             found.append(holds)
     ids = [holds.id for holds in found if holds.rows]
-    how = reached(ids, registry.walk(ids, direction="down")) if ids else {}
+    how = reached(ids, registry.walk(ids, direction="down", at_us=at_us)) if ids else {}
     deletion = None if dry_run else delete_entity(context, entity, keys, now_us=now_us)
     return Erasure(
         entity=entity,
         keys=table.num_rows,
         scanned=len(every),
         sets=tuple(found),
-        blast=blast_of(registry, how),
+        blast=blast_of(registry, how, at_us=at_us),
         deletion=deletion,
     )
 

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featurestore.errors import AmbiguousRecord, RecordNotFound
+from featurestore.jobs.models import get as get_model
 from featurestore.lifecycle.columns import source_column
+from featurestore.lifecycle.mlflow_references import SCHEME
+from featurestore.lifecycle.models import PROD
 from featurestore.records import Glance, show_id
 from featurestore.timeline import format_instant
 
@@ -78,6 +81,9 @@ def find(registry: Registry, text: str, *, at_us: int | None = None) -> Target:
 
 
 def _find(registry: Registry, text: str, at_us: int | None) -> Target:
+    if text.startswith(SCHEME):
+        copy = get_model(registry, text, environment=PROD, at_us=at_us)
+        return _born(registry.glances(ids=[copy.id]), text, at_us)
     if "@" in text:
         return _born(registry.glances(ids=[registry.record(text).id]), text, at_us)
     if "/" in text and (target := _by_slash(registry, text, at_us)):

@@ -121,26 +121,38 @@ class Reproduction:
 
 
 def reproduce(
-    ref: str, store: SetStore, *, engine: Engine, present: TypedRepo | None, project: str
+    ref: str,
+    store: SetStore,
+    *,
+    engine: Engine,
+    present: TypedRepo | None,
+    project: str,
+    at_us: int | None = None,
 ) -> Reproduction:
-    """Rebuild the training set that `ref` names, or that the run or model it names was trained on.
-    `present` are the folder's definitions, if it can be read.
+    """Rebuild the training set that `ref` names (named at `at_us`), or that the run or model it
+    names was trained on. `present` are the folder's definitions, if it can be read.
 
     Raises `RecordNotFound`, `AmbiguousRecord`, `InvalidRequest` (nothing that was trained, or on
     more than one set), what S3 does, and what running a retrieval does beside what is a verdict.
     """
-    found = training_sets.TrainingSet(record=trained_on(ref, store), store=store)
+    found = training_sets.TrainingSet(record=trained_on(ref, store, at_us), store=store)
     work = _Work(ref, found, store, engine, present, project)
     return work.reproduction()
 
 
-def trained_on(ref: str, store: SetStore) -> Any:
-    """The record of a training set, or of the one that a run or a model hangs on."""
+def trained_on(ref: str, store: SetStore, at_us: int | None = None) -> Any:
+    """The record of a training set, or of the one that a run or a model hangs on; as of an
+    instant."""
     registry = store.registry
     try:
-        return training_sets.find(ref, registry)
+        found = training_sets.find(ref, registry)
+        if at_us is None or "@" in ref:
+            return found
+        # A name may have been another set's then.
+        ref = f"{training_sets.KIND}/{ref.removeprefix(f'{training_sets.KIND}/')}"
     except (RecordNotFound, InvalidRequest):
-        target = lineage_refs.find(registry, ref).newest
+        pass
+    target = lineage_refs.find(registry, ref, at_us=at_us).newest
     if target.kind == training_sets.KIND:
         return registry.record(target.id)
     links = registry.walk(target.id, direction="up", past=(training_sets.KIND,))

@@ -53,6 +53,7 @@ class Keys(BaseModel):
     entity: str
     keys: list[dict[str, Any]]
     dry_run: bool = True
+    at: str | None = None
 
 
 def answer(value: Any) -> JSONResponse:
@@ -130,10 +131,10 @@ def blast(
 
 
 @router.get("/gc")
-def garbage(request: Request, older_than: str = "1d") -> JSONResponse:
-    """What a collection would remove."""
+def garbage(request: Request, older_than: str = "1d", at: str | None = None) -> JSONResponse:
+    """What a collection would remove, now or later."""
     facade = site_of(request).acting(request.state.token).lineage
-    return answer(facade.gc(older_than=older_than, dry_run=True))
+    return answer(facade.gc(older_than=older_than, dry_run=True, at=at))
 
 
 @router.post("/gc")
@@ -146,7 +147,7 @@ def collect(request: Request, older_than: str = "1d") -> JSONResponse:
 def erase(request: Request, keys: Keys) -> JSONResponse:
     """Which training sets hold keys of an entity; then delete the keys, online and offline."""
     facade = site_of(request).acting(request.state.token).lineage
-    return answer(facade.erase(keys.entity, keys.keys, dry_run=keys.dry_run))
+    return answer(facade.erase(keys.entity, keys.keys, dry_run=keys.dry_run, at=keys.at))
 
 
 @router.get("/history")
@@ -156,9 +157,11 @@ def history(request: Request, alias: str, at: str | None = None) -> JSONResponse
 
 
 @router.get("/diff")
-def diff(request: Request, alias: str, start: str, end: str | None = None) -> JSONResponse:
+def diff(
+    request: Request, alias: str, start: str, end: str | None = None, at: str | None = None
+) -> JSONResponse:
     """What moved below an alias between two instants."""
-    return answer(questions(request).diff(alias, start, end))
+    return answer(questions(request).diff(alias, start, end, at=at))
 
 
 @router.get("/plan")
@@ -177,9 +180,9 @@ def training_sets(request: Request) -> JSONResponse:
 
 
 @router.post("/training-sets/reproduce")
-def reproduce(request: Request, ref: str) -> JSONResponse:
+def reproduce(request: Request, ref: str, at: str | None = None) -> JSONResponse:
     """Rebuild a training set (or that of a model or run) and say whether it is the same."""
-    return answer(site_of(request).acting(request.state.token).reproduce(ref))
+    return answer(site_of(request).acting(request.state.token).reproduce(ref, at=at))
 
 
 @router.get("/data/log")
@@ -253,6 +256,12 @@ def metric(request: Request, run_id: str, metric: str) -> JSONResponse:
 def models(request: Request, name: str | None = None, at: str | None = None) -> JSONResponse:
     """Model versions with their stages."""
     return answer(site_of(request).store.models.list(name, at=at))
+
+
+@router.get("/models/{name}/history")
+def model_history(request: Request, name: str, at: str | None = None) -> JSONResponse:
+    """The moves of a model's stages: who asked, who approved, who applied, and why."""
+    return answer(site_of(request).store.models.history(name, at=at))
 
 
 @router.get("/promotions")

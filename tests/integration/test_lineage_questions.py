@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -278,6 +279,65 @@ def test_an_alias_that_never_was_has_no_history(store: FeatureStore) -> None:
     store.apply()
     with pytest.raises(RecordNotFound, match="env/prod"):
         store.lineage.history("env/prdo")
+
+
+def test_as_of_an_instant(store: FeatureStore, clock: ManualClock) -> None:
+    """The questions that have an instant of their own, or do something now."""
+    life(store, clock)
+    fs, between = store.lineage, NOW_US + DAY_US - 1
+    assert fs.diff("env/prod", NOW_US - 1, at=between).before is None
+    assert fs.diff("env/prod", NOW_US, at=between).is_empty
+    assert not fs.diff("env/prod", NOW_US).is_empty
+    with pytest.raises(InvalidRequest, match="does not end after it"):
+        fs.diff("env/prod", NOW_US, NOW_US + DAY_US, at=between)
+
+    everybody = fs.erase("shop", {"shop": "a"}, dry_run=True)
+    then = fs.erase("shop", {"shop": "a"}, dry_run=True, at=between)
+    assert (everybody.scanned, then.scanned) == (2, 1)
+    assert [hit.label for hit in then.blast.models] == ["size v1"]
+    assert then.blast.models[0].aliases == ("model/size/production",)
+    with pytest.raises(InvalidRequest, match="a deletion happens now"):
+        fs.erase("shop", {"shop": "a"}, at=between)
+
+    loose = ArtifactStore(store.lineage._doors.sets().offline).put_bytes(b"nobody's")
+    name = f"artifacts/{loose.digest[:2]}/{loose.digest}"
+    os.utime(store.lineage._doors.sets().offline.url(name), (clock.now_us() / 1e6,) * 2)
+    assert name not in {file.name for file in fs.gc(dry_run=True).files}
+    later = clock.now_us() + GRACE_US + HOUR_US
+    assert name in {file.name for file in fs.gc(dry_run=True, at=later).files}
+    for dry_run, at in ((False, later), (True, between), (False, between)):
+        with pytest.raises(InvalidRequest, match="have no history"):
+            fs.gc(dry_run=dry_run, at=at)
+
+    first, second = (store.reproduce("small", at=at).training_set for at in (between, None))
+    assert first != second
+    assert store.reproduce("size/production", at=between).training_set == first
+    assert store.reproduce("size/production").training_set == second
+    assert store.reproduce("size/1").training_set == first
+    with pytest.raises(RecordNotFound):
+        store.reproduce("size/2", at=between)
+    with pytest.raises(RecordNotFound):
+        store.reproduce("size/3")
+
+
+def test_as_of_an_instant_from_the_shell(
+    store: FeatureStore, clock: ManualClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    life(store, clock)
+    at = ["--at", "2024-06-01T12:00:00Z", "--repo", str(store.settings.root)]
+
+    def asked(*words: str, status: int = 0) -> str:
+        assert run([*words, *at], debug=False) == status
+        printed = capsys.readouterr()
+        return printed.err if status else printed.out
+
+    found = json.loads(asked("erase", "shop", "-e", "shop=a", "--dry-run", "--json"))
+    assert found["scanned"] == 1
+    assert "a deletion happens now" in asked("erase", "shop", "-e", "shop=a", status=1)
+    assert "have no history" in asked("gc", "--dry-run", status=1)
+    assert json.loads(asked("diff", "env/prod@2024-06-01", "--json"))["objects"] == []
+    first = store.registry.records(kind="training_set")[0].id
+    assert json.loads(asked("reproduce", "size/production", "--json"))["training_set"] == first
 
 
 # --- erase ----------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ SYNC = """
     first, model = sync(), fs.models.get("mlflow:models:/offers@champion")
     # What an approved promotion ends in.
     fs.registry.commit(aliases={"model/offers/production": model.id}, reason="approved by bo")
+    seen["named"] = fs.lineage.of("mlflow:models:/offers@champion").root == model.id
     again = sync()
     with mlflow.start_run(run_id=third.info.run_id):
         mlflow.log_metric("auc", 0.8, step=2)
@@ -153,6 +154,8 @@ def test_mlflow_is_a_guest(tmp_path: Path) -> None:
     assert {k: str(v) for k, v in seen["aliases"].items()} == {"champion2": "1", "production": "1"}
     assert seen["mirrored"]["featurestore.promoted"] == "production: approved by bo"
     assert seen["away"].startswith("MLflow at http://127.0.0.1:1 can't be used: ")
+
+    assert seen["named"], "questions take the names of MLflow's models"
 
     plain, as_json, wrong = seen["shell"]
     assert plain[0] == 0

@@ -131,6 +131,7 @@ class TestQuestions:
             ("/api/diff", {"alias": "env/prod", "start": "2020-01-01"}, "env/prod"),
             ("/api/training-sets", {}, "row_digest"),
             ("/api/models", {"name": "late"}, "production"),
+            ("/api/models/late/history", {}, "requester"),
             ("/api/promotions", {}, "PENDING_APPROVAL"),
             ("/api/plan", {}, "changes"),
         ],
@@ -153,6 +154,8 @@ class TestQuestions:
         assert unfit.json()["error"]["code"] == "invalid-request"
         assert "entity: Input should be a valid string; keys: Field required" in unfit.text
         assert page.get("/api/gc").status_code == 200
+        past = page.get("/api/gc", params={"at": "2020-01-01"})
+        assert (past.status_code, past.json()["error"]["code"]) == (400, "invalid-request")
         for foreign in ({}, {"data": {"mark": "x"}}, {"content": b"{}"}):
             answer = page.post("/api/gc", params={"older_than": "1s"}, **foreign)
             assert answer.status_code == 403
