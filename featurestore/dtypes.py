@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 DECIMAL_PRECISION_MAX = 38
+PARSED_MAX = 1_024
+"""Texts of types that are remembered: a plan or a signature names the same few again and again."""
 
 Slot = Literal["doubles", "integers", "blobs"]
 """Which repeated field of `Row` a value rides in."""
@@ -166,6 +169,7 @@ def holds_map(dtype: DType) -> bool:
     return dtype.kind is Kind.MAP or (dtype.item is not None and holds_map(dtype.item))
 
 
+@lru_cache(maxsize=PARSED_MAX)
 def parse(text: str) -> DType:
     """The type that `str` of it gives back: `int64`, `decimal(12,2)`, `list<string>`.
 

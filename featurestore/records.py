@@ -107,6 +107,12 @@ class Glance:
     body: Mapping[str, Any]
     parents: tuple[Edge, ...]
     created_at_us: int
+    author: str
+
+    @property
+    def hash(self) -> str:
+        """The hash that its id ends with."""
+        return self.id.rpartition("@")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -186,11 +186,11 @@ def freshness(store: FeatureStore) -> Iterator[Finding]:
 
 
 def _fresh(store: FeatureStore, name: str, view: TypedView) -> Finding:
-    runs = store.registry.ledger(view=name)
-    if not runs:
+    run = store.registry.last_runs("view", [name]).get(name)
+    if run is None:
         what, late = "never materialized", True
     else:
-        age_us = store.clock.now_us() - max(run.finished_at_us for run in runs)
+        age_us = store.clock.now_us() - run.finished_at_us
         late = age_us > min(view.ttl_us or DAY_US, DAY_US)
         what = f"materialized {format_duration(age_us // SECOND_US * SECOND_US)} ago"
     return Finding(

@@ -88,6 +88,11 @@ def load(root: Path) -> Definitions:
     return replace(definitions, errors=every)
 
 
+def definition_files(root: Path) -> list[Path]:
+    """The files that `load` imports, in its order."""
+    return list(_python_files(root.resolve(), DATA_FOLDER))
+
+
 def collect(objects: Iterable[object]) -> Definitions:
     """The definitions among `objects`; the same object counts once, and two of one kind with one
     name are a `DuplicateName` (in `errors`) that names both places."""

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from featurestore.compiler.backfill import Part, backfill
 from featurestore.compiler.change_plan import Backfill, Build, ChangePlan
-from featurestore.compiler.materialization import table_state
 from featurestore.compiler.rel import ARRIVED, DataFiles
 from featurestore.definitions.expression import columns_of
 from featurestore.definitions.source import FileSource
 from featurestore.errors import SourceMissing, SourceSchemaChanged, StoreError
 from featurestore.jobs.online_tables import online_tables
 from featurestore.jobs.project import current_files, with_logged
-from featurestore.jobs.store_identity import ledgers_of
+from featurestore.jobs.store_identity import table_states
 from featurestore.stores.offline import push_log
 from featurestore.stores.offline.footers import Wanted, parts_of
 
@@ -59,10 +58,11 @@ def _longer(plan: ChangePlan, repo: TypedRepo, registry: Registry) -> Iterator[B
     views = [view for view in repo.views.values() if view.name in changed]
     if not views:
         return
-    ledger = ledgers_of(registry, plan.environment)
     tables = online_tables(registry, views)
+    fields = [table.field for table in tables.values()]
+    states = table_states(registry, plan.environment, fields)
     for view in views:
-        state = table_state(ledger(tables[view.storage_hash].field))
+        state = states[tables[view.storage_hash].field]
         if state.watermark_us is not None and not state.covers(view.reach_us):
             yield Build(view=view.name, storage_hash=view.storage_hash, is_new=False)
 

@@ -8,7 +8,7 @@ rollback, in another environment, or for a model that pins an older version of i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING
 
 from featurestore import windows
 from featurestore.compiler.changes import table_alias
-from featurestore.compiler.materialization import table_state
 from featurestore.errors import CorruptPlan
 from featurestore.jobs.online_tables import OnlineTable, current_tables, fields_in_use
-from featurestore.jobs.store_identity import ledgers_of
+from featurestore.jobs.store_identity import table_states
 from featurestore.records import AliasIs, Edge, Record
 from featurestore.wire.plan_parts import cut, merged
 from featurestore.wire.plans import ALL_VIEWS, Lookup, ServingPlan
 
 if TYPE_CHECKING:
-    from featurestore.records import LedgerRow, StoredRecord
+    from featurestore.records import StoredRecord
     from featurestore.stores.registry.base import Registry
 
 PLANS_SEARCHED_MAX = 32
@@ -62,7 +61,7 @@ class KeptPlans:
         in the online store that the environment serves from."""
         for plan in self._plans(name, version):
             current = self._on_current_tables(plan)
-            if current is not None and all(map(self._is_complete, current.lookups)):
+            if current is not None and self._are_complete(current.lookups):
                 return current
         return None
 
@@ -79,7 +78,7 @@ class KeptPlans:
                 if missing.get(use.name) != use.view_version:
                     continue
                 part = cut(current, [use.name])
-                if all(map(self._is_complete, part.lookups)):
+                if self._are_complete(part.lookups):
                     found = part if found is None else merged(found, part)
                     del missing[use.name]
             if not missing:
@@ -163,8 +162,10 @@ class KeptPlans:
             lookups.append(replace(lookup, generation=table.generation, field=table.field))
         return replace(plan, lookups=tuple(lookups))
 
-    def _is_complete(self, lookup: Lookup) -> bool:
-        return table_state(self._ledger(lookup.field)).covers(reach_us(lookup))
+    def _are_complete(self, lookups: Sequence[Lookup]) -> bool:
+        fields = [lookup.field for lookup in lookups]
+        states = table_states(self._registry, self._environment, fields)
+        return all(states[lookup.field].covers(reach_us(lookup)) for lookup in lookups)
 
     @cached_property
     def _records(self) -> Mapping[str, list[StoredRecord]]:
@@ -180,10 +181,6 @@ class KeptPlans:
     @cached_property
     def _fields(self) -> set[bytes]:
         return fields_in_use(self._registry)
-
-    @cached_property
-    def _ledger(self) -> Callable[[bytes], list[LedgerRow]]:
-        return ledgers_of(self._registry, self._environment)
 
 
 def reach_us(lookup: Lookup) -> int | None:

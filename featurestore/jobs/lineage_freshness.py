@@ -3,18 +3,22 @@ least of its inputs'."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from featurestore.compiler.materialization import table_state
 from featurestore.errors import UnknownService
-from featurestore.jobs.store_identity import ledgers_of
-from featurestore.records import LedgerRow
+from featurestore.jobs.store_identity import table_states
 from featurestore.wire.plans import ALL_VIEWS, Origin, ServingPlan
 
 if TYPE_CHECKING:
     from featurestore.stores.registry.base import Registry
+
+PLANS_KEPT = 16
+"""Plans that are remembered by their bytes: reading one of 5,000 features takes longer than the
+question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +55,39 @@ def freshness(registry: Registry, service: str, *, environment: str, at_us: int)
 
     Raises `UnknownService` for one that the environment did not serve then.
     """
-    plan = _plan(registry, service, environment, at_us)
-    ledger = ledgers_of(registry, environment)
+    with registry.session():
+        plan = _plan(registry, service, environment, at_us)
+        every = _nodes(registry, plan, environment, at_us)
+    return Freshness(
+        service=service,
+        environment=environment,
+        at_us=at_us,
+        watermark_us=least([node.watermark_us for node in every]),
+        nodes=tuple(sorted(every, key=lambda node: (node.watermark_us or 0, node.name))),
+    )
+
+
+def watermarks(registry: Registry, *, environment: str, at_us: int) -> dict[str, int]:
+    """The watermark of each view and on-demand view that the environment served at `at_us`, as
+    `freshness` has it; those without one are left out."""
+    found = defaultdict[str, list[int | None]](list)
+    with registry.session():
+        name = f"serving/{environment}/{ALL_VIEWS}"
+        alias = registry.aliases(name, at_us=at_us).get(name)
+        if alias is not None:
+            # One name may stand for two versions while an on-demand view still reads the older.
+            for node in _nodes(registry, _served(registry, alias.target), environment, at_us):
+                found[node.name].append(node.watermark_us)
+    worst = {name: least(watermarks) for name, watermarks in found.items()}
+    return {name: watermark_us for name, watermark_us in worst.items() if watermark_us is not None}
+
+
+def _nodes(registry: Registry, plan: ServingPlan, environment: str, at_us: int) -> list[Fresh]:
+    """What a plan reads and computes: each with its watermark."""
+    fields = [lookup.field for lookup in plan.lookups]
+    states = table_states(registry, environment, fields, at_us=at_us)
     stored = [
-        Fresh(kind="view", name=lookup.name, watermark_us=_watermark(ledger(lookup.field), at_us))
+        Fresh(kind="view", name=lookup.name, watermark_us=states[lookup.field].watermark_us)
         for lookup in plan.lookups
     ]
     computed = list[Fresh]()
@@ -67,14 +100,7 @@ def freshness(registry: Registry, service: str, *, environment: str, at_us: int)
         computed.append(
             Fresh(kind="on_demand_view", name=view.name, watermark_us=watermark_us, inputs=names)
         )
-    every = sorted([*stored, *computed], key=lambda node: (node.watermark_us or 0, node.name))
-    return Freshness(
-        service=service,
-        environment=environment,
-        at_us=at_us,
-        watermark_us=least([node.watermark_us for node in every]),
-        nodes=tuple(every),
-    )
+    return [*stored, *computed]
 
 
 def least(watermarks: Sequence[int | None]) -> int | None:
@@ -93,10 +119,6 @@ def _input(origin: Origin, stored: Sequence[Fresh], computed: Sequence[Fresh]) -
             return None
 
 
-def _watermark(runs: Iterable[LedgerRow], at_us: int) -> int | None:
-    return table_state([run for run in runs if run.finished_at_us <= at_us]).watermark_us
-
-
 def _plan(registry: Registry, service: str, environment: str, at_us: int) -> ServingPlan:
     prefix = f"serving/{environment}/"
     served = registry.aliases(prefix, at_us=at_us)
@@ -104,6 +126,13 @@ def _plan(registry: Registry, service: str, environment: str, at_us: int) -> Ser
     if alias is None:
         known = [name.removeprefix(prefix) for name in served if name != prefix + ALL_VIEWS]
         raise UnknownService(service, known=known)
-    return ServingPlan.from_bytes(
-        registry.blob(str(registry.record(alias.target).record.body["blob"]))
-    )
+    return _served(registry, alias.target)
+
+
+def _served(registry: Registry, record_id: str) -> ServingPlan:
+    return _read(registry.blob(str(registry.record(record_id).record.body["blob"])))
+
+
+@lru_cache(maxsize=PLANS_KEPT)
+def _read(data: bytes) -> ServingPlan:
+    return ServingPlan.from_bytes(data)

@@ -111,13 +111,8 @@ def _asked_by(asked: Target, found: Impact) -> set[str]:
 
 
 def _last_materialized(registry: Registry, views: Iterable[str], at_us: int | None) -> int | None:
-    ends = (
-        row.finished_at_us
-        for view in views
-        for row in registry.ledger(view=view)
-        if at_us is None or row.finished_at_us <= at_us
-    )
-    return max(ends, default=None)
+    runs = registry.last_runs("view", sorted(views), at_us=at_us).values()
+    return max((run.finished_at_us for run in runs), default=None)
 
 
 def lookups_of(text: str, views: Iterable[str]) -> int:

@@ -16,6 +16,7 @@ from featurestore.errors import CommitConflict, InvalidRequest, RecordNotFound
 from featurestore.jobs import access, model_flavors
 from featurestore.jobs.environments import applied_in, model_names
 from featurestore.jobs.model_origin import open_set, origin_of, signature_of
+from featurestore.lifecycle.changes import model_prefix
 from featurestore.lifecycle.mlflow_references import ALIASES, SCHEME, MlflowReference
 from featurestore.lifecycle.models import (
     MODEL,
@@ -30,7 +31,7 @@ from featurestore.lifecycle.models import (
     newest_alias,
     parse_ref,
 )
-from featurestore.records import AliasIs
+from featurestore.records import AliasEvent, AliasIs
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedRepo
@@ -243,10 +244,19 @@ def stages_of(
     registry: Registry, name: str, environment: str, at_us: int | None = None
 ) -> dict[str, Stage]:
     """The stage of each version of `name` that was ever promoted there, by record id."""
+    return _stages(registry.histories(model_alias(name, "", environment)), name, environment, at_us)
+
+
+def _stages(
+    histories: Mapping[str, Sequence[AliasEvent]],
+    name: str,
+    environment: str,
+    at_us: int | None,
+) -> dict[str, Stage]:
     found: dict[str, Stage] = {}
     for stage in ("archived", "staging", "production"):
-        alias = model_alias(name, stage, environment)
-        moves = [e for e in registry.history(alias) if at_us is None or e.at_us <= at_us]
+        events = histories.get(model_alias(name, stage, environment), ())
+        moves = [event for event in events if at_us is None or event.at_us <= at_us]
         if stage == "archived":
             found |= {event.target: "archived" for event in moves if event.target is not None}
         elif moves and moves[-1].target is not None:
@@ -259,10 +269,13 @@ def list_models(
 ) -> tuple[Staged, ...]:
     """All versions (of `name`) with the stage that they have in the environment. Raises
     `RecordNotFound` for a name that no model has."""
-    versions = [v for v in versions_of(registry, name) if at_us is None or v.created_at_us <= at_us]
+    prefix = model_prefix(environment) if name is None else model_alias(name, "", environment)
+    with registry.session():
+        every, histories = versions_of(registry, name), registry.histories(prefix)
+    versions = [v for v in every if at_us is None or v.created_at_us <= at_us]
     if name is not None and not versions:
         raise RecordNotFound(f"model {name}", known=model_names(registry))
-    stages = {n: stages_of(registry, n, environment, at_us) for n in {v.name for v in versions}}
+    stages = {n: _stages(histories, n, environment, at_us) for n in {v.name for v in versions}}
     return tuple(
         Staged(version=version, stage=stages[version.name].get(version.id, "development"))
         for version in versions

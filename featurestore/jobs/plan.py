@@ -34,12 +34,17 @@ class Planned:
 
 
 def plan_repository(
-    repo: TypedRepo, registry: Registry, environment: str, *, estimates: Estimates | None = None
+    repo: TypedRepo,
+    registry: Registry,
+    environment: str,
+    *,
+    estimates: Estimates | None = None,
+    records: tuple[Record, ...] | None = None,
 ) -> Planned:
-    """What bringing `environment` to `repo` would change. Raises `InvalidRecord`, and what reading
-    the graph raises."""
+    """What bringing `environment` to `repo` would change. `records` are those of the repository,
+    where the caller has made them. Raises `InvalidRecord`, and what reading the graph raises."""
     with uncollected():
-        records = definition_records(repo)
+        records = definition_records(repo) if records is None else records
         plan = plan_records(records, registry, environment, project=repo.project)
     if estimates is not None and not plan.is_empty:
         plan = with_estimates(plan, repo, registry, estimates)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from featurestore.compiler.changes import online_alias
-from featurestore.compiler.materialization import table_state
 from featurestore.compiler.online import compile_serving_plan
 from featurestore.compiler.program import program_of
 from featurestore.compiler.selection import named
@@ -24,7 +23,7 @@ from featurestore.fingerprint import fingerprint
 from featurestore.jobs.environments import Applied, applied_in, live_models, stages_seen
 from featurestore.jobs.kept_plans import KeptPlans, plan_record
 from featurestore.jobs.online_tables import OnlineTable, ensure_online_tables
-from featurestore.jobs.store_identity import ledgers_of
+from featurestore.jobs.store_identity import table_states
 from featurestore.records import Alias, AliasIs, Record
 from featurestore.wire.plan_parts import cut, merged
 from featurestore.wire.plans import ALL_VIEWS, ServingPlan
@@ -86,12 +85,13 @@ class _Publication:
             if self.applied.version("view", view.name) == view.version
         }
         tables = ensure_online_tables(self.registry, list(views.values()))
-        ledger = ledgers_of(self.registry, self.environment)
+        fields = [tables[view.storage_hash].field for view in views.values()]
+        states = table_states(self.registry, self.environment, fields)
 
         def is_complete(view: TypedView) -> bool:
             """Whether all rows that can change an answer were written to the online store that the
             environment serves from."""
-            return table_state(ledger(tables[view.storage_hash].field)).covers(view.reach_us)
+            return states[tables[view.storage_hash].field].covers(view.reach_us)
 
         complete = {
             name: view for name, view in views.items() if self.serve_now or is_complete(view)

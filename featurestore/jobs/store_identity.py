@@ -8,11 +8,11 @@ that was wiped: it starts from nothing, as a new store does.
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from featurestore.compiler.materialization import TableState, table_state
 from featurestore.dtypes import STRING
 from featurestore.errors import CommitConflict, InvalidSettings, StoreError
 from featurestore.records import AliasIs, LedgerRow, Record
@@ -69,17 +69,20 @@ def ledger_of(registry: Registry, environment: str, field: bytes) -> list[Ledger
     return registry.ledger(table=table_name(store_id, field))
 
 
-def ledgers_of(registry: Registry, environment: str) -> Callable[[bytes], list[LedgerRow]]:
-    """`ledger_of` for many fields: the registry is asked once."""
+def table_states(
+    registry: Registry, environment: str, fields: Iterable[bytes], *, at_us: int | None = None
+) -> dict[bytes, TableState]:
+    """What the ledger says (at `at_us`) of tables of the store that the environment serves from, by
+    their fields. The registry is asked once; a table without runs has no watermark."""
+    wanted = dict.fromkeys(fields, TableState())
     name = _alias(environment)
     alias = registry.aliases(name).get(name)
-    if alias is None:
-        return lambda _: []
+    if alias is None or not wanted:
+        return wanted
     store_id = str(registry.record(alias.target).record.body["id"])
-    runs: dict[str, list[LedgerRow]] = defaultdict(list)
-    for row in registry.ledger():
-        runs[row.table].append(row)
-    return lambda field: runs.get(table_name(store_id, field), [])
+    names = {table_name(store_id, field): field for field in wanted}
+    runs = registry.last_runs("table", list(names), with_watermark=True, at_us=at_us)
+    return wanted | {names[table]: table_state([run]) for table, run in runs.items()}
 
 
 def table_name(store_id: str, field: bytes) -> str:

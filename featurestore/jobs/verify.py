@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from featurestore.compiler.materialization import table_state
 from featurestore.compiler.program import program_of
 from featurestore.compiler.rel import CREATED_US, EVENT_US, Project, Sql
 from featurestore.compiler.resolve import select
@@ -28,7 +27,7 @@ from featurestore.errors import CorruptRow, InvalidRequest, UnknownFeature, Unkn
 from featurestore.jobs.online_tables import online_tables
 from featurestore.jobs.project import current_files
 from featurestore.jobs.row_writer import newest_rows
-from featurestore.jobs.store_identity import ledger_of
+from featurestore.jobs.store_identity import table_states
 from featurestore.jobs.training import retrieve
 from featurestore.jobs.verify_on_demand import Compared, compare
 from featurestore.jobs.window_runs import newest_events
@@ -154,17 +153,16 @@ def verify(
     sources = [view.source for view in views]
     files = current_files(context.repo, sources, context.root, context.offline)
     tables = online_tables(context.registry, views)
+    fields = [table.field for table in tables.values()]
+    states = table_states(context.registry, context.environment, fields)
     compared, checks = [], dict[str, _Check]()
     for view in views:
         table = tables.get(view.storage_hash)
-        ledger = (
-            [] if table is None else ledger_of(context.registry, context.environment, table.field)
-        )
         check = _Check(
             context,
             view,
             files,
-            table_state(ledger).watermark_us,
+            None if table is None else states[table.field].watermark_us,
             now_us=now_us,
             field=None if table is None else table.field,
         )

@@ -326,6 +326,9 @@ class RegistryContract(RegistryAccessRules, RegistryRunRules):
         assert list(registry.aliases("env_")) == ["env_c"]
         assert list(registry.aliases("env%")) == ["env%"]
         assert registry.aliases("nothing") == {}
+        assert registry.histories("env/") == {
+            name: registry.history(name) for name in ("env/B", "env/a")
+        }
 
     # --- lineage ----------------------------------------------------------------------------------
 
@@ -446,6 +449,9 @@ class RegistryContract(RegistryAccessRules, RegistryRunRules):
         assert [g.body["n"] for g in registry.glances(kind="fact", name="one")] == [1]
         assert [g.name for g in registry.glances(kind="fact")] == ["one", "two", "both"]
         assert len(registry.glances()) == 4
+        assert [g.name for g in registry.glances(kind="fact", newest=2)] == ["two", "both"]
+        (bare,) = registry.glances(kind="fact", newest=1, with_parents=False)
+        assert (bare.name, bare.parents) == ("both", ())
         assert registry.glances(ids=[]) == []
         assert registry.glances(ids=[fact("nobody").id]) == []
 
@@ -575,6 +581,26 @@ class RegistryContract(RegistryAccessRules, RegistryRunRules):
         assert registry.ledger(table="t1", view="weather") == []
         with pytest.raises(InvalidRecord, match="another run 'z'"):
             registry.commit(ledger=[run("z", table="t9")])
+
+    def test_the_last_run_of_each_table_and_view(self, registry: Registry) -> None:
+        rows = [
+            run("first", table="t0", finished_at_us=NOW_US - 9),
+            run("second", table="t0", finished_at_us=NOW_US - 5),
+            run("part", table="t0", watermark_us=None, mode="interval", start_us=-5),
+            run("other", table="t1", view="weather", watermark_us=None),
+        ]
+        for row in rows:
+            registry.commit(ledger=[row])
+        asked = ["t0", "t1", "t'; DROP TABLE record; --"]
+        assert registry.last_runs("table", asked) == {"t0": rows[2], "t1": rows[3]}
+        assert registry.last_runs("table", asked, with_watermark=True) == {"t0": rows[1]}
+        assert registry.last_runs("table", asked, at_us=NOW_US - 6) == {"t0": rows[0]}
+        assert registry.last_runs("view", ["weather", "plane_history"]) == {
+            "weather": rows[3], "plane_history": rows[2],
+        }  # fmt: skip
+        assert registry.last_runs("view", []) == {}
+        many = [f"t{number}" for number in range(1_200)]
+        assert set(registry.last_runs("table", many)) == {"t0", "t1"}
 
     # --- races ------------------------------------------------------------------------------------
 

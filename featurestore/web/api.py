@@ -6,23 +6,24 @@ Programs show a bearer token where access control is on; instants are ISO 8601.
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from featurestore.facades.answers import to_plain
 from featurestore.facades.lineage import LineageQuestions
 from featurestore.jobs.pushed_versions import RestoredTable, TableState
 from featurestore.jobs.training_sets import TrainingSet
-from featurestore.web import graph as graphs
+from featurestore.web import graph_reads
+from featurestore.web.graph import url_of
 from featurestore.web.pages import site_of
 from featurestore.web.pages_sets import KIND as TRAINING_SET
 
 router = APIRouter(prefix="/api")
 
-RUNS_IN_GRAPH_MAX = 200
+FOUND_MAX = 20
 RUNS_MAX = 1_000
 VERSIONS_MAX = 1_000
 
@@ -56,6 +57,17 @@ class Keys(BaseModel):
     at: str | None = None
 
 
+class Drawn(BaseModel):
+    """What to draw: all around `focus` (`kind:name`; all there is, by default), `features` not
+    folded into their views, `direct` links only, only nodes of some `kind`."""
+
+    focus: str = ""
+    features: bool = False
+    direct: bool = False
+    depth: int | None = Field(None, ge=0)
+    kind: list[str] = []
+
+
 def answer(value: Any) -> JSONResponse:
     """Any answer of ours as JSON."""
     return JSONResponse(to_plain(value))
@@ -67,25 +79,34 @@ def questions(request: Request) -> LineageQuestions:
 
 
 @router.get("/graph")
-def graph(
-    request: Request,
-    focus: str = "",
-    features: bool = False,
-    direct: bool = False,
-    depth: int | None = None,
-) -> JSONResponse:
-    """The lineage graph of the environment, with training sets, runs and models; of `focus`
-    (`kind:name`) what lies above and below it. `features`: not folded into their views."""
+def graph(request: Request, asked: Annotated[Drawn, Query()]) -> JSONResponse:
+    """The lineage graph of the environment, with the newest training sets, runs and models; of
+    `focus` all that lies above and below it. Of more nodes than can be drawn, `hidden` are left
+    out."""
     site = site_of(request)
-    registry, catalogue = site.store.registry, site.catalogue()
-    records = [item.stored for named in catalogue.items.values() for item in named.values()]
-    records += registry.records(kind=TRAINING_SET)
-    records += registry.records(kind="model")
-    records += registry.records(kind="run")[-RUNS_IN_GRAPH_MAX:]
-    made = graphs.graph_of(records, with_features=features or focus.startswith("feature:"))
-    if focus:
-        made = graphs.focused(made, focus, depth=depth)
-    return answer(graphs.drawn(made, direct=direct))
+    wanted = graph_reads.Wanted(
+        features=asked.features,
+        direct=asked.direct,
+        kinds=frozenset(asked.kind),
+        depth=asked.depth,
+    )
+    if asked.focus:
+        made = graph_reads.around(site.store.registry, site.catalogue(), asked.focus, wanted)
+    else:
+        defined = site.definitions(features=asked.features)
+        made = graph_reads.overview(site.store.registry, site.catalogue(), defined, wanted)
+    return answer(made)
+
+
+@router.get("/search")
+def search(request: Request, q: str = "", kind: str = "", limit: int = FOUND_MAX) -> JSONResponse:
+    """The objects of the catalogue that hold every word, best first: kind, name, page."""
+    found = site_of(request).catalogue().search(q, kind=kind)
+    hits = [
+        {"kind": one.kind, "name": one.name, "url": url_of(one.kind, one.name)}
+        for one in found.items[: max(0, limit)]
+    ]
+    return answer({"items": hits, "count": found.count})
 
 
 @router.get("/impact")
@@ -167,15 +188,15 @@ def diff(
 @router.get("/plan")
 def plan(request: Request) -> JSONResponse:
     """What an apply of the folder would change."""
-    return JSONResponse(json.loads(site_of(request).store.plan().to_json()))
+    return JSONResponse(json.loads(site_of(request).plan().to_json()))
 
 
 @router.get("/training-sets")
 def training_sets(request: Request) -> JSONResponse:
     """The records of all training sets, oldest first."""
-    stored = site_of(request).store.registry.records(kind=TRAINING_SET)
+    stored = site_of(request).store.registry.glances(kind=TRAINING_SET, with_parents=False)
     return answer(
-        [{"id": one.id, "created_at_us": one.created_at_us, **one.record.body} for one in stored]
+        [{"id": one.id, "created_at_us": one.created_at_us, **one.body} for one in stored]
     )
 
 

@@ -1,25 +1,35 @@
 """The lineage graph as nodes and links for a drawing: one node for each name of any version.
 
 Features stand for themselves or are folded into their views. What lies above and below a node in
-focus is found by walking links one way at a time, so that siblings stay out.
+focus comes as two graphs, walked one way each, so that siblings stay out.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-from featurestore.errors import RecordNotFound
+from featurestore import records
+from featurestore.records import Transformation
 
-if TYPE_CHECKING:
-    from featurestore.records import StoredRecord, Transformation
-
-NODES_MAX = 2_000
-"""A drawing of more says so and shows those nearest to the focus."""
-FOLDED = ("view", "on_demand_view")
+NODES_MAX = 300
+"""More than that nobody can read, and a browser lays out for seconds. Of a larger graph those
+nearest to the focus are drawn, without a focus those with most links; the rest is counted."""
+KINDS = (
+    "source",
+    "request_source",
+    "entity",
+    "view",
+    "on_demand_view",
+    "feature",
+    "service",
+    "training_set",
+    "run",
+    "model",
+)
+"""What is drawn, in the order in which data flows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,72 +60,123 @@ class Graph:
     hidden: int = 0
 
 
-def graph_of(records: Iterable[StoredRecord], *, with_features: bool) -> Graph:
-    """The graph of these records and the links among them."""
-    stored = {one.id: one for one in records if one.record.kind != "repo"}
-    views = _views_of_features(stored.values())
-    names: dict[str, str] = {}
-    nodes: dict[str, Node] = {}
-    for one in stored.values():
-        kind, name = one.record.kind, one.record.name
-        if kind == "feature" and not with_features:
-            kind, name = views.get(name, "view"), name.partition(".")[0]
-        names[one.id] = f"{kind}:{name}"
-        nodes[f"{kind}:{name}"] = Node(f"{kind}:{name}", kind, name, url_of(kind, name))
-    links: dict[tuple[str, str], Transformation] = {}
-    for one in stored.values():
-        for edge in one.record.parents:
-            ends = names.get(edge.parent), names[one.id]
-            if ends[0] is not None and ends[0] != ends[1]:
-                pair = (ends[0], ends[1])
-                if links.get(pair) != "DIRECT":
-                    links[pair] = edge.transformation
-    made = tuple(Link(source, target, how) for (source, target), how in sorted(links.items()))
-    return Graph(tuple(sorted(nodes.values(), key=lambda node: node.id)), made)
+def graph_of(
+    links: Iterable[records.Link],
+    alone: Iterable[str] = (),
+    *,
+    on_demand: Collection[str] = (),
+    with_features: bool,
+) -> Graph:
+    """The graph of links between records, and of records `alone` that may have none (ids).
+    `on_demand` are the names of views that are computed on request."""
+    named: dict[str, str | None] = {}
+
+    def node_of(record_id: str) -> str | None:
+        if record_id not in named:
+            named[record_id] = _node_of(record_id, on_demand, with_features=with_features)
+        return named[record_id]
+
+    nodes = {node: None for record_id in alone if (node := node_of(record_id)) is not None}
+    found: dict[tuple[str, str], Transformation] = {}
+    for link in links:
+        source, target = node_of(link.parent), node_of(link.child)
+        if source is None or target is None:
+            continue
+        nodes |= {source: None, target: None}
+        if source != target and found.get((source, target)) != "DIRECT":
+            found[source, target] = link.transformation
+    return Graph(
+        tuple(_node(name) for name in sorted(nodes)),
+        tuple(Link(source, target, how) for (source, target), how in sorted(found.items())),
+    )
 
 
-def _views_of_features(stored: Iterable[StoredRecord]) -> dict[str, str]:
-    """By `view.feature`: whether its view is computed on demand."""
-    kinds = {one.record.name: one.record.kind for one in stored if one.record.kind in FOLDED}
-    features = (one.record.name for one in stored if one.record.kind == "feature")
-    return {name: kinds.get(name.partition(".")[0], "view") for name in features}
+def _node_of(record_id: str, on_demand: Collection[str], *, with_features: bool) -> str | None:
+    kind, _, rest = record_id.partition(":")
+    name = rest.rpartition("@")[0]
+    if kind == "feature" and not with_features:
+        name = name.partition(".")[0]
+        kind = "on_demand_view" if name in on_demand else "view"
+    return f"{kind}:{name}" if kind in KINDS else None
 
 
-def focused(graph: Graph, focus: str, *, depth: int | None = None) -> Graph:
-    """What lies above and below `focus` (`kind:name`), at most `depth` links away. Raises
-    `RecordNotFound`."""
-    known = {node.id for node in graph.nodes}
-    if focus not in known:
-        raise RecordNotFound(focus, known=known)
+def _node(node: str) -> Node:
+    kind, _, name = node.partition(":")
+    return Node(node, kind, name, url_of(kind, name))
+
+
+def joined(*graphs: Graph) -> Graph:
+    """Several graphs as one."""
+    nodes = {node.id: node for graph in graphs for node in graph.nodes}
+    links: dict[tuple[str, str], Link] = {}
+    for link in (link for graph in graphs for link in graph.links):
+        before = links.get((link.source, link.target))
+        if before is None or before.transformation != "DIRECT":
+            links[link.source, link.target] = link
+    return Graph(tuple(nodes.values()), tuple(links.values()))
+
+
+def chosen(graph: Graph, *, kinds: Collection[str] = (), direct: bool = False) -> Graph:
+    """The graph without links that are INDIRECT (`direct`), and of some kinds only (all, by
+    default). What had such links alone goes with them."""
+    nodes = tuple(node for node in graph.nodes if not kinds or node.kind in kinds)
+    left = {node.id for node in nodes}
+    links = tuple(
+        link
+        for link in graph.links
+        if (not direct or link.transformation == "DIRECT") and {link.source, link.target} <= left
+    )
+    if direct:
+        lost = _ends(graph.links) - _ends(links)
+        nodes = tuple(node for node in nodes if node.id not in lost)
+    return replace(graph, nodes=nodes, links=links)
+
+
+def _ends(links: Iterable[Link]) -> set[str]:
+    return {end for link in links for end in (link.source, link.target)}
+
+
+def around(
+    focus: str,
+    above: Graph,
+    below: Graph,
+    *,
+    also: Iterable[str] = (),
+    depth: int | None = None,
+) -> Graph:
+    """What lies above and below the node `focus`, at most `depth` links away, cut to `NODES_MAX`
+    nodes, the nearest first. `also` are nodes from which the way down begins, too."""
     up, down = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
-    for link in graph.links:
+    for link in above.links:
         up[link.target].append(link.source)
+    for link in below.links:
         down[link.source].append(link.target)
-    near = _walk(focus, up, depth) | _walk(focus, down, depth)
-    return _only(graph, sorted(near, key=lambda name: (near[name], name)))
+    far = _walk({**dict.fromkeys(also, 1), focus: 0}, down, depth) | _walk({focus: 0}, up, depth)
+    near = sorted(far, key=lambda node: (far[node], node))
+    return _cut(joined(Graph((_node(focus),), ()), above, below), near)
 
 
-def drawn(graph: Graph, *, kinds: Iterable[str] = (), direct: bool = False) -> Graph:
-    """The graph without links that are INDIRECT (`direct`) and of some kinds only, cut to
-    `NODES_MAX` nodes."""
-    wanted = set(kinds)
-    links = tuple(one for one in graph.links if not direct or one.transformation == "DIRECT")
-    kept = [node.id for node in graph.nodes if not wanted or node.kind in wanted]
-    return _only(Graph(graph.nodes, links, graph.hidden), kept)
+def overview(graph: Graph) -> Graph:
+    """The graph, cut to `NODES_MAX` nodes, those with most links first."""
+    links = Counter(end for link in graph.links for end in (link.source, link.target))
+    ids = [node.id for node in graph.nodes]
+    return _cut(graph, sorted(ids, key=lambda node: (-links[node], node)))
 
 
-def _only(graph: Graph, wanted: list[str]) -> Graph:
+def _cut(graph: Graph, wanted: Sequence[str]) -> Graph:
     kept = set(wanted[:NODES_MAX])
     return Graph(
         tuple(node for node in graph.nodes if node.id in kept),
         tuple(link for link in graph.links if link.source in kept and link.target in kept),
-        graph.hidden + len(wanted) - len(kept),
+        len(wanted) - len(kept),
     )
 
 
-def _walk(start: str, ways: Mapping[str, list[str]], depth: int | None) -> dict[str, int]:
-    """How far each node is that can be reached."""
-    found, todo = {start: 0}, deque([start])
+def _walk(
+    starts: Mapping[str, int], ways: Mapping[str, list[str]], depth: int | None
+) -> dict[str, int]:
+    """How far each node is that can be reached, from starts that are so far away."""
+    found, todo = dict(starts), deque(sorted(starts, key=starts.__getitem__))
     while todo:
         here = todo.popleft()
         if depth is not None and found[here] >= depth:

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 from featurestore.compiler.changes import Category
 from featurestore.errors import FeatureStoreError, RecordNotFound
 from featurestore.fingerprint import canonical_json, short
+from featurestore.jobs.lineage_freshness import watermarks
 from featurestore.timeline import format_duration
 from featurestore.web.catalogue import KINDS, Catalogue, Item
 from featurestore.web.profiles import newest_profiles
@@ -122,7 +123,7 @@ def plan(request: Request) -> Response:
     """What an apply of the folder would change."""
     site = site_of(request)
     try:
-        changes, problem = site.store.plan(), None
+        changes, problem = site.plan(), None
     except FeatureStoreError as error:
         changes, problem = None, error
     signs = {Category.METADATA: ".", Category.ADDITIVE: "+", Category.BREAKING: "!"}
@@ -164,12 +165,10 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _watermarks(request: Request) -> dict[str, int]:
-    """Up to which instant each view is materialized."""
-    found: dict[str, int] = {}
-    for row in site_of(request).store.registry.ledger():
-        if row.watermark_us is not None:
-            found[row.view] = max(row.watermark_us, found.get(row.view, row.watermark_us))
-    return found
+    """Up to which instant each view that the environment serves is materialized."""
+    site = site_of(request)
+    now_us = site.store.clock.now_us()
+    return watermarks(site.store.registry, environment=site.environment, at_us=now_us)
 
 
 def _unknown(catalogue: Catalogue, name: str, *kinds: str) -> RecordNotFound:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from featurestore.errors import RecordNotFound
 from featurestore.lifecycle.promotions import is_open
 from featurestore.web.pages import show, site_of
+
+if TYPE_CHECKING:
+    from featurestore.jobs.models import Staged
 
 router = APIRouter()
 
@@ -21,19 +23,18 @@ def models(request: Request) -> Response:
     """Every model: its versions in their stages, and what waits for a decision."""
     store = site_of(request).store
     staged = store.models.list()
-    names = sorted({one.version.name for one in staged})
+    names: dict[str, list[Staged]] = {}
+    for one in staged:
+        names.setdefault(one.version.name, []).append(one)
     waiting = [one for one in store.models.promotions() if is_open(one.state)]
-    return show(request, "models.html", names=names, staged=staged, waiting=waiting)
+    return show(request, "models.html", names=names, waiting=waiting)
 
 
 @router.get("/models/{name}")
 def model(request: Request, name: str) -> Response:
     """One model: versions, requests, history."""
     store = site_of(request).store
-    staged = [one for one in store.models.list() if one.version.name == name]
-    if not staged:
-        known = {one.version.name for one in store.models.list()}
-        raise RecordNotFound(f"model:{name}", known=known)
+    staged = store.models.list(name)
     promotions = store.models.promotions(name)[::-1]
     reports = {one.id: store.models.report(one.id) for one in promotions if one.report}
     return show(

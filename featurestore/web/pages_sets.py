@@ -16,18 +16,18 @@ from featurestore.web.profiles import profile_of, shown
 router = APIRouter()
 
 KIND = "training_set"
-SETS_SHOWN_MAX = 500
+SETS_SHOWN_MAX = 200
 
 
 @router.get("/training-sets")
 def training_sets(request: Request) -> Response:
-    """All sets, the newest of each name marked."""
+    """The newest sets, the newest of each name marked."""
     registry = site_of(request).store.registry
     newest = {alias.target for alias in registry.aliases(f"{KIND}/").values()}
-    stored = registry.records(kind=KIND)[::-1]
+    stored = registry.glances(kind=KIND, newest=SETS_SHOWN_MAX + 1, with_parents=False)[::-1]
     return show(
         request, "training_sets.html", sets=stored[:SETS_SHOWN_MAX], newest=newest,
-        hidden=max(0, len(stored) - SETS_SHOWN_MAX),
+        cut=len(stored) > SETS_SHOWN_MAX,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,51 @@ class TestShowing:
         wrong = page.get("/api/graph", params={"focus": "service:late_modl"})
         assert wrong.status_code == 404
         assert "late_model" in wrong.json()["error"]["message"]
+
+
+class TestFolder:
+    def test_freshness_is_that_of_the_environment(self, own: Path) -> None:
+        online = "lmdb:.featurestore/staging"
+        elsewhere = {"project.environment": "staging", "online.url": online}
+        with FeatureStore(own, overrides=elsewhere) as store:
+            store.apply(serve_now=True)
+        settings = {
+            "FEATURESTORE__PROJECT__ENVIRONMENT": "staging",
+            "FEATURESTORE__ONLINE__URL": online,
+        }
+        for named, fresh in (({}, True), (settings, False)):
+            with served_page(own, **named) as url, httpx.Client(base_url=url, timeout=60) as page:
+                assert ("Fresh until" in page.get("/views/load").text) == fresh
+                assert bool(re.search(r"<time[^>]*>\d+ \w+ ago<", page.get("/").text)) == fresh
+
+    def test_the_plan_and_who_acts_see_what_the_folder_says_now(self, own: Path) -> None:
+        with served_page(own) as url, httpx.Client(base_url=url, timeout=60) as page:
+            assert "has what the repository says" in page.get("/plan").text
+            definitions = own / "definitions.py"
+            text = definitions.read_text()
+            definitions.write_text(
+                text.replace('Feature("far")', 'Feature("far"), Feature("late")')
+            )
+            assert "feature load.late" in page.get("/plan").text
+            with FeatureStore(own) as store:
+                store.apply()
+            assert "has what the repository says" in page.get("/plan").text
+            assert "late" in page.get("/views/load").text
+            definitions.write_text(text + "\nraise ValueError('half written')\n")
+            assert "half written" in page.get("/plan").text
+
+    def test_what_learned_from_an_older_version_stays_in_the_graph(self, own: Path) -> None:
+        definitions = own / "definitions.py"
+        text = definitions.read_text()
+        definitions.write_text(text.replace('Feature("weight")', 'Feature("weight", "weight * 2")'))
+        with FeatureStore(own) as store:
+            store.apply(allow_production_impact="it is meant")
+        with served_page(own) as url, httpx.Client(base_url=url, timeout=60) as page:
+            graph = page.get("/api/graph", params={"focus": "load", "kind": ["model"]}).json()
+            assert {node["id"] for node in graph["nodes"]} == {"view:load"}
+            graph = page.get("/api/graph", params={"focus": "load:weight"}).json()
+            ids = {node["id"] for node in graph["nodes"]}
+            assert {"feature:load.weight", "training_set:parcels", "model:late"} <= ids
 
 
 class TestQuestions:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import pytest
 
 from featurestore.compiler.definition_records import definition_records
-from featurestore.errors import PermissionDenied, RecordNotFound
+from featurestore.errors import PermissionDenied
 from featurestore.jobs.environments import Applied
-from featurestore.records import Edge, Record, StoredRecord
+from featurestore.records import Edge, Link, Record, StoredRecord
 from featurestore.timeline import ManualClock
 from featurestore.web import charts
 from featurestore.web.catalogue import RESULTS_MAX, catalogue_of
-from featurestore.web.graph import NODES_MAX, drawn, focused, graph_of, url_of
+from featurestore.web.graph import NODES_MAX, Graph, around, chosen, graph_of, overview, url_of
 from featurestore.web.sessions import SESSION_LIFE_US, SESSIONS_MAX, Sessions
 from tests.shop_definitions import shop
 
@@ -61,44 +62,70 @@ class TestCatalogue:
         assert catalogue_of(None).search("").items == ()
 
 
+def links_of(records: Iterable[Record]) -> list[Link]:
+    return [
+        Link(one.id, edge.parent, edge.role, edge.transformation)
+        for one in records
+        for edge in one.parents
+    ]
+
+
+def child(kind: str, name: str, *parents: Record) -> Record:
+    edges = tuple(Edge(parent=parent.id, role=parent.kind) for parent in parents)
+    return Record(kind=kind, name=name, parents=edges)
+
+
 class TestGraph:
     def test_features_fold_into_their_views(self) -> None:
-        records = [stored(record) for record in definition_records(shop())]
-        folded = graph_of(records, with_features=False)
+        links = links_of(definition_records(shop()))
+        folded = graph_of(links, with_features=False)
         ids = {node.id for node in folded.nodes}
         assert "view:origin_weather" in ids
         assert not any(node.kind in ("feature", "repo") for node in folded.nodes)
-        links = {(link.source, link.target): link.transformation for link in folded.links}
-        assert links["source:weather", "view:origin_weather"] == "DIRECT"
-        assert links["entity:airport", "view:origin_weather"] == "INDIRECT"
-        assert links["view:origin_weather", "service:delay_model"] == "DIRECT"
-        with_features = graph_of(records, with_features=True)
+        found = {(link.source, link.target): link.transformation for link in folded.links}
+        assert found["source:weather", "view:origin_weather"] == "DIRECT"
+        assert found["entity:airport", "view:origin_weather"] == "INDIRECT"
+        assert found["view:origin_weather", "service:delay_model"] == "DIRECT"
+        with_features = graph_of(links, with_features=True)
         assert "feature:origin_weather.temp" in {node.id for node in with_features.nodes}
+        on_demand = graph_of(links, on_demand=["origin_weather"], with_features=False)
+        assert "on_demand_view:origin_weather" in {node.id for node in on_demand.nodes}
 
     def test_a_focus_goes_one_way_at_a_time(self) -> None:
         a, b = Record(kind="source", name="a"), Record(kind="source", name="b")
-        x = Record(kind="view", name="x", parents=(Edge(parent=a.id, role="source"),))
-        y = Record(
-            kind="view",
-            name="y",
-            parents=(Edge(parent=a.id, role="source"), Edge(parent=b.id, role="source")),
-        )
-        s = Record(kind="service", name="s", parents=(Edge(parent=x.id, role="view"),))
-        graph = graph_of([stored(one) for one in (a, b, x, y, s)], with_features=False)
-        near = {node.id for node in focused(graph, "view:x").nodes}
-        assert near == {"source:a", "view:x", "service:s"}
-        assert {n.id for n in focused(graph, "source:a", depth=1).nodes} == {
+        x, y = child("view", "x", a), child("view", "y", a, b)
+        s = child("service", "s", x)
+        above = graph_of(links_of([x, s]), with_features=False)
+        below = graph_of(links_of([y, s]), with_features=False)
+        assert {n.id for n in around("view:x", above, below).nodes} == {
+            "source:a",
+            "view:x",
+            "service:s",
+        }
+        down = graph_of(links_of([x, y, s]), with_features=False)
+        assert {n.id for n in around("source:a", Graph((), ()), down, depth=1).nodes} == {
             "source:a",
             "view:x",
             "view:y",
         }
-        with pytest.raises(RecordNotFound, match=r"view:x"):
-            focused(graph, "view:xx")
 
     def test_a_drawing_has_a_limit(self) -> None:
-        many = [stored(Record(kind="source", name=f"s{n}")) for n in range(NODES_MAX + 5)]
-        graph = drawn(graph_of(many, with_features=False))
-        assert (len(graph.nodes), graph.hidden) == (NODES_MAX, 5)
+        source = Record(kind="source", name="s")
+        views = [child("view", f"v{n}", source) for n in range(NODES_MAX + 4)]
+        whole = graph_of(links_of(views), with_features=False)
+        for made in (overview(whole), around("source:s", Graph((), ()), whole)):
+            assert (len(made.nodes), made.hidden) == (NODES_MAX, 5)
+            assert "source:s" in {node.id for node in made.nodes}
+
+    def test_some_kinds_and_direct_links_only(self) -> None:
+        whole = graph_of(links_of(definition_records(shop())), with_features=False)
+        direct = chosen(whole, direct=True)
+        assert {link.transformation for link in direct.links} == {"DIRECT"}
+        assert "entity:airport" not in {node.id for node in direct.nodes}
+        assert {n.kind for n in chosen(whole, kinds=["view", "service"]).nodes} == {
+            "view",
+            "service",
+        }
 
     def test_urls_quote_names(self) -> None:
         assert url_of("view", "a/b?c") == "/views/a%2Fb%3Fc"

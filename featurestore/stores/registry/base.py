@@ -79,9 +79,16 @@ class Registry(ABC):
 
     @abstractmethod
     def glances(
-        self, *, kind: str | None = None, name: str | None = None, ids: Sequence[str] | None = None
+        self,
+        *,
+        kind: str | None = None,
+        name: str | None = None,
+        ids: Sequence[str] | None = None,
+        newest: int | None = None,
+        with_parents: bool = True,
     ) -> list[Glance]:
-        """The same without checking their hashes, which takes longer than reading them."""
+        """The same without checking their hashes, which takes longer than reading them. `newest`:
+        only so many, the youngest; without `with_parents` their parents are left out."""
 
     @abstractmethod
     def pointing(
@@ -103,6 +110,10 @@ class Registry(ABC):
     @abstractmethod
     def history(self, alias: str) -> list[AliasEvent]:
         """All moves of an alias, oldest first."""
+
+    @abstractmethod
+    def histories(self, prefix: str) -> dict[str, list[AliasEvent]]:
+        """The same of all aliases whose name begins with `prefix`, by name."""
 
     @abstractmethod
     def walk(
@@ -153,6 +164,19 @@ class Registry(ABC):
     def last_uses(self, names: Collection[str], *, at_us: int | None = None) -> list[OnlineUse]:
         """The last use of each in each environment, the newest first; as of an instant, which is
         exact to a day."""
+
+    @abstractmethod
+    def last_runs(
+        self,
+        by: Literal["table", "view"],
+        names: Sequence[str],
+        *,
+        with_watermark: bool = False,
+        at_us: int | None = None,
+    ) -> dict[str, LedgerRow]:
+        """The newest run of each of these tables, or views, by its name: (`with_watermark`) the one
+        that left a watermark, and (`at_us`) that had finished by then. Those without one are left
+        out. It takes no longer when there were more runs."""
 
     @property
     @abstractmethod

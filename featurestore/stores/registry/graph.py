@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from featurestore.errors import LimitExceeded
-from featurestore.records import Edge, Glance, Link
+from featurestore.records import AliasEvent, Edge, Glance, Link
 from featurestore.stores.registry import schema, writes
 
 WALK_EDGES_MAX = 1_000_000
@@ -171,6 +171,7 @@ def glances(
     kind: str | None,
     name: str | None,
     ids: Sequence[str] | None,
+    with_parents: bool = True,
 ) -> list[Glance]:
     """Records by kind, name or ids with their parents, oldest first, as they are stored."""
     rows, edges = _glances(kind is not None, name is not None, ids is not None)
@@ -180,6 +181,8 @@ def glances(
     for some in [None] if ids is None else writes.chunks(sorted(set(ids))):
         values = asked if some is None else {**asked, "ids": list(some)}
         found += connection.execute(rows, values)
+        if not with_parents:
+            continue
         for child, parent, role, transformation in connection.execute(edges, values):
             parents[child].append(Edge(parent=parent, role=role, transformation=transformation))
     return [
@@ -190,6 +193,7 @@ def glances(
             body=json.loads(row.body),
             parents=tuple(parents[row.seq]),
             created_at_us=row.created_at_us,
+            author=row.author,
         )
         for row in sorted(found, key=lambda row: row.seq)
     ]
@@ -211,7 +215,52 @@ def _glances(kind: bool, name: bool, ids: bool) -> tuple[sa.Select[Any], sa.Sele
         .where(*where)
         .order_by(edge.c.child, edge.c.position)
     )
-    return sa.select(c.seq, c.id, c.kind, c.name, c.body, c.created_at_us).where(*where), edges
+    shown = sa.select(c.seq, c.id, c.kind, c.name, c.body, c.created_at_us, c.author)
+    return shown.where(*where), edges
+
+
+def newest(
+    connection: Connection,
+    project: str,
+    *,
+    kind: str | None,
+    name: str | None,
+    ids: Sequence[str] | None,
+    count: int,
+) -> list[str]:
+    """The ids of the youngest `count` of such records."""
+    record = schema.record
+    where = [record.c.project == project]
+    where += [record.c.kind == kind] if kind is not None else []
+    where += [record.c.name == name] if name is not None else []
+    where += [record.c.id.in_(ids)] if ids is not None else []
+    query = sa.select(record.c.id).where(*where).order_by(record.c.seq.desc()).limit(count)
+    return list(connection.scalars(query))
+
+
+def moves(connection: Connection, project: str, which: sa.ColumnElement[bool]) -> list[AliasEvent]:
+    """The moves of those aliases of `alias_event`, by name, oldest first."""
+    event = schema.alias_event
+    previous, target = schema.record.alias(), schema.record.alias()
+    query = (
+        sa.select(event, previous.c.id.label("previous_id"), target.c.id.label("target_id"))
+        .join_from(event, previous, event.c.previous == previous.c.seq, isouter=True)
+        .join(target, event.c.target == target.c.seq, isouter=True)
+        .where(event.c.project == project, which)
+        .order_by(event.c.name, event.c.serial)
+    )
+    return [
+        AliasEvent(
+            name=row.name,
+            serial=row.serial,
+            previous=row.previous_id,
+            target=row.target_id,
+            at_us=row.at_us,
+            author=row.author,
+            reason=row.reason,
+        )
+        for row in connection.execute(query)
+    ]
 
 
 def pointing(

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from featurestore.records import RECORD_NAME_CHARS_MAX
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 VERSION_TABLE = "featurestore_version"
 """Where the revision is kept. Not Alembic's default name: MLflow and others, which may share the
 database, use that one."""
@@ -122,8 +122,8 @@ materialization = Table(
     Column("finished_at_us", BigInteger, nullable=False),
     Column("values_undefined", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("project", "run_id", name="materialization_run"),
-    Index("materialization_table", "project", "table"),
-    Index("materialization_view", "project", "view"),
+    Index("materialization_table", "project", "table", "seq"),
+    Index("materialization_view", "project", "view", "seq"),
 )
 
 online_use = Table(

@@ -36,6 +36,7 @@ from featurestore.records import (
     show_id,
 )
 from featurestore.stores.registry import graph, online_uses, schema, writes
+from featurestore.stores.registry import ledger as ledgers
 from featurestore.stores.registry.access import (
     AUDIT,
     POLICY_ALIAS,
@@ -94,7 +95,7 @@ class SqlRegistry(Registry):
             writes.insert_blobs(connection, self._project, blobs)
             writes.insert_records(connection, by, records)
             writes.move_aliases(connection, by, aliases)
-            writes.insert_ledger(connection, self._project, ledger)
+            ledgers.insert(connection, self._project, ledger)
 
     def note_uses(self, environment: str, uses: Mapping[str, int]) -> None:
         # A lock of its own, so that no commit waits for servers; no audit of what they do unasked.
@@ -213,10 +214,27 @@ class SqlRegistry(Registry):
             ]
 
     def glances(
-        self, *, kind: str | None = None, name: str | None = None, ids: Sequence[str] | None = None
+        self,
+        *,
+        kind: str | None = None,
+        name: str | None = None,
+        ids: Sequence[str] | None = None,
+        newest: int | None = None,
+        with_parents: bool = True,
     ) -> list[Glance]:
         with self._database.reading() as connection:
-            return graph.glances(connection, self._project, kind=kind, name=name, ids=ids)
+            if newest is not None:
+                ids = graph.newest(
+                    connection, self._project, kind=kind, name=name, ids=ids, count=newest
+                )
+            return graph.glances(
+                connection,
+                self._project,
+                kind=kind,
+                name=name,
+                ids=ids,
+                with_parents=with_parents,
+            )
 
     def pointing(
         self, ids: Sequence[str], *, through_child: bool = False, at_us: int | None = None
@@ -238,28 +256,17 @@ class SqlRegistry(Registry):
             return {name: Alias(name=name, target=to, serial=n) for name, to, n in rows}
 
     def history(self, alias: str) -> list[AliasEvent]:
-        event = schema.alias_event
-        previous, target = schema.record.alias(), schema.record.alias()
-        query = (
-            sa.select(event, previous.c.id.label("previous_id"), target.c.id.label("target_id"))
-            .join_from(event, previous, event.c.previous == previous.c.seq, isouter=True)
-            .join(target, event.c.target == target.c.seq, isouter=True)
-            .where(event.c.project == self._project, event.c.name == alias)
-            .order_by(event.c.serial)
-        )
         with self._database.reading() as connection:
-            return [
-                AliasEvent(
-                    name=alias,
-                    serial=row.serial,
-                    previous=row.previous_id,
-                    target=row.target_id,
-                    at_us=row.at_us,
-                    author=row.author,
-                    reason=row.reason,
-                )
-                for row in connection.execute(query)
-            ]
+            name = schema.alias_event.c.name
+            return graph.moves(connection, self._project, name == alias)
+
+    def histories(self, prefix: str) -> dict[str, list[AliasEvent]]:
+        found = defaultdict[str, list[AliasEvent]](list)
+        with self._database.reading() as connection:
+            begins = sa.func.substr(schema.alias_event.c.name, 1, len(prefix)) == prefix
+            for event in graph.moves(connection, self._project, begins):
+                found[event.name].append(event)
+        return dict(found)
 
     def walk(
         self,
@@ -307,14 +314,21 @@ class SqlRegistry(Registry):
         return data
 
     def ledger(self, *, table: str | None = None, view: str | None = None) -> list[LedgerRow]:
-        runs = schema.materialization
-        query = sa.select(runs).where(runs.c.project == self._project).order_by(runs.c.seq)
-        if table is not None:
-            query = query.where(runs.c.table == table)
-        if view is not None:
-            query = query.where(runs.c.view == view)
         with self._database.reading() as connection:
-            return [writes.ledger_row(row) for row in connection.execute(query).mappings()]
+            return ledgers.read(connection, self._project, table=table, view=view)
+
+    def last_runs(
+        self,
+        by: Literal["table", "view"],
+        names: Sequence[str],
+        *,
+        with_watermark: bool = False,
+        at_us: int | None = None,
+    ) -> dict[str, LedgerRow]:
+        with self._database.reading() as connection:
+            return ledgers.last(
+                connection, self._project, by, names, with_watermark=with_watermark, at_us=at_us
+            )
 
     def facts(self, now_us: Callable[[], int]) -> dict[str, Any]:
         """What the database says of itself, for `featurestore doctor`: `product`, `version`,

@@ -6,7 +6,6 @@ still name the serial that they saw, so that even without the lock the second of
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from featurestore.errors import CommitConflict, InvalidRecord, LimitExceeded, RecordNotFound
 from featurestore.fingerprint import canonical_json, fingerprint_bytes
-from featurestore.records import AliasIs, LedgerRow, Record, show_id
+from featurestore.records import AliasIs, Record, show_id
 from featurestore.stores.registry import schema
 
 T = TypeVar("T")
@@ -136,26 +135,6 @@ def delete_unreferenced(connection: Connection, project: str, *, kind: str, befo
         *(~sa.exists().where(pointer == record.c.seq) for pointer in pointers),
     )
     return connection.execute(gone).rowcount
-
-
-def insert_ledger(connection: Connection, project: str, rows: Sequence[LedgerRow]) -> None:
-    """Append runs. The same run twice is a no-op; another run under its id is `InvalidRecord`."""
-    table = schema.materialization
-    for row in rows:
-        query = connection.execute(
-            sa.select(table).where(table.c.project == project, table.c.run_id == row.run_id)
-        )
-        there = query.mappings().first()
-        if there is None:
-            values = {"project": project, **dataclasses.asdict(row)}
-            connection.execute(sa.insert(table), values)
-        elif ledger_row(there) != row:
-            raise InvalidRecord(f"The ledger has another run {row.run_id!r}; use a new run id")
-
-
-def ledger_row(row: Mapping[Any, Any]) -> LedgerRow:
-    """A row of the table as a `LedgerRow`."""
-    return LedgerRow(**{field.name: row[field.name] for field in dataclasses.fields(LedgerRow)})
 
 
 def sequences(connection: Connection, project: str, ids: Iterable[str]) -> dict[str, int]:
