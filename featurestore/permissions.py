@@ -254,7 +254,7 @@ def needs_of_commit(
                 needs[("admin",), None] = None
             case "run":  # its name is `experiment/id`
                 needs[TRACKS, tracked(name)] = None
-            case "training_set" | "model" | "evaluation":
+            case "training_set" | "model" | "evaluation" | "view_profile":
                 needs[TRACKS, name] = None
             case "snapshot" | "promotion" | "gate_report":
                 needs[TRACKS, None] = None
@@ -283,7 +283,7 @@ def _need_of_alias(alias: str) -> Need:
             return ("materialize", "apply"), f"env/{rest}"
         case "online":
             return ("materialize", "apply"), None
-        case "training_set" | "evaluation" | "mlflow":
+        case "training_set" | "evaluation" | "mlflow" | "view_profile":
             # A set's tags are below its name, MLflow's pointers (`mlflow/<model>/<alias>`) below
             # the model's.
             return TRACKS, rest if kind == "evaluation" else rest.partition("/")[0]

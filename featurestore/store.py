@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from featurestore.jobs.training import RetrievalJob
     from featurestore.jobs.training_sets import TrainingSet
     from featurestore.jobs.verify import VerifyReport
+    from featurestore.jobs.view_profiles import ViewProfile
     from featurestore.records import LedgerRow
     from featurestore.serving.ingest_metrics import IngestMetrics
     from featurestore.wire.pushes import PushResult
@@ -452,6 +453,32 @@ class FeatureStore(AccessControl):
         access.authorize(self._asker(), "delete", str(entity))
         return deletions.delete_entity(self._context(), entity, keys, now_us=self.clock.now_us())
 
+    def profile(
+        self,
+        views: Sequence[str] | None = None,
+        *,
+        start: datetime | str | int | None = None,
+        end: datetime | str | int | None = None,
+    ) -> tuple[ViewProfile, ...]:
+        """Put on record what the features of these views (all, by default) are like: how many
+        values, NULLs and different ones, extremes, mean, deviation, quantiles, a histogram, the
+        most frequent. Of the rows that `get_historical_features` finds between `start` and `end`:
+        each key at each instant at which its answer changed. The page shows the newest.
+
+        Raises `UnknownView`, `InvalidRequest` (an empty span, a view that reads the request),
+        `SnapshotMissing`, `LimitExceeded`, `PermissionDenied`.
+        """
+        from featurestore.jobs import access, view_profiles
+
+        access.authorize(self._asker(), "track", None, detail="profile")
+        return view_profiles.profile_views(
+            views,
+            self._between(start, end),
+            self._sets(),
+            repo=self.repo,
+            engine=self.engine,
+        )
+
     def optimize(self, sources: Sequence[str] | None = None) -> tuple[Optimized, ...]:
         """Write a copy of each source (all, by default), sorted by key, from which questions about
         few keys are answered without reading the source's files. A copy that is current stays; one
@@ -564,10 +591,13 @@ class FeatureStore(AccessControl):
     def _span(
         self, start: datetime | str | int | None, end: datetime | str | int | None
     ) -> Span | None:
+        return None if start is None and end is None else self._between(start, end)
+
+    def _between(
+        self, start: datetime | str | int | None, end: datetime | str | int | None
+    ) -> Span:
         from featurestore.compiler.spans import Span
 
-        if start is None and end is None:
-            return None
         return Span(
             start_us=None if start is None else to_us(start),
             end_us=self.clock.now_us() if end is None else to_us(end),

@@ -33,14 +33,20 @@ def downstream(registry: Registry, record_ids: Iterable[str], *, at_us: int | No
 
 
 def blast_of(
-    registry: Registry, how: Mapping[str, Transformation], *, at_us: int | None = None
+    registry: Registry,
+    how: Mapping[str, Transformation],
+    *,
+    at_us: int | None = None,
+    homes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Blast:
-    """Those of the records reached that people ask for, with their labels and aliases."""
+    """Those of the records reached that people ask for, with their labels and aliases. `homes` are
+    the environments of the services, where the caller has asked for them."""
     found = {kind: [i for i in how if i.startswith(f"{kind}:")] for kind in _KINDS}
-    homes = environments_of(registry, found["service"], at_us=at_us)
+    if homes is None:
+        homes = environments_of(registry, found["service"], at_us=at_us)
     others = [*found["training_set"], *found["run"], *found["model"]]
     names = aliases_of(registry, others, at_us=at_us)
-    models = registry.glances(ids=found["model"]) if found["model"] else ()
+    models = registry.glances(ids=found["model"], with_parents=False) if found["model"] else ()
     numbers = {model.id: model.body.get("number") for model in models}
 
     def hits(kind: str, aliases: Mapping[str, tuple[str, ...]]) -> tuple[Hit, ...]:

@@ -56,6 +56,13 @@ def bad_data(
     query over it, too. Raises `RecordNotFound`, `AmbiguousRecord`, `InvalidRequest` for anything
     else and for an empty interval.
     """
+    with registry.session():
+        return _bad_data(registry, target, from_us, to_us, at_us)
+
+
+def _bad_data(
+    registry: Registry, target: str, from_us: int | None, to_us: int | None, at_us: int | None
+) -> BadData:
     asked = find(registry, target, at_us=at_us)
     if asked.column is not None or asked.kind not in ("snapshot", "source"):
         raise InvalidRequest(
@@ -70,7 +77,7 @@ def bad_data(
         snapshots = [
             stored
             for name in sorted(sources)
-            for stored in registry.glances(kind="snapshot", name=name)
+            for stored in registry.glances(kind="snapshot", name=name, with_parents=False)
             if at_us is None or stored.created_at_us <= at_us
         ]
     seen = [found for stored in snapshots if (found := _seen(stored, from_us, to_us))]
@@ -119,7 +126,7 @@ def _loose(
     sets = [record_id for record_id in below if record_id.startswith("training_set:")]
     loose = [
         stored.id
-        for stored in registry.glances(ids=sets)
+        for stored in registry.glances(ids=sets, with_parents=False)
         if names & set(stored.body.get("unpinned", ()))
     ]
     found: dict[str, Transformation] = dict.fromkeys(loose, "DIRECT")

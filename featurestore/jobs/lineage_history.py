@@ -64,6 +64,11 @@ def history(registry: Registry, alias: str, *, at_us: int | None = None) -> list
 
 def diff(registry: Registry, alias: str, *, from_us: int, to_us: int) -> Diff:
     """What moved between two instants. Raises `RecordNotFound` for an alias that never was."""
+    with registry.session():
+        return _diff(registry, alias, from_us, to_us)
+
+
+def _diff(registry: Registry, alias: str, from_us: int, to_us: int) -> Diff:
     events = history(registry, alias)
     before, after = named_at(events, from_us), named_at(events, to_us)
     same = before == after

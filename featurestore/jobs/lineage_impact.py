@@ -75,11 +75,11 @@ def impact(registry: Registry, target: str, *, at_us: int | None = None) -> Impa
     else `find` understands. Versions of the past count, for models that were trained on them may
     live. Raises `RecordNotFound`, `AmbiguousRecord`, `LimitExceeded`."""
     with registry.session():
-        return _impact(registry, target, at_us)
+        return impact_of(registry, find(registry, target, at_us=at_us), at_us=at_us)
 
 
-def _impact(registry: Registry, target: str, at_us: int | None) -> Impact:
-    asked = find(registry, target, at_us=at_us)
+def impact_of(registry: Registry, asked: Target, *, at_us: int | None) -> Impact:
+    """The same of what was found already."""
     starts = registry.twins(asked.ids)
     if asked.column is None:
         links = registry.walk(starts, direction="down", at_us=at_us, past=LEAVES)
@@ -98,11 +98,12 @@ def _impact(registry: Registry, target: str, at_us: int | None) -> Impact:
     how = reached(nodes, told)
     anyhow = how if len(told) == len(graph) else reached([*nodes, *any_column], graph)
     doubtful: dict[str, Transformation] = {node: "INDIRECT" for node in anyhow if node not in how}
+    homes = _homes(registry, how, at_us)
     return Impact(
-        target=target,
+        target=asked.text,
         at_us=at_us,
-        features=_touched(registry, how, told, nodes, at_us),
-        blast=blast_of(registry, how, at_us=at_us),
+        features=_touched(homes, how, told, nodes),
+        blast=blast_of(registry, how, at_us=at_us, homes=homes),
         doubts=_doubts(graph, by_id, {*nodes, *any_column, *anyhow}) if doubtful else (),
         maybe=blast_of(registry, doubtful, at_us=at_us) if doubtful else Blast(),
     )
@@ -112,12 +113,21 @@ def _of_records(
     registry: Registry, asked: Target, starts: list[str], links: list[Link], at_us: int | None
 ) -> Impact:
     how = reached(starts, links)
+    homes = _homes(registry, how, at_us)
     return Impact(
         target=asked.text,
         at_us=at_us,
-        features=_touched(registry, how, links, starts, at_us),
-        blast=blast_of(registry, how, at_us=at_us),
+        features=_touched(homes, how, links, starts),
+        blast=blast_of(registry, how, at_us=at_us, homes=homes),
     )
+
+
+def _homes(
+    registry: Registry, how: Iterable[str], at_us: int | None
+) -> Mapping[str, tuple[str, ...]]:
+    """The environments of the features and services among what is reached."""
+    ids = [record_id for record_id in how if record_id.startswith(("feature:", "service:"))]
+    return environments_of(registry, ids, at_us=at_us)
 
 
 def column_records(registry: Registry, ids: Iterable[str]) -> dict[str, Glance]:
@@ -143,14 +153,12 @@ def _nodes(asked: Target, by_id: Mapping[str, Glance]) -> tuple[list[str], list[
 
 
 def _touched(
-    registry: Registry,
+    homes: Mapping[str, tuple[str, ...]],
     how: Mapping[str, Transformation],
     links: Iterable[Link],
     starts: Collection[str],
-    at_us: int | None,
 ) -> tuple[Touched, ...]:
     found = [record_id for record_id in how if record_id.startswith("feature:")]
-    homes = environments_of(registry, found, at_us=at_us)
     ways, places = (defaultdict[str, set[str]](set) for _ in range(2))
     above = defaultdict[str, list[Link]](list)
     for link in links:

@@ -85,7 +85,8 @@ def _find(registry: Registry, text: str, at_us: int | None) -> Target:
         copy = get_model(registry, text, environment=PROD, at_us=at_us)
         return _born(registry.glances(ids=[copy.id]), text, at_us)
     if "@" in text:
-        return _born(registry.glances(ids=[registry.record(text).id]), text, at_us)
+        found = registry.glances(ids=[registry.record(text).id], with_parents=False)
+        return _born(found, text, at_us)
     if "/" in text and (target := _by_slash(registry, text, at_us)):
         return target
     if ":" in text:
@@ -98,7 +99,7 @@ def _find(registry: Registry, text: str, at_us: int | None) -> Target:
 def _by_slash(registry: Registry, text: str, at_us: int | None) -> Target | None:
     for name in (text, f"model/{text.removesuffix('/latest')}"):
         if alias := registry.aliases(name, at_us=at_us).get(name):
-            return _born(registry.glances(ids=[alias.target]), text, at_us)
+            return _born(registry.glances(ids=[alias.target], with_parents=False), text, at_us)
     name, _, digits = text.rpartition("/")
     if not (digits.isascii() and digits.isdigit() and len(digits) < _DIGITS_MAX):
         return None
@@ -119,17 +120,13 @@ def _by_colon(registry: Registry, text: str, at_us: int | None) -> Target:
     parts = _KIND_NAME.fullmatch(text)
     if parts and (found := _named(registry, parts["kind"], parts["name"], at_us)):
         return Target(text=text, records=found)
-    known = [feature.name for feature in registry.glances(kind="feature")]
+    known = [one.name for one in registry.glances(kind="feature", with_parents=False)]
     raise RecordNotFound(text, known=sorted({name.replace(".", ":", 1) for name in known}))
 
 
 def _column(registry: Registry, text: str, at_us: int | None) -> Target | None:
     name, _, column = text.partition(".")
-    sources = [
-        stored
-        for kind in ("source", "request_source")
-        for stored in _named(registry, kind, name, at_us)
-    ]
+    sources = _named(registry, ("source", "request_source"), name, at_us)
     if not sources:
         return None
     having = tuple(s for s in sources if source_column(s, column) is not None)
@@ -140,8 +137,11 @@ def _column(registry: Registry, text: str, at_us: int | None) -> Target | None:
 
 
 def _by_name(registry: Registry, text: str, at_us: int | None) -> Target:
+    every = _named(registry, NAMED_KINDS, text, at_us)
     found = {
-        kind: records for kind in NAMED_KINDS if (records := _named(registry, kind, text, at_us))
+        kind: records
+        for kind in NAMED_KINDS
+        if (records := tuple(stored for stored in every if stored.kind == kind))
     }
     if len(found) > 1:
         raise AmbiguousRecord(text, found=[f"{kind}:{text}" for kind in found])
@@ -164,18 +164,20 @@ def _run(registry: Registry, text: str, at_us: int | None) -> Target | None:
         return None
     if parts["experiment"] not in (None, facts.experiment):
         return None
-    return _born(registry.glances(ids=[facts.record_id]), text, at_us)
+    return _born(registry.glances(ids=[facts.record_id], with_parents=False), text, at_us)
 
 
-def _named(registry: Registry, kind: str, name: str, at_us: int | None) -> tuple[Glance, ...]:
-    found = registry.glances(kind=kind, name=name)
+def _named(
+    registry: Registry, kind: str | Sequence[str], name: str, at_us: int | None
+) -> tuple[Glance, ...]:
+    found = registry.glances(kind=kind, name=name, with_parents=False)
     return tuple(stored for stored in found if at_us is None or stored.created_at_us <= at_us)
 
 
 def _names(registry: Registry) -> list[str]:
     """Of definitions; what else there is may be too much to look through for a suggestion."""
     kinds = ("source", "entity", "view", "on_demand_view", "service")
-    return sorted({s.name for kind in kinds for s in registry.glances(kind=kind)})
+    return sorted({stored.name for stored in registry.glances(kind=kinds, with_parents=False)})
 
 
 def _born(found: Sequence[Glance], text: str, at_us: int | None) -> Target:

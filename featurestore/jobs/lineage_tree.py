@@ -142,7 +142,10 @@ def _nodes(
     how = reached([root], links, direction=direction)
     ids = {split_node(node)[0] for node in (root, *how)}
     models = [record_id for record_id in ids if record_id.startswith("model:")]
-    numbers = {model.id: model.body.get("number") for model in registry.glances(ids=models)}
+    numbers = {
+        model.id: model.body.get("number")
+        for model in registry.glances(ids=models, with_parents=False)
+    }
     kinds = ("training_set:", "run:", "model:", "repo:")
     names = aliases_of(registry, [i for i in ids if i.startswith(kinds)], at_us=at_us)
     services = [record_id for record_id in ids if record_id.startswith("service:")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from featurestore.errors import InvalidRequest, ServerUnavailable
 from featurestore.jobs.lineage import name_of
-from featurestore.jobs.lineage_impact import Impact, Touched, impact
+from featurestore.jobs.lineage_impact import Impact, Touched, impact_of
 from featurestore.jobs.lineage_refs import Target, find
 from featurestore.lifecycle.lineage import Blast
 from featurestore.permissions import VIEWS
@@ -62,12 +62,16 @@ def who_uses(
     often its views were asked for since it started. Raises as `impact` does, `ServerUnavailable`,
     `InvalidRequest`.
     """
-    asked = find(registry, target, at_us=at_us)
-    found = impact(registry, target, at_us=at_us)
+    with registry.session():
+        asked = find(registry, target, at_us=at_us)
+        found = impact_of(registry, asked, at_us=at_us)
+        views = _views(registry, asked, found, at_us)
+        sets = [hit.id for hit in found.blast.training_sets]
+        trained = registry.glances(ids=sets, with_parents=False)
+        last_materialized_us = _last_materialized(registry, views, at_us)
+        last_online = tuple(registry.last_uses(_asked_by(asked, found), at_us=at_us))
     own = {name_of(record_id).replace(".", ":", 1) for record_id in asked.ids}
-    views = _views(registry, asked, found, at_us)
-    sets = [hit.id for hit in found.blast.training_sets]
-    newest = max(registry.glances(ids=sets), key=lambda s: s.created_at_us, default=None)
+    newest = max(trained, key=lambda stored: stored.created_at_us, default=None)
     return Uses(
         target=target,
         at_us=at_us,
@@ -75,8 +79,8 @@ def who_uses(
         blast=found.blast,
         last_trained_us=None if newest is None else newest.created_at_us,
         last_training_set=None if newest is None else newest.id,
-        last_materialized_us=_last_materialized(registry, views, at_us),
-        last_online=tuple(registry.last_uses(_asked_by(asked, found), at_us=at_us)),
+        last_materialized_us=last_materialized_us,
+        last_online=last_online,
         lookups=None if metrics is None else lookups_of(_fetched(metrics), views),
     )
 

@@ -16,17 +16,17 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from featurestore.compiler.definition_records import definition_records, function_blobs
-from featurestore.compiler.deletions import deletions_name
+from featurestore.compiler.definition_records import function_blobs
 from featurestore.compiler.program import program_of
 from featurestore.compiler.selection import Features, output_names, select
 from featurestore.compiler.typed import OnDemandUse, ViewUse
 from featurestore.engines.base import BATCH_ROWS
 from featurestore.errors import FeatureStoreError, InvalidRequest, suggest
 from featurestore.fingerprint import canonical_json, fingerprint_bytes
-from featurestore.jobs import pinning, set_files
+from featurestore.jobs import set_files
 from featurestore.jobs.frame_parts import batches_in_parts
 from featurestore.jobs.retrieved import Retrieved, note_retrieved
+from featurestore.jobs.taken_inputs import Taken, feature_records, take_inputs
 from featurestore.jobs.training import counted, files_for, get_historical_features, service_of
 from featurestore.jobs.training_sets import KIND, SetStore, TrainingSet
 from featurestore.lifecycle.datasets import Splits, check_name, read_splits
@@ -36,14 +36,12 @@ from featurestore.stores.offline.pinned import SETS_FOLDER, write_pins
 if TYPE_CHECKING:
     from featurestore.compiler.rel import DataFiles
     from featurestore.compiler.training import AsOf
-    from featurestore.compiler.typed import TypedRepo, TypedSource, Use
+    from featurestore.compiler.typed import TypedRepo, Use
     from featurestore.engines.base import Engine
     from featurestore.jobs.training import RetrievalJob
 
 LISTED_BYTES_MAX = 12 * 1024
 """Lists of a record's body that are longer stand in its blobs alone."""
-_Taken = tuple[pinning.Snapshots, dict[str, Record]]
-"""Snapshots, and the definitions that are used, by id."""
 LIBRARIES = ("featurestore", "duckdb", "pyarrow", "numpy")
 """Those that can change a value, beside Python and the C library."""
 
@@ -114,7 +112,7 @@ def create(asked: Asked, store: SetStore, *, repo: TypedRepo, engine: Engine) ->
     return TrainingSet(record=store.registry.record(record.id), store=store)
 
 
-def _write(made: _Made, location: str, tally: set_files.Tally) -> tuple[_Taken, set_files.Written]:
+def _write(made: _Made, location: str, tally: set_files.Tally) -> tuple[Taken, set_files.Written]:
     """The rows as files, and the snapshots, taken side by side; nothing stays where one fails."""
     offline = made.store.offline
     job, undefined = counted(made.job)
@@ -163,60 +161,27 @@ class _Made:
     job: RetrievalJob
     files: Mapping[str, DataFiles]
 
-    def snapshots(self) -> _Taken:
+    def snapshots(self) -> Taken:
         """What was read, and the definitions that are used, by id, each after its parents."""
-        program = program_of(self.uses)
-        sources = self._sources([use.view.source for use in program.joined])
-        every = definition_records(self.repo)
-        by_name = {(record.kind, record.name): record for record in every}
-        views = [by_name["view", use.view.name] for use in program.joined]
-        views += [by_name["on_demand_view", step.view.name] for step in program.steps]
-        seeds = [*views, *self._features(by_name)]
-        seeds += [by_name["source", source.name] for source in sources]
-        service = self.service
-        seeds += [by_name["service", service]] if service else []
-        parents = {source.name: by_name["source", source.name] for source in sources}
-        names = {s.name for s in sources}
-        deletions = {deletions_name(entity): entity for entity in self.repo.entities}
-        read = {n: f for n, f in self.files.items() if n in names or n in self.job.pins}
-        for name in read:
-            if name in deletions:
-                parents[name] = by_name["entity", deletions[name]]
-                seeds.append(parents[name])
-        taken = pinning.take(
-            self.repo,
-            sources,
-            read,
-            self.job.states,
+        return take_inputs(
+            self.uses,
+            self.job,
+            self.files,
+            repo=self.repo,
+            engine=self.engine,
             root=self.store.root,
             offline=self.store.offline,
-            engine=self.engine,
-            parents=parents,
+            service=self.service,
         )
-        return taken, _with_parents(seeds, every)
 
     @property
     def service(self) -> str | None:
         """The service that was asked for."""
         return service_of(self.asked.features, self.repo)
 
-    def _sources(self, roots: Sequence[TypedSource]) -> list[TypedSource]:
-        """These sources and all that they read, each after those that it reads."""
-        needed, todo = set(), list(roots)
-        while todo:
-            source = todo.pop()
-            if source.name not in needed:
-                needed.add(source.name)
-                todo += [self.repo.sources[name] for name in source.inputs]
-        return [source for source in self.repo.sources.values() if source.name in needed]
-
-    def _features(self, records: Mapping[tuple[str, str], Record]) -> list[Record]:
-        names = [f"{use.view.name}.{feature.name}" for use in self.uses for feature in use.features]
-        return [records["feature", name] for name in dict.fromkeys(names)]
-
     def commit(
         self,
-        taken: _Taken,
+        taken: Taken,
         written: set_files.Written,
         location: str,
         *,
@@ -229,7 +194,7 @@ class _Made:
         files = set_files.SetFiles(files=written.files, schema=written.schema).to_bytes()
         profile = canonical_json(written.profile).encode()
         request = canonical_json(self._request(by_name)).encode()
-        parents = [Edge(parent=r.id, role="feature") for r in self._features(by_name)]
+        parents = [Edge(parent=r.id, role="feature") for r in feature_records(self.uses, by_name)]
         parents += [Edge(parent=r.id, role="snapshot") for r in snapshots.records]
         if self.service:
             parents.append(Edge(parent=by_name["service", self.service].id, role="service"))
@@ -325,15 +290,3 @@ def _listed(values: list[Any]) -> list[Any] | dict[str, Any]:
     if len(canonical_json(values).encode()) <= LISTED_BYTES_MAX:
         return values
     return {"count": len(values)}
-
-
-def _with_parents(seeds: Sequence[Record], every: Sequence[Record]) -> dict[str, Record]:
-    """These records and all above them, in the order of `every`: parents first."""
-    by_id = {record.id: record for record in every}
-    needed, todo = set(), [record.id for record in seeds]
-    while todo:
-        record_id = todo.pop()
-        if record_id not in needed:
-            needed.add(record_id)
-            todo += [edge.parent for edge in by_id[record_id].parents]
-    return {record_id: record for record_id, record in by_id.items() if record_id in needed}

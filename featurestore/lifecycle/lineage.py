@@ -108,7 +108,7 @@ def label_of(kind: str, name: str, record_id: str, *, number: object = None) -> 
             return f"{name} v{number}"
         case "feature":
             return name.replace(".", ":", 1)
-        case "training_set" | "snapshot" | "model":
+        case "training_set" | "snapshot" | "model" | "view_profile":
             return show_id(record_id).partition(":")[2]
         case _:
             return name

@@ -70,7 +70,7 @@ def view(request: Request, name: str) -> Response:
         request, "view.html", item=item, features=features, catalogue=found,
         users=sorted(found.users.get(name, ())), versions=versions_of(site, item),
         watermark=_watermarks(request).get(name),
-        profiles=newest_profiles(site.store, name, [f.name.partition(".")[2] for f in features]),
+        profiles=newest_profiles(site.store.registry, name, features),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from featurestore.errors import RecordNotFound
 from featurestore.lifecycle.datasets import Splits
 from featurestore.records import StoredRecord
 from featurestore.web.pages import show, site_of
-from featurestore.web.profiles import profile_of, shown
+from featurestore.web.profiles import figures, profile_of
 
 router = APIRouter()
 
@@ -49,7 +49,10 @@ def rebuild(request: Request, name: str, version: str = "") -> Response:
 def _show(request: Request, stored: StoredRecord, *, rebuilt: Any) -> Response:
     store = site_of(request).store
     body = stored.record.body
-    columns = {name: (column, *shown(column)) for name, column in profile_of(store, body).items()}
+    columns = [
+        (name, str(column["type"]), figures(column))
+        for name, column in profile_of(store.registry, body).items()
+    ]
     splits = body.get("splits")
     parents = store.registry.records(ids=[edge.parent for edge in stored.record.parents])
     below = store.lineage.of(stored.id, up=False)

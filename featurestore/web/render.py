@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from featurestore.web.site import Site
 
+WHOLE_FROM, WHOLE_TO = 1e6, 1e15
+"""Between these a number has no decimals and no exponent."""
 _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -39,7 +41,7 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {
+        filters: dict[str, Callable[..., object]] = {
             "instant": instant,
             "ago": self._ago,
             "duration": lambda us: "" if us is None else format_duration(us),
@@ -47,8 +49,10 @@ class Renderer:
             "short": short,
             "show_id": show_id,
             "number": number,
+            "count": count,
             "segment": lambda text: quote(str(text), safe=""),
         }
+        self._templates.filters |= filters
         self._templates.globals |= {
             "url_of": url_of,
             "version": featurestore.__version__,
@@ -105,4 +109,11 @@ def number(value: object) -> str:
     """A number for people."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "" if value is None else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+    if isinstance(value, int) or WHOLE_FROM <= abs(value) < WHOLE_TO:
+        return f"{value:,.0f}"
+    return f"{value:,.6g}"
+
+
+def count(values: Sequence[Any] | Mapping[str, Any]) -> int:
+    """How many values a list of a record has; one that is too long for it is its `count` alone."""
+    return int(values["count"]) if isinstance(values, Mapping) else len(values)

@@ -80,6 +80,15 @@ def test_the_commands(repo: Path, command: Run, request: pytest.FixtureRequest) 
     check("reproduce_expired", command("reproduce", "refusals", status=1), request)
 
 
+def test_profiles_of_views(repo: Path, command: Run, request: pytest.FixtureRequest) -> None:
+    span = ["--start", "2026-10-01", "--end", "2026-11-01"]
+    check("profile", command("profile", "last_order", *span), request)
+    (found,) = json.loads(command("profile", "last_order", *span, "--json"))
+    assert found["known_until"] == "2026-11-01T00:00:00Z"
+    assert found["columns"].keys() == found["versions"].keys()
+    assert sum(found["columns"]["amount"]["histogram"]["counts"]) > 0
+
+
 def test_bad_splits(command: Run, repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     visits = ["--entity", str(repo / "visits.csv"), "--features", "offer_model"]
     for given, says in (

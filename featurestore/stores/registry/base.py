@@ -81,14 +81,15 @@ class Registry(ABC):
     def glances(
         self,
         *,
-        kind: str | None = None,
+        kind: str | Sequence[str] | None = None,
         name: str | None = None,
         ids: Sequence[str] | None = None,
         newest: int | None = None,
         with_parents: bool = True,
     ) -> list[Glance]:
-        """The same without checking their hashes, which takes longer than reading them. `newest`:
-        only so many, the youngest; without `with_parents` their parents are left out."""
+        """The same (of one `kind` or of several) without checking their hashes, which takes longer
+        than reading them. `newest`: only so many, the youngest; without `with_parents` their
+        parents are left out."""
 
     @abstractmethod
     def pointing(

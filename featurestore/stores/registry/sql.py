@@ -216,21 +216,22 @@ class SqlRegistry(Registry):
     def glances(
         self,
         *,
-        kind: str | None = None,
+        kind: str | Sequence[str] | None = None,
         name: str | None = None,
         ids: Sequence[str] | None = None,
         newest: int | None = None,
         with_parents: bool = True,
     ) -> list[Glance]:
+        kinds = [kind] if isinstance(kind, str) else kind
         with self._database.reading() as connection:
             if newest is not None:
                 ids = graph.newest(
-                    connection, self._project, kind=kind, name=name, ids=ids, count=newest
+                    connection, self._project, kinds=kinds, name=name, ids=ids, count=newest
                 )
             return graph.glances(
                 connection,
                 self._project,
-                kind=kind,
+                kinds=kinds,
                 name=name,
                 ids=ids,
                 with_parents=with_parents,
@@ -279,18 +280,23 @@ class SqlRegistry(Registry):
     ) -> list[Link]:
         ids = [record_id] if isinstance(record_id, str) else list(dict.fromkeys(record_id))
         with self._database.reading() as connection:
-            known = writes.sequences(connection, self._project, ids)
-            for wanted in ids:
-                if wanted not in known:
-                    raise RecordNotFound(wanted)
-            return graph.walk(
+            links = graph.walk(
                 connection,
-                [known[wanted] for wanted in ids],
+                self._project,
+                ids,
                 direction=direction,
                 depth_max=depth_max,
                 at_us=at_us,
                 past=past,
             )
+            # Whoever has links is there; to look for the others alone saves a question.
+            linked = {link.child if direction == "up" else link.parent for link in links}
+            doubtful = [wanted for wanted in ids if wanted not in linked]
+            known = writes.sequences(connection, self._project, doubtful) if doubtful else {}
+        for wanted in doubtful:
+            if wanted not in known:
+                raise RecordNotFound(wanted)
+        return links
 
     def twins(self, ids: Sequence[str]) -> list[str]:
         with self._database.reading() as connection:
