@@ -66,6 +66,17 @@ def gather(root: Path) -> Iterator[list[DefinitionError]]:
         _loading.reset(token)
 
 
+def refuse_while_loading(what: str) -> None:
+    """Raises `DefinitionError` while a repository is being loaded: what a program does, none of its
+    files may do then, or every command would do it, and load the repository anew for it."""
+    if _loading.get() is not None:
+        raise DefinitionError(
+            f"{what} is opened while this file is read for definitions, as every .py file of a "
+            "repository is. Keep the program in another folder, or what it does below "
+            'if __name__ == "__main__":'
+        )
+
+
 def shown_path(file: str) -> str:
     """`file` as errors name it: relative to the repository that is being loaded, if below it."""
     loading = _loading.get()

@@ -252,7 +252,10 @@ class _Importer(MetaPathFinder, Loader):
         if isinstance(error, SyntaxError) and error.filename == str(file):
             place, text = (file, error.lineno), str(error.msg)
         where, line = place
-        message = f"{type(error).__name__}: {text}".replace(f"{self._package}.", "")
+        if isinstance(error, DefinitionError):
+            message = error.message
+        else:
+            message = f"{type(error).__name__}: {text}".replace(f"{self._package}.", "")
         relative = where.relative_to(self.root).as_posix()
         return DefinitionError(message.removesuffix(": "), file=relative, line=line)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from featurestore.config import Settings, load_settings
+from featurestore.definitions.names import refuse_while_loading
 from featurestore.jobs import project
 from featurestore.timeline import Clock, SystemClock
 from featurestore.tracing import Tracing, open_tracing
@@ -39,6 +40,7 @@ class OpenRepository:
         clock: Clock | None = None,
         definitions: TypedRepo | None = None,
     ) -> None:
+        refuse_while_loading("A FeatureStore")
         self._definitions = definitions
         self.settings = (
             repo if isinstance(repo, Settings) else load_settings(repo, overrides=overrides)

@@ -215,6 +215,28 @@ class TestErrors:
         assert (error.file, error.line) == ("b.py", 1)
         assert "cannot import name 'x' from partially initialized module 'a'" in error.message
 
+    def test_a_program_among_the_definitions_is_said_to_be_one(self, write: Write) -> None:
+        """It would run with every command, and, where it loads the repository, for ever."""
+        root = write(
+            train="""
+            from featurestore import FeatureStore
+
+            with FeatureStore(".") as fs:
+                fs.apply()
+            """,
+            guarded="""
+            from featurestore import FeatureStore
+
+            if __name__ == "__main__":
+                with FeatureStore(".") as fs:
+                    fs.apply()
+            """,
+        )
+        (error,) = load(root).errors
+        assert (error.file, error.line) == ("train.py", 4)
+        assert error.message.startswith("A FeatureStore is opened while this file is read for")
+        assert 'if __name__ == "__main__":' in error.message
+
     def test_a_file_that_is_no_text_is_reported(self, write: Write) -> None:
         root = write()
         (root / "a.py").write_bytes(b"x = '\xff'")
