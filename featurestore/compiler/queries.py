@@ -101,7 +101,7 @@ def _visible_ctes(node: _Node) -> Iterator[_Node]:
 _CLOCKS = """now today get_current_timestamp get_current_time transaction_timestamp current_date
     current_time current_timestamp current_localtime current_localtimestamp localtime
     localtimestamp"""
-_CHANCE = "random rand uuid gen_random_uuid uuidv4 uuidv7 setseed"
+_CHANCE = "random rand uuid gen_random_uuid uuidv4 uuidv7 setseed reservoir_quantile"
 _PLACE = "nextval currval txid_current getenv current_user current_setting"
 UNSTEADY_FUNCTIONS = frozenset(f"{_CLOCKS} {_CHANCE} {_PLACE}".split())
 """Functions whose answer is not of the rows that a query reads."""
@@ -114,14 +114,30 @@ def unsteady(query: str) -> str:
 
     tree = parse_query(query)
     for node in tree.walk():
-        if isinstance(node, exp.TableSample):
-            return "it takes a sample"
-        above: _Node = node.parent
-        if isinstance(node, exp.Limit | exp.Fetch) and not above.args.get("order"):
-            return "it has a LIMIT without an ORDER BY"
+        if why := _takes_any_row(node):
+            return why
         if isinstance(node, exp.Func):
             anonymous = isinstance(node, exp.Anonymous)
             name = (node.name if anonymous else node.sql_name()).lower()
-            if name in UNSTEADY_FUNCTIONS:
+            # Of one instant: its age today.
+            if name in UNSTEADY_FUNCTIONS or (name == "age" and len(node.expressions) == 1):
                 return f"it asks {name}()"
     return ""
+
+
+def _takes_any_row(node: _Node) -> str:
+    """Why which rows `node` takes depends on the order in which they happen to come."""
+    from sqlglot import exp
+
+    above: _Node = node.parent
+    match node:
+        case exp.TableSample():
+            return "it takes a sample"
+        case exp.Limit() | exp.Fetch() if not above.args.get("order"):
+            return "it has a LIMIT without an ORDER BY"
+        case exp.Distinct() if node.args.get("on") and not above.args.get("order"):
+            return "it has a DISTINCT ON without an ORDER BY"
+        case exp.Window() if isinstance(node.this, exp.RowNumber) and not node.args.get("order"):
+            return "it has a row_number() without an ORDER BY"
+        case _:
+            return ""

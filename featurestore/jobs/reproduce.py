@@ -52,7 +52,7 @@ from featurestore.lifecycle.datasets import (
     changed_libraries,
     verdict,
 )
-from featurestore.stores.offline.contents import Asked, State, look_into
+from featurestore.stores.offline.contents import Asked, State, digests
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -311,9 +311,9 @@ class _Work:
             elif digest is not None:
                 asked.append(Asked(path, state, None))
                 hashed.append((source, path, digest))
-        contents = look_into(asked, self.store.offline, footers=False)
+        found = digests(asked, self.store.offline)
         for source, path, digest in hashed:
-            if contents[path].sha256 != digest:
+            if found[path] != digest:
                 yield ExpiredFile(source=source, path=path, why="changed")
 
     # --- rows ---

@@ -226,6 +226,22 @@ def test_overwritten_files(folder: Path) -> None:
     assert [one.why for one in check(folder).expired] == ["changed"]
 
 
+def test_bytes_that_changed_without_a_trace(folder: Path) -> None:
+    """As disks do it: size and time are what they were, and the file is an old acquaintance."""
+    path = folder / "data/visits/1.parquet"
+    for file in folder.rglob("data/**/*.*"):
+        os.utime(file, ns=(1, 1))
+    with opened(folder) as fs:
+        made = fs.create_training_set("old", asked(), ["last_visit:page"])
+        before = path.read_bytes()
+        path.write_bytes(before[:100] + bytes([before[100] ^ 1]) + before[101:])
+        os.utime(path, ns=(1, 1))
+        found = fs.reproduce(made.id)
+        assert (found.verdict, found.expired) == (
+            Verdict.DATA_EXPIRED, (ExpiredFile(source="visits", path=str(path), why="changed"),),
+        )  # fmt: skip
+
+
 def test_a_file_of_which_only_the_time_changed(folder: Path) -> None:
     os.utime(folder / "data/visits/1.parquet", ns=(1, 1))
     assert check(folder).verdict is Verdict.EXACT

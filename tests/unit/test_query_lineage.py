@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import duckdb
 import pytest
 
+from featurestore.compiler.queries import unsteady
 from featurestore.compiler.query_lineage import ROWS, QueryLineage, query_lineage
 
 INPUTS = {
@@ -353,3 +354,28 @@ def test_a_deep_query_does_not_stop_a_job() -> None:
     deep = f"SELECT {'(' * 3000}id{')' * 3000} AS id FROM notes"
     found = query_lineage(deep, INPUTS, ["id"])
     assert found.columns == {"id": {"notes.id": "DIRECT"}} or ROWS in found.unresolved
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ("SELECT now() AS n FROM t", "it asks now()"),
+        ("SELECT current_date AS n FROM t", "it asks current_date()"),
+        ("SELECT age(at) AS a FROM t", "it asks age()"),
+        ("SELECT age(at, told) AS a FROM t", ""),
+        ("SELECT reservoir_quantile(x, 0.5) FROM t", "it asks reservoir_quantile()"),
+        ("SELECT * FROM t USING SAMPLE 10%", "it takes a sample"),
+        ("SELECT * FROM t LIMIT 5", "it has a LIMIT without an ORDER BY"),
+        ("SELECT * FROM t ORDER BY x LIMIT 5", ""),
+        ("SELECT DISTINCT ON (k) k, x FROM t", "it has a DISTINCT ON without an ORDER BY"),
+        ("SELECT DISTINCT ON (k) k, x FROM t ORDER BY k, x", ""),
+        ("SELECT DISTINCT k FROM t", ""),
+        (
+            "SELECT k FROM t QUALIFY row_number() OVER (PARTITION BY k) = 1",
+            "it has a row_number() without an ORDER BY",
+        ),
+        ("SELECT row_number() OVER (PARTITION BY k ORDER BY x) AS n FROM t", ""),
+    ],
+)
+def test_queries_that_answer_otherwise_next_time(query: str, why: str) -> None:
+    assert unsteady(query) == why

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from featurestore.buckets import REMOTE_THREADS, S3Options, bucket_path, is_s3, translated
 from featurestore.errors import FeatureStoreError, SnapshotMissing
@@ -32,6 +32,7 @@ REMEMBERED_FILES_MAX = 200_000
 YOUNG_NS = 2_000_000_000
 """A file that changed so lately may change again within one tick of its clock; it is not
 remembered."""
+T = TypeVar("T")
 CHUNK_BYTES = 8 * 1024 * 1024
 _UNITS = {"milliseconds": 1_000, "microseconds": 1}
 
@@ -73,30 +74,19 @@ def look_into(
     offline: OfflineFolder,
     *,
     count: Callable[[str], Facts] | None = None,
-    footers: bool = True,
     clock: Clock | None = None,
 ) -> dict[str, Content]:
     """The contents of files, by path. `count` is asked for the facts of those whose footers do not
-    say them; without `footers` nothing but the SHA-256 is looked for.
+    say them.
 
     Raises `SnapshotMissing` for a file that is gone, and what S3 does.
     """
     known = _remembered(offline)
-    if not footers:
-        hashed = {_of_state(key): content for key, content in known.items()}
-        known |= {one.key: hashed[key] for one in asked if (key := _of_state(one.key)) in hashed}
     new = [one for one in asked if one.key not in known]
     found = {one.path: known[one.key] for one in asked if one.key in known}
     if not new:
         return found
-    remote = any(is_s3(one.path) for one in new)
-    most = REMOTE_THREADS if remote else max(1, os.cpu_count() or 1)
-    with ThreadPoolExecutor(min(most, len(new)), thread_name_prefix="contents") as threads:
-        if footers:
-            contents = list(threads.map(lambda one: _look(one, offline.s3, count), new))
-        else:
-            digests = threads.map(lambda one: sha256_of(one.path, offline.s3), new)
-            contents = [Content(sha256=digest) for digest in digests]
+    contents = _side_by_side(lambda one: _look(one, offline.s3, count), new)
     young_ns = (clock or SystemClock()).now_us() * 1_000 - YOUNG_NS
     for one, content in zip(new, contents, strict=True):
         found[one.path] = content
@@ -104,6 +94,38 @@ def look_into(
             known[one.key] = content
     _remember(offline, known)
     return found
+
+
+def digests(asked: Sequence[Asked], offline: OfflineFolder) -> dict[str, str]:
+    """The SHA-256 of files as they are now, by path. Files of this machine are read whatever their
+    size and time say, for disks rot without a trace; those on S3 are known by their ETags, which
+    are of their contents.
+
+    Raises `SnapshotMissing` for a file that is gone, and what S3 does.
+    """
+    known = _remembered(offline)
+    hashed = {_of_state(key): content for key, content in known.items() if _is_remote(key)}
+    by_state = [(one, hashed.get(_of_state(one.key))) for one in asked]
+    found = {one.path: content.sha256 for one, content in by_state if content is not None}
+    new = [one for one, content in by_state if content is None]
+    read = _side_by_side(lambda one: sha256_of(one.path, offline.s3), new)
+    found |= {one.path: digest for one, digest in zip(new, read, strict=True)}
+    if remote := {one.key: Content(sha256=found[one.path]) for one in new if is_s3(one.path)}:
+        _remember(offline, known | remote)
+    return found
+
+
+def _side_by_side(look: Callable[[Asked], T], asked: Sequence[Asked]) -> list[T]:
+    if not asked:
+        return []
+    remote = any(is_s3(one.path) for one in asked)
+    most = REMOTE_THREADS if remote else max(1, os.cpu_count() or 1)
+    with ThreadPoolExecutor(min(most, len(asked)), thread_name_prefix="contents") as threads:
+        return list(threads.map(look, asked))
+
+
+def _is_remote(key: str) -> bool:
+    return is_s3(json.loads(key)[0])
 
 
 def _of_state(key: str) -> str:
