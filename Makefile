@@ -55,7 +55,7 @@ demo: $(VENV)/.demo ## install and run the main job on the NYC flights data (ONL
 	@$(BIN)/featurestore demo --online $(ONLINE)
 
 test: $(VENV)/.test ## install and run the tests
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not full"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not full" --durations=25 --durations-min=5
 
 debian-packages:
 	@command -v redis-server >/dev/null || { \

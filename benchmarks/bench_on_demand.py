@@ -21,14 +21,8 @@ import pyarrow.parquet as pq
 from results import RUNS, Result, parser, report
 
 from featurestore import FeatureStore
-from featurestore.serving.assemble import (
-    CompiledPlan,
-    Limits,
-    Request,
-    compile_plan,
-    finish,
-    prepare,
-)
+from featurestore.serving.assemble import Limits, Request, finish, prepare
+from featurestore.serving.compiled import CompiledPlan, compile_plan
 from featurestore.wire.entities import read_entities
 from featurestore.wire.inputs import read_inputs
 

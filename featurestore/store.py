@@ -1,5 +1,6 @@
 """`FeatureStore`: the door for Python. A method asks who may do it and hands over to `jobs` or
-`serving`, where the work is; what it hands over is opened in `facades.opened`."""
+`serving`, where the work is; what it hands over is opened in `facades.opened`. It is long by what
+its docstrings promise, which is what people read first."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ from featurestore.wire.response import OnlineResponse, read_response
 if TYPE_CHECKING:
     import socket
 
-    from featurestore.serving.assemble import CompiledPlan
+    from featurestore.serving.compiled import CompiledPlan
     from featurestore.serving.gate import Caller
     from featurestore.serving.reload import What
     from featurestore.serving.tls import ServerTls

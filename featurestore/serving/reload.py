@@ -24,7 +24,7 @@ from featurestore.errors import (
     StoreError,
     UnknownService,
 )
-from featurestore.serving.assemble import CompiledPlan, compile_plan
+from featurestore.serving.compiled import CompiledPlan, compile_plan
 from featurestore.serving.logs import logger
 from featurestore.wire.plan_parts import cut
 from featurestore.wire.plans import ALL_VIEWS, ServingPlan

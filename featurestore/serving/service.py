@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from featurestore.config import Settings
-    from featurestore.serving.assemble import CompiledPlan, Prepared
+    from featurestore.serving.assemble import Prepared
+    from featurestore.serving.compiled import CompiledPlan
     from featurestore.serving.gate import Caller, Gate
     from featurestore.serving.metrics import Metrics
     from featurestore.serving.push_service import PushService

@@ -179,6 +179,6 @@ class OnlineCrowds:
                 except StoreTimeout:
                     assert limit_ms < 30_000
                     # Generous: what is late is the machine, not the store.
-                    assert time.monotonic() - begun < 2.0
+                    assert time.monotonic() - begun < 20.0
             # What came too late is nobody's answer.
             assert get(store, keys[7]) == values[7]

@@ -6,6 +6,9 @@ A registry's test file gives the fixture `opener` and inherits the rest::
         @pytest.fixture
         def opener(self, tmp_path: Path) -> RegistryOpener:
             return RegistryOpener(MyRegistry, "my://registry", tmp_path)
+
+It is one class, since that is what a test file inherits; the rules about access and about runs
+stand in files of their own.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A frozen tree of names, types and ids, stored by the SHA-256 of its protobuf bytes
 (`protos/featurestore/v1/serving_plan.proto`). Everything that a request could ask for is resolved
-here; servers turn it into closures once (`serving/assemble.py`).
+here; servers turn it into closures once (`serving/compiled.py`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster_servers import RedisCluster, is_master
-from patience import wait_for
+from patience import STEADY_MS, wait_for
 from redis_servers import debian_redis_binary
 from sentinel_servers import SentinelServers
 from tls_files import TlsFiles
@@ -33,7 +33,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
 def cluster(certificates: TlsFiles) -> Iterator[RedisCluster]:
     options = [*certificates.server_options, "--tls-cluster", "yes", "--tls-replication", "yes"]
     binary, context = debian_redis_binary(), certificates.context
-    with RedisCluster(*options, binary=binary, tls=context) as running:
+    with RedisCluster(*options, binary=binary, silence_ms=STEADY_MS, tls=context) as running:
         yield running
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from featurestore import dtypes
-from featurestore.serving.assemble import Limits, Request, compile_plan, finish, prepare
+from featurestore.serving.assemble import Limits, Request, finish, prepare
+from featurestore.serving.compiled import compile_plan
 from featurestore.testing.served import ServedView, narrowed, serving_plan
 from featurestore.user_functions import StepCode
 from featurestore.wire.entities import read_entities

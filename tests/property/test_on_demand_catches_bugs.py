@@ -19,7 +19,7 @@ from featurestore.compiler import derived, online, program, pyrows, pysource, tr
 from featurestore.engines import sql_expressions, sql_functions, sql_texts
 from featurestore.errors import FeatureStoreError
 from featurestore.jobs import training as retrieval
-from featurestore.serving import assemble, derive
+from featurestore.serving import compiled, derive
 from featurestore.testing.data import seeded
 
 pytestmark = [
@@ -61,7 +61,7 @@ class Bug(NamedTuple):
 
 
 def served(known: int, *changes: Change) -> Bug:
-    return Bug(derive, (assemble,), "derivation_of", known, changes)
+    return Bug(derive, (compiled,), "derivation_of", known, changes)
 
 
 def ordered(known: int, *changes: Change) -> Bug:

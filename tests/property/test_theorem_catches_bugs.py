@@ -10,7 +10,7 @@ import pytest
 from mutants import Change, mutant
 from test_theorem import begin, live
 
-from featurestore.serving import assemble, judge
+from featurestore.serving import assemble, compiled, judge
 from featurestore.statuses import Status
 from featurestore.testing.data import seeded
 
@@ -52,8 +52,8 @@ def test_rows_that_are_judged_wrongly_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: str
 ) -> None:
     copy: Any = mutant(judge, *BUGS[bug])
-    monkeypatch.setattr(assemble, "judge_of", copy.judge_of)
-    monkeypatch.setattr(assemble, "all_present_of", copy.all_present_of)
+    monkeypatch.setattr(compiled, "judge_of", copy.judge_of)
+    monkeypatch.setattr(compiled, "all_present_of", copy.all_present_of)
     assert noticed(tmp_path)
 
 

@@ -17,7 +17,7 @@ from window_life import make_life
 from featurestore.compiler import online, window_rows
 from featurestore.errors import FeatureStoreError
 from featurestore.jobs import push_views, window_fold, window_writer
-from featurestore.serving import assemble, windows
+from featurestore.serving import compiled, windows
 from featurestore.testing.data import GRIDS_US, seeded
 
 pytestmark = [
@@ -40,7 +40,7 @@ class Bug(NamedTuple):
 
 
 def served(known: tuple[int, int], *changes: Change) -> Bug:
-    return Bug(windows, changes, (assemble,), "window_evaluator", known)
+    return Bug(windows, changes, (compiled,), "window_evaluator", known)
 
 
 def folded(known: tuple[int, int], *changes: Change) -> Bug:

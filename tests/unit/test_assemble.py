@@ -18,15 +18,8 @@ from featurestore.errors import (
     MissingJoinKey,
     NameClash,
 )
-from featurestore.serving.assemble import (
-    CompiledPlan,
-    Limits,
-    Prepared,
-    Request,
-    compile_plan,
-    finish,
-    prepare,
-)
+from featurestore.serving.assemble import Limits, Prepared, Request, finish, prepare
+from featurestore.serving.compiled import CompiledPlan, compile_plan
 from featurestore.testing.served import ServedView, narrowed, serving_plan
 from featurestore.wire.entities import read_entities
 from featurestore.wire.plan_parts import cut

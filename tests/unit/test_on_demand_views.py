@@ -26,7 +26,7 @@ from featurestore.errors import (
     UnknownFeature,
 )
 from featurestore.fingerprint import fingerprint_bytes
-from featurestore.serving.assemble import compile_plan
+from featurestore.serving.compiled import compile_plan
 from featurestore.wire import serving_plan_pb2
 from featurestore.wire.plan_parts import cut, merged
 from featurestore.wire.plans import Origin, ServingPlan
