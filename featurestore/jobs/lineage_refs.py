@@ -1,7 +1,7 @@
 """What people call things: a column (`weather.temp`), a feature (`origin_weather:temp`), an alias
 (`env/prod`, `model/delay/production`), a model or training set as `fs.models` and `fs.training_set`
-name them (`delay/production`, `delays/3`), a run's id, a record's, whole or shortened, `kind:name`,
-or a bare name where only one thing has it.
+name them (`delay/production`, `delays/3`, `mlflow:models:/delay@champion`), a run's id, a record's,
+whole or shortened, `kind:name`, or a bare name where only one thing has it.
 """
 
 from __future__ import annotations

@@ -6,14 +6,17 @@ import json
 import os
 import shutil
 import subprocess
-import sys
+import venv
+from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
+from junitparser import Failure, JUnitXml, TestCase, TestSuite
 from model_repository import logistic, open_store, pin, write_repository
+from packaging.requirements import Requirement
 
 from featurestore.cli import ci_report
 from featurestore.cli.ci_report import Check, Report
@@ -40,36 +43,24 @@ def parcels(folder: Path, *, limit: int = 100_000, weight: float = 2.0) -> Path:
     return folder
 
 
-def check_junit(text: str) -> dict[str, list[Any]]:
-    """What the schema of JUnit reports (junit-10.xsd, as Jenkins has it) asks of elements and
-    attributes; the cases by suite."""
-    root = ET.fromstring(text)
-    assert root.tag == "testsuites"
-    found = {}
-    for suite in root:
-        assert suite.tag == "testsuite"
-        cases = list(suite)
-        for name in ("tests", "failures", "errors", "skipped"):
-            assert int(suite.attrib[name]) >= 0
-        assert float(suite.attrib["time"]) >= 0
-        assert suite.attrib["timestamp"].endswith("Z")
-        assert int(suite.attrib["tests"]) == len(cases)
-        failed = 0
-        for case in cases:
-            assert case.tag == "testcase"
-            assert set(case.attrib) <= {"name", "classname", "time", "file", "line"}
-            assert case.attrib["name"]
-            assert case.attrib["classname"]
-            assert float(case.attrib["time"]) >= 0
-            assert {child.tag for child in case} <= {"failure", "system-out"}
-            for failure in case.iter("failure"):
-                assert set(failure.attrib) == {"message", "type"}
-                failed += 1
-        assert int(suite.attrib["failures"]) == failed
-        found[suite.attrib["name"]] = cases
-    totals = [sum(int(s.attrib[n]) for s in root) for n in ("tests", "failures")]
-    assert [int(root.attrib[n]) for n in ("tests", "failures")] == totals
-    return found
+def check_junit(text: str) -> dict[str, list[TestCase]]:
+    """What a reader of JUnit reports makes of one, whose counts must be those that the report
+    gives; the cases by suite."""
+    report = JUnitXml.fromstring(text.encode())
+    declared = [_counts(report), *map(_counts, report)]
+    report.update_statistics()
+    assert declared == [_counts(report), *map(_counts, report)]
+    for suite in report:
+        assert datetime.fromisoformat(suite.timestamp).tzinfo is not None
+        for case in suite:
+            assert case.name
+            assert case.classname
+            assert all(isinstance(one, Failure) for one in case.result)
+    return {suite.name: list(suite) for suite in report}
+
+
+def _counts(suite: JUnitXml | TestSuite) -> tuple[int | float | None, ...]:
+    return suite.tests, suite.failures, suite.errors, suite.skipped, round(suite.time, 3)
 
 
 def run_ci(
@@ -122,8 +113,9 @@ def test_what_fails_is_in_all_three_forms(
     assert "❌ failed" in markdown
     assert "weight is 2, expected 3" in markdown
     cases = check_junit((folder / ".featurestore/ci/junit.xml").read_text())
-    (failure,) = cases["tests"][0].iter("failure")
-    assert "expected 3" in str(failure.text)
+    (failure,) = cases["tests"][0].result
+    assert (failure.type, failure.message) == ("tests", failed[0]["message"].splitlines()[0])
+    assert "expected 3" in failure.text
 
 
 def test_definitions_that_are_wrong_end_the_run(
@@ -149,7 +141,7 @@ def test_hostile_texts() -> None:
     report = Report(project="p", environment="prod", at_us=0, checks=(check,), plan="")
     junit = ci_report.to_junit(report)
     (case,) = check_junit(junit)["gates"]
-    assert "<script>" in case.attrib["name"]
+    assert "<script>" in case.name
     markdown = ci_report.to_markdown(report)
     assert "<script>" not in markdown
     assert "\x1b" not in markdown
@@ -208,30 +200,87 @@ def test_a_pipeline_and_its_commands(
     copy = tmp_path / "checkout"
     shutil.copytree(top, copy)
     summary = tmp_path / "summary.md"
+    requirements = (copy / "shop" / "requirements.txt").read_text().splitlines()
+    assert requirements[-1] == f"featurestore[postgres]=={metadata.version('featurestore')}"
+    machine = machine_with(requirements[-1], tmp_path / "machine")
     environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{machine / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
         "FEATURESTORE_REPO": "shop",
         "GITHUB_STEP_SUMMARY": str(summary),
+        # All that is asked for is there already; pip looks whether it is, and at no index.
+        "PIP_NO_INDEX": "1",
     }
     ran = []
-    for commands in (jobs["check"], jobs["apply"]):
-        install, *rest = commands
-        # What the machine has is what is tested; an index is not asked.
-        assert install == 'python -m pip install -r "$FEATURESTORE_REPO/requirements.txt"'
-        for command in rest:
-            done = subprocess.run(
-                ["bash", "-e", "-c", command],
-                check=False, cwd=copy, env=environment, capture_output=True, text=True, timeout=240,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
+    for command in (*jobs["check"], *jobs["apply"]):
+        done = subprocess.run(
+            ["bash", "-e", "-c", command],
+            check=False, cwd=copy, env=environment, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        if "pip install" in command:
+            assert "does not provide the extra" not in done.stderr
+            assert "Requirement already satisfied: psycopg" in done.stdout
+        else:
             ran.append(command)
     assert ran[0] == "featurestore ci --output ci-report"
     assert ran[-2:] == ["featurestore apply", "featurestore materialize"]
     check_junit((copy / "ci-report" / "junit.xml").read_text())
     if kind == "github":
         assert "featurestore" in summary.read_text()
-    assert (copy / "shop" / "requirements.txt").read_text().splitlines()[-1] == "featurestore"
+
+
+def machine_with(requirement: str, folder: Path) -> Path:
+    """An environment that has what a requirement asks for and nothing else, as a fresh machine has
+    after the installation: the distributions are those of this environment."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for name in {"pip", *needed_by(requirement)}:
+        found = metadata.distribution(name)
+        tops = {Path(file).parts[0] for file in found.files or () if ".." not in Path(file).parts}
+        for top in tops - {"__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(found.locate_file(top))
+    script = folder / "bin" / "featurestore"
+    script.write_text(f"#!{folder}/bin/python\nfrom featurestore.cli.main import main\nmain()\n")
+    script.chmod(0o755)
+    return folder
+
+
+def needed_by(requirement: str) -> set[str]:
+    """The distributions that a requirement comes to, with those that they need."""
+    found, waiting = dict[tuple[str, str], None](), [Requirement(requirement)]
+    while waiting:
+        asked = waiting.pop()
+        for extra in ("", *asked.extras):
+            if (asked.name, extra) in found:
+                continue
+            found[asked.name, extra] = None
+            needs = map(Requirement, metadata.requires(asked.name) or ())
+            waiting += [
+                one for one in needs if one.marker is None or one.marker.evaluate({"extra": extra})
+            ]
+    return {name for name, _ in found}
+
+
+@pytest.mark.parametrize(
+    ("settings", "extras"),
+    [
+        ("", "postgres"),
+        ('[online]\nurl = "rediss+cluster://redis:6379"\n', "postgres,redis"),
+        ('[offline]\npath = "s3://bucket/x"\n[online]\nurl = "redis://r"\n', "postgres,redis,s3"),
+    ],
+)
+def test_what_a_pipeline_installs_follows_from_the_settings(
+    settings: str, extras: str, tmp_path: Path
+) -> None:
+    folder = write_repository(tmp_path / "repo", settings=settings)
+    assert run(["init", str(folder), "--ci", "gitlab"], debug=False) == 0
+    line = (folder / "requirements.txt").read_text().splitlines()[-1]
+    assert Requirement(line).extras == set(extras.split(","))
+    assert Requirement(line).extras <= set(
+        metadata.metadata("featurestore").get_all("Provides-Extra", [])
+    )
 
 
 def test_a_pipeline_for_what_is_there_already(
