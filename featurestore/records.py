@@ -49,7 +49,8 @@ class Record:
     everywhere and writing it twice is a no-op. The body is JSON of at most `RECORD_BODY_BYTES_MAX`
     bytes; what is larger goes into a blob that the body names.
 
-    Raises `InvalidRecord` for an ill-formed kind or name and for a body over the limit.
+    Raises `InvalidRecord` for an ill-formed kind or name, and for a body that is over the limit or
+    no JSON (NaN, half a surrogate pair).
     """
 
     kind: str
@@ -65,14 +66,19 @@ class Record:
             raise InvalidRecord(
                 f"{self.name!r} is not a record name: 1 to {RECORD_NAME_CHARS_MAX} characters, no @"
             )
-        size = len(canonical_json(self.body).encode())
+        edges = sorted((e.parent, e.role, e.transformation) for e in self.parents)
+        try:
+            size = len(canonical_json(self.body).encode())
+            digest = fingerprint([self.kind, self.name, self.body, edges])
+        except (TypeError, ValueError) as error:
+            raise InvalidRecord(
+                f"{self.kind}:{self.name!r} holds what is no JSON of Unicode text: {error}"
+            ) from error
         if size > RECORD_BODY_BYTES_MAX:
             raise InvalidRecord(
                 f"The body of {self.kind}:{self.name} has {size:,} bytes, over "
                 f"RECORD_BODY_BYTES_MAX = {RECORD_BODY_BYTES_MAX:,}; put the bulk into a blob"
             )
-        edges = sorted((e.parent, e.role, e.transformation) for e in self.parents)
-        digest = fingerprint([self.kind, self.name, self.body, edges])
         object.__setattr__(self, "hash", digest)
 
     @property

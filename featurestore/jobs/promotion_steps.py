@@ -10,7 +10,7 @@ from featurestore.errors import CommitConflict, IllegalTransition, PermissionDen
 from featurestore.jobs import access
 from featurestore.jobs.environments import environment_alias
 from featurestore.jobs.promotion_records import EVALUATION, read, record_of
-from featurestore.lifecycle.models import TARGETS, check_text, model_alias
+from featurestore.lifecycle.models import TARGETS, check_person, model_alias
 from featurestore.lifecycle.promotions import Event, Promotion, State, expired_note, is_open
 from featurestore.records import AliasIs, Record
 
@@ -33,7 +33,7 @@ def who_acts(models: Models, action: Action, name: str, by: str | None) -> str:
         return who
     if access.read_policy(models.registry).enforced:
         raise PermissionDenied(f"the token is {who}'s, not {by}'s", principal=who)
-    return check_text(by, "name")
+    return check_person(by)
 
 
 def live(models: Models, request: str) -> Promotion:

@@ -52,12 +52,31 @@ def check_model_name(name: Any) -> str:
 
 
 def check_text(text: str, what: str) -> str:
-    """`text`, stripped. Raises `LimitExceeded` over `TEXT_CHARS_MAX`."""
+    """`text`, stripped. Raises `LimitExceeded` over `TEXT_CHARS_MAX`, `InvalidRequest` for what no
+    database holds as text."""
     if len(text) > TEXT_CHARS_MAX:
         raise LimitExceeded(
             "TEXT_CHARS_MAX", asked=len(text), allowed=TEXT_CHARS_MAX, hint=f"Shorten the {what}."
         )
+    if "\0" in text or not _is_unicode(text):
+        raise InvalidRequest(f"the {what} holds NUL or half a surrogate pair, which is no text")
     return text.strip()
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_person(name: str) -> str:
+    """The name by which somebody acts, stripped. Raises `InvalidRequest`, `LimitExceeded`."""
+    given = check_text(name, "name")
+    if not given or not given.isprintable():
+        raise InvalidRequest(f"{name[:80]!r} names nobody; say who it is in printable characters")
+    return given
 
 
 def newest_alias(name: str) -> str:

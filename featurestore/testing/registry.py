@@ -280,6 +280,22 @@ class RegistryContract(RegistryAccessRules, RegistryRunRules):
         assert list(registry.aliases()) == ["a"]
         assert len(registry.records()) == 1
 
+    @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+    def test_what_is_no_text_is_neither_found_nor_stored(
+        self, registry: Registry, text: str
+    ) -> None:
+        for ask in (registry.record, registry.aliases, registry.history):
+            try:
+                found = ask(text)
+            except (RecordNotFound, InvalidRecord):
+                continue
+            assert not found
+        with pytest.raises(InvalidRecord):
+            registry.commit(records=[fact(text)])
+        with pytest.raises(InvalidRecord):
+            registry.commit(records=[fact("x")], aliases={text: fact("x").id})
+        assert registry.records() == []
+
     def test_an_empty_commit_is_fine(self, registry: Registry) -> None:
         registry.commit()
         assert registry.records() == []

@@ -17,6 +17,7 @@ from featurestore.errors import (
     GateFailed,
     IllegalTransition,
     InvalidRequest,
+    LimitExceeded,
     LineageIncomplete,
     PermissionDenied,
     RecordNotFound,
@@ -319,6 +320,30 @@ class TestApproval:
                 store.models.promote("late/1", stage, reason="x")
         with pytest.raises(InvalidRequest, match="needs a reason"):
             store.models.promote("late/1", "production", reason="")
+
+    @pytest.mark.parametrize("name", ["", "  ", " ann ", "b\nob", "b\0b", "b\ud800b"])
+    def test_an_approval_is_somebody_elses(
+        self, store: FeatureStore, request_id: str, name: str
+    ) -> None:
+        with pytest.raises((InvalidRequest, ApprovalRequired)):
+            store.models.approve(request_id, by=name)
+        assert store.models.promotion(request_id).approvals == ()
+        if name != " ann ":
+            with pytest.raises(InvalidRequest):
+                store.models.promote("late/1", "production", reason="x", by=name)
+
+    @pytest.mark.parametrize("text", ["a\0b", "\ud800", "x" * 2_001])
+    def test_a_reason_is_text(self, store: FeatureStore, request_id: str, text: str) -> None:
+        acts = (
+            lambda: store.models.promote("late/1", "production", reason=text, by="ann"),
+            lambda: store.models.approve(request_id, by="bob", reason=text),
+            lambda: store.models.reject(request_id, by="bob", reason=text),
+            lambda: store.models.archive("late/1", reason=text),
+            lambda: store.models.register("late", "x", description=text),
+        )
+        for act in acts:
+            with pytest.raises((InvalidRequest, LimitExceeded)):
+                act()
 
     def test_no_stage_points_to_nothing(self, store: FeatureStore, request_id: str) -> None:
         with pytest.raises(RecordNotFound):

@@ -71,7 +71,9 @@ def test_a_body_has_a_limit_in_bytes() -> None:
         Record(kind="fact", name="a", body={"a": "x" * (room - 2) + "ßß"})
 
 
-def test_a_body_is_json() -> None:
-    for value in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="not JSON compliant"):
+def test_a_body_is_json_of_unicode_text() -> None:
+    for value in (float("nan"), float("inf"), {1, 2}, "\ud800"):
+        with pytest.raises(InvalidRecord, match="no JSON of Unicode text"):
             Record(kind="fact", name="a", body={"a": value})
+    with pytest.raises(InvalidRecord, match="no JSON of Unicode text"):
+        Record(kind="fact", name="\ud800")

@@ -149,6 +149,10 @@ class Database:
             yield
         except exc.DBAPIError as error:
             raise _translate(error.orig, self.shown) from error
+        except UnicodeEncodeError as error:
+            raise InvalidRecord(
+                f"The registry {self.shown} holds text, not half a surrogate pair ({error.reason})"
+            ) from error
         except exc.TimeoutError as error:
             raise StoreUnavailable(
                 f"The registry {self.shown} has no free connection; try again"
@@ -250,7 +254,7 @@ def _translate_postgres(cause: BaseException | None, where: str, text: str) -> F
         )
     if state == "57014":
         return StoreTimeout(f"{where} took too long: {text}")
-    if state[:2] == "22":
+    if state[:2] == "22" or (not state and "NUL (0x00)" in text):  # the driver's own refusal
         return InvalidRecord(f"{where} can't hold a value: {text}")
     if state == "25006":
         return StoreReadOnly(f"{where} can't be written: {text}")
