@@ -50,10 +50,12 @@ class DataVersions:
 
     def diff(self, then: str, now: str, *, limit: int = 20) -> DataDiff | TableDiff:
         """What differs between two training sets (definitions, sources, settings, rows), or between
-        two versions of pushed rows (rows and keys, of which the first `limit` are listed)."""
-        from featurestore.jobs import data_versions, pushed_diff, pushed_versions
+        two versions of pushed rows (rows and keys, of which the first `limit` are listed; shown to
+        whoever may `read` what is called like the source)."""
+        from featurestore.jobs import access, data_versions, pushed_diff, pushed_versions
 
         if pushed_versions.is_pushed(then):
+            access.check(self._asker(), "read", pushed_versions.source_of(then))
             return pushed_diff.diff(then, now, self._context(), limit=limit)
         return data_versions.diff(then, now, self._sets())
 

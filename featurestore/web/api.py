@@ -215,7 +215,8 @@ def data_log(request: Request, name: str, limit: int = VERSIONS_MAX) -> JSONResp
 @router.get("/data/diff")
 def data_diff(request: Request, then: str, now: str, limit: int = 20) -> JSONResponse:
     """What differs between two versions of a training set, or of what was pushed."""
-    return answer(site_of(request).store.data.diff(then, now, limit=limit))
+    facade = site_of(request).acting(request.state.token).data
+    return answer(facade.diff(then, now, limit=limit))
 
 
 @router.post("/data/restore")
