@@ -148,7 +148,7 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Make a training set's name mean an earlier version again, or what was pushed what it was."""
-    from featurestore.jobs.pushed_versions import OnlineDiffersWarning, RestoredTable
+    from featurestore.jobs.pushed_restore import OnlineDiffersWarning, RestoredTable
 
     with open_store(repo) as store, warnings.catch_warnings():
         warnings.simplefilter("ignore", OnlineDiffersWarning)  # said below

@@ -12,12 +12,8 @@ from featurestore.timeline import format_instant, to_us
 
 if TYPE_CHECKING:
     from featurestore.jobs.pushed_diff import KeyChange, TableDiff
-    from featurestore.jobs.pushed_versions import (
-        RestoredTable,
-        TableState,
-        TableVersion,
-        VacuumedTable,
-    )
+    from featurestore.jobs.pushed_restore import RestoredTable, VacuumedTable
+    from featurestore.jobs.pushed_versions import TableState, TableVersion
 
 SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 

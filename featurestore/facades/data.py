@@ -10,12 +10,8 @@ if TYPE_CHECKING:
     from featurestore.jobs.data_versions import DataDiff, Vacuumed, Version
     from featurestore.jobs.materialize import Context
     from featurestore.jobs.pushed_diff import TableDiff
-    from featurestore.jobs.pushed_versions import (
-        RestoredTable,
-        TableState,
-        TableVersion,
-        VacuumedTable,
-    )
+    from featurestore.jobs.pushed_restore import RestoredTable, VacuumedTable
+    from featurestore.jobs.pushed_versions import TableState, TableVersion
     from featurestore.jobs.training_sets import SetStore, TrainingSet
 
 
@@ -69,14 +65,20 @@ class DataVersions:
         (`OnlineDiffersWarning`) names their views. Raises `StreamWrites` where a stream brings
         rows, unless `live`; `CommitConflict` where another restore was first.
         """
-        from featurestore.jobs import access, data_versions, pushed_versions, training_sets
+        from featurestore.jobs import (
+            access,
+            data_versions,
+            pushed_restore,
+            pushed_versions,
+            training_sets,
+        )
 
         if pushed_versions.is_pushed(ref):
             source = pushed_versions.source_of(ref)
             asker = self._asker()
             who = access.admit(asker, "delete", source)
             access.note(asker.registry, who, "delete", source, detail=f"restore {ref}")
-            return pushed_versions.restore(
+            return pushed_restore.restore(
                 ref, self._context(), reason=reason, author=who, live=live
             )
         name = training_sets.find(ref, self._sets().registry).record.name
@@ -102,7 +104,7 @@ class DataVersions:
         older, and were read by no training set on record; or, of `pushed/<source>`, the rows that a
         restore hides, but for those that a tag has or that counted since then. With `dry_run` only
         say which."""
-        from featurestore.jobs import access, data_versions, pushed_versions
+        from featurestore.jobs import access, data_versions, pushed_restore, pushed_versions
 
         older_than_us = access.duration_us(older_than)
         context = self._context()
@@ -110,7 +112,7 @@ class DataVersions:
             name = pushed_versions.source_of(source)
             access.authorize(self._asker(), "delete", name, detail="vacuum")
         if pushed_versions.is_pushed(source):
-            return pushed_versions.vacuum(
+            return pushed_restore.vacuum(
                 source, context, older_than_us=older_than_us, dry_run=dry_run
             )
         return data_versions.vacuum(

@@ -153,7 +153,7 @@ def _outdated(
 ) -> set[str]:
     """The views whose tables may hold rows that count no more, since what was pushed to their
     sources was restored: no run by known time would take them away."""
-    from featurestore.jobs.pushed_versions import restored_at, sources_of
+    from featurestore.jobs.pushed_restore import restored_at, sources_of
 
     restored, found = restored_at(context), set()
     for view in views:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from featurestore.facades.answers import to_plain
 from featurestore.facades.lineage import LineageQuestions
-from featurestore.jobs.pushed_versions import RestoredTable, TableState
+from featurestore.jobs.pushed_restore import RestoredTable
+from featurestore.jobs.pushed_versions import TableState
 from featurestore.jobs.training_sets import TrainingSet
 from featurestore.web import graph_reads
 from featurestore.web.graph import url_of

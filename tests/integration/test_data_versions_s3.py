@@ -16,7 +16,7 @@ from s3_servers import BUCKET, KEY, SECRET, S3Server
 
 from featurestore import FeatureStore
 from featurestore.errors import SnapshotMissing
-from featurestore.jobs.pushed_versions import OnlineDiffersWarning
+from featurestore.jobs.pushed_restore import OnlineDiffersWarning
 from featurestore.lifecycle.datasets import Verdict
 from featurestore.timeline import DAY_US, HOUR_US, SECOND_US, ManualClock, SystemClock
 from tests.conftest import INSTANT

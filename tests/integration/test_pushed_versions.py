@@ -26,7 +26,7 @@ from featurestore.errors import (
     StreamWrites,
     UnknownSource,
 )
-from featurestore.jobs.pushed_versions import LIVE_US, OnlineDiffersWarning
+from featurestore.jobs.pushed_restore import LIVE_US, OnlineDiffersWarning
 from featurestore.lifecycle.datasets import Verdict
 from featurestore.stores.offline import push_log, push_manifest
 from featurestore.timeline import (
