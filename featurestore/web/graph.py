@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from featurestore import records
+from featurestore.fingerprint import short
 from featurestore.records import Transformation
 
-NODES_MAX = 300
+NODES_MAX = 150
 """More than that nobody can read, and a browser lays out for seconds. Of a larger graph those
 nearest to the focus are drawn, without a focus those with most links; the rest is counted."""
+LABEL_CHARS_MAX = 40
 KINDS = (
     "source",
     "request_source",
@@ -34,11 +36,12 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A thing of the graph; `id` is `kind:name`."""
+    """A thing of the graph; `id` is `kind:name`, `label` what is written on it."""
 
     id: str
     kind: str
     name: str
+    label: str
     url: str
 
 
@@ -53,11 +56,12 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """What is drawn; `hidden` nodes were too many."""
+    """What is drawn; `hidden` nodes were too many; `focus` is the node that it is about."""
 
     nodes: tuple[Node, ...]
     links: tuple[Link, ...]
     hidden: int = 0
+    focus: str = ""
 
 
 def graph_of(
@@ -102,7 +106,15 @@ def _node_of(record_id: str, on_demand: Collection[str], *, with_features: bool)
 
 def _node(node: str) -> Node:
     kind, _, name = node.partition(":")
-    return Node(node, kind, name, url_of(kind, name))
+    return Node(node, kind, name, label_of(kind, name), url_of(kind, name))
+
+
+def label_of(kind: str, name: str) -> str:
+    """A name, short enough to be drawn: of a run its experiment and the beginning of its id."""
+    if kind == "run":
+        experiment, _, run_id = name.rpartition("/")
+        name = f"{experiment}/{short(run_id)}"
+    return name if len(name) <= LABEL_CHARS_MAX else f"{name[: LABEL_CHARS_MAX - 1]}…"
 
 
 def joined(*graphs: Graph) -> Graph:
@@ -153,7 +165,7 @@ def around(
         down[link.source].append(link.target)
     far = _walk({**dict.fromkeys(also, 1), focus: 0}, down, depth) | _walk({focus: 0}, up, depth)
     near = sorted(far, key=lambda node: (far[node], node))
-    return _cut(joined(Graph((_node(focus),), ()), above, below), near)
+    return replace(_cut(joined(Graph((_node(focus),), ()), above, below), near), focus=focus)
 
 
 def overview(graph: Graph) -> Graph:

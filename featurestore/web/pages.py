@@ -13,6 +13,7 @@ from featurestore.errors import FeatureStoreError, RecordNotFound
 from featurestore.fingerprint import canonical_json, short
 from featurestore.jobs.lineage_freshness import watermarks
 from featurestore.timeline import format_duration
+from featurestore.web import graph
 from featurestore.web.catalogue import KINDS, Catalogue, Item
 from featurestore.web.profiles import newest_profiles
 
@@ -115,7 +116,7 @@ def entity(request: Request, name: str) -> Response:
 @router.get("/lineage")
 def lineage(request: Request, focus: str = "") -> Response:
     """The graph; `graph.js` asks `/api/graph` for what it draws."""
-    return show(request, "lineage.html", focus=focus)
+    return show(request, "lineage.html", focus=focus, kinds=graph.KINDS)
 
 
 @router.get("/plan")

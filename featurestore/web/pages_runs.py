@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -44,12 +45,11 @@ def runs(request: Request, search: str = "", experiment: str = "") -> Response:
 
 
 @router.get("/runs-compared")
-def compared(request: Request, run: Annotated[list[str], Query()]) -> Response:
+def compared(request: Request, run: Annotated[list[str] | None, Query()] = None) -> Response:
     """Several runs beside each other: what differs, and their metrics in one plot each."""
-    facade = site_of(request).store.runs
-    found = facade.compare(*run)
+    found = site_of(request).store.runs.compare(*(run or ()))
     names = sorted({name for one in found.runs for name in one.metrics})
-    plots = _plots(request, [(one.run_id, one.name) for one in found.runs], names)
+    plots = _plots(request, found.runs, names)
     return show(request, "runs_compared.html", found=found, plots=plots)
 
 
@@ -58,7 +58,7 @@ def run(request: Request, run_id: str) -> Response:
     """One run: what it was started with, its metrics as plots, its artifacts."""
     found = site_of(request).store.runs.get(run_id)
     names = sorted(found.facts.metrics)
-    plots = _plots(request, [(found.facts.run_id, found.facts.name)], names)
+    plots = _plots(request, [found.facts], names)
     return show(
         request, "run.html", run=found, facts_of=found.facts, plots=plots,
         hidden=max(0, len(names) - METRICS_SHOWN_MAX),
@@ -66,17 +66,17 @@ def run(request: Request, run_id: str) -> Response:
 
 
 def _plots(
-    request: Request, runs: list[tuple[str, str]], metrics: list[str]
+    request: Request, runs: Sequence[RunFacts], metrics: list[str]
 ) -> list[tuple[str, Plot]]:
     """A plot for each metric that has more than one value in some run."""
     facade = site_of(request).store.runs
     made = []
     for metric in metrics[:METRICS_SHOWN_MAX]:
-        series = []
-        for run_id, name in runs:
-            if metric in facade.get(run_id).facts.metrics:
-                points = facade.metric(run_id, metric)
-                series.append((name, [(float(p.step), p.value) for p in points]))
+        series = [
+            (one.name, [(float(p.step), p.value) for p in facade.metric(one.run_id, metric)])
+            for one in runs
+            if metric in one.metrics
+        ]
         drawn = charts.plot(series)
         if drawn is not None and any(len(points) > 1 for _, points in series):
             made.append((metric, drawn))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore.jobs.view_profiles import newest_profile
 from featurestore.web.charts import Bar, bars
 from featurestore.web.graph import url_of
-from featurestore.web.render import number
+from featurestore.web.render import WHOLE_FROM, number
 
 if TYPE_CHECKING:
     from featurestore.records import Glance
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SETS_LOOKED_AT_MAX = 5
 """Training sets whose profiles are read for one page."""
 TOP_SHOWN_MAX = 3
+END_CHARS_MAX = 10
+"""Of the ends of a histogram: of an instant its day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +118,27 @@ def figures(column: Mapping[str, Any]) -> Figures:
     histogram = column.get("histogram") or {}
     edges = histogram.get("edges", ())
     parts = [
-        f"{label} {number(column[name])}"
+        f"{label} {_rounded(column[name])}"
         for name, label in (("mean", "mean"), ("std", "σ"), ("min", "min"), ("max", "max"))
         if column.get(name) is not None
     ]
     median = (column.get("quantiles") or {}).get("0.5")
-    parts[1:1] = [f"median {number(median)}"] if median is not None and parts else []
+    parts[1:1] = [f"median {_rounded(median)}"] if median is not None and parts else []
     nulls, rows, distinct = column.get("nulls"), column.get("count"), column.get("distinct")
     parts += [f"{number(distinct)} different"] if distinct is not None else []
     parts += [f"{100 * nulls / rows:.3g} % NULL"] if nulls and rows else []
     top = [(str(one["value"]), int(one["count"])) for one in column.get("top", ())]
     return Figures(
         bars=bars(edges, histogram.get("counts", ())),
-        low=number(edges[0]) if edges else "",
-        high=number(edges[-1]) if edges else "",
+        low=_rounded(edges[0])[:END_CHARS_MAX] if edges else "",
+        high=_rounded(edges[-1])[:END_CHARS_MAX] if edges else "",
         summary=", ".join(parts),
         top=[] if edges else top[:TOP_SHOWN_MAX],
     )
+
+
+def _rounded(value: object) -> str:
+    """Four digits of a number are enough to see what a column is like."""
+    if isinstance(value, float) and abs(value) < WHOLE_FROM:
+        return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return number(value)

@@ -16,7 +16,7 @@ import featurestore
 from featurestore.fingerprint import short
 from featurestore.records import show_id
 from featurestore.timeline import format_duration, format_instant
-from featurestore.web.graph import url_of
+from featurestore.web.graph import label_of, url_of
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -50,6 +50,7 @@ class Renderer:
             "show_id": show_id,
             "number": number,
             "count": count,
+            "run_label": lambda name: label_of("run", name),
             "segment": lambda text: quote(str(text), safe=""),
         }
         self._templates.filters |= filters

@@ -129,6 +129,44 @@ class TestPages:
         with FeatureStore(own) as store:
             assert store.models.get("late/production").ref == "late/2"
 
+    def test_a_narrow_window_shows_all_of_a_page(self, page: Page, filled: Filled) -> None:
+        page.set_viewport_size({"width": 600, "height": 860})
+        with served(page, filled.folder) as url:
+            for path in ("/", "/views/load", "/runs", "/models/late", "/training-sets/parcels"):
+                page.goto(url + path)
+                page.wait_for_load_state("networkidle")
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+
+    def test_everything_comes_from_the_page_s_own_server(self, page: Page, filled: Filled) -> None:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        with served(page, filled.folder) as url:
+            for path in ("/", "/lineage", "/runs", "/models"):
+                page.goto(url + path)
+                page.wait_for_load_state("networkidle")
+            assert len(asked) > 4
+            assert [each for each in asked if not each.startswith(url)] == []
+
+    def test_the_graph_is_filtered_by_kind_and_focused_by_keyboard(
+        self, page: Page, filled: Filled
+    ) -> None:
+        with served(page, filled.folder) as url:
+            page.goto(f"{url}/lineage")
+            page.wait_for_selector("body[data-drawn]")
+            runs = "drawing.nodes().filter((node) => node.data('kind') === 'run').length"
+            assert page.evaluate(runs) == 2
+            page.get_by_label("run", exact=True).uncheck()
+            wait_until(page, f"{runs} === 0")
+            page.get_by_label("Focus").focus()
+            page.keyboard.type("late_mo")
+            wait_until(page, "document.querySelector('#graph-names option') !== null")
+            option = page.locator("#graph-names option").first
+            assert option.get_attribute("value") == "service:late_model"
+            page.keyboard.type("del")
+            page.keyboard.press("Enter")
+            wait_until(page, "drawing.nodes('.focus').length === 1")
+            assert page.evaluate("drawing.nodes('.focus')[0].id()") == "service:late_model"
+
 
 class TestExample:
     def test_the_graph_shows_the_example_repository(self, page: Page, tmp_path: Path) -> None:

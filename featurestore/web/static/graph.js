@@ -15,8 +15,8 @@ const drawing = cytoscape({
     {
       selector: "node",
       style: {
-        shape: "round-rectangle", height: 26, padding: "6px", label: "data(name)",
-        width: (node) => 8 + 6.6 * Math.min(node.data("name").length, 40),
+        shape: "round-rectangle", height: 26, padding: "6px", label: "data(label)",
+        width: (node) => 12 + 7 * node.data("label").length,
         "font-size": 12, "text-valign": "center", color: colour("--ink"), "border-width": 2,
         "background-color": colour("--paper"), "border-color": (node) => colour(COLOURS[node.data("kind")] ?? "--quiet"),
       },
@@ -36,29 +36,37 @@ const drawing = cytoscape({
 });
 window.drawing = drawing;
 
+// Of two answers that overtake each other, the one that was asked for last is drawn.
+let asked = 0;
+
 async function draw() {
+  const mine = ++asked;
   const fields = new FormData(form);
   const address = new URL("/api/graph", location.href);
-  for (const name of ["focus", "features", "direct"]) {
-    if (fields.get(name)) address.searchParams.set(name, fields.get(name) === "on" ? "true" : fields.get(name));
+  if (fields.get("focus")) address.searchParams.set("focus", fields.get("focus"));
+  if (fields.get("direct")) address.searchParams.set("direct", "true");
+  const kinds = fields.getAll("kind");
+  if (kinds.includes("feature")) address.searchParams.set("features", "true");
+  if (kinds.length < form.querySelectorAll("[name=kind]").length) {
+    for (const kind of kinds.length ? kinds : ["none"]) address.searchParams.append("kind", kind);
   }
   const answer = await fetch(address);
   const graph = await answer.json();
+  if (mine !== asked) return;
+  said.classList.toggle("problem", !answer.ok);
   if (!answer.ok) {
     said.textContent = graph.error.message;
     return;
   }
-  const focus = fields.get("focus");
   drawing.elements().remove();
   drawing.add([
-    ...graph.nodes.map((node) => ({ data: node, classes: node.id === focus ? "focus" : "" })),
+    ...graph.nodes.map((node) => ({ data: node, classes: node.id === graph.focus ? "focus" : "" })),
     ...graph.links.map((link) => ({ data: { ...link, id: `${link.source}>${link.target}` } })),
   ]);
   drawing.layout({ name: "dagre", rankDir: "LR", nodeSep: 14, rankSep: 70 }).run();
-  drawing.fit(undefined, 24);
-  if (drawing.zoom() > 1.4) drawing.zoom(1.4), drawing.center();
+  show();
   said.textContent = `${graph.nodes.length} nodes, ${graph.links.length} links` +
-    (graph.hidden ? `; ${graph.hidden} more are not drawn` : "");
+    (graph.hidden ? `; ${graph.hidden} more are too many to draw: focus on one thing, or show fewer kinds` : "");
   const line = (node) => {
     const item = document.createElement("li");
     const link = document.createElement("a");
@@ -68,13 +76,44 @@ async function draw() {
     return item;
   };
   list.replaceChildren(...graph.nodes.map(line));
-  if (!focus) {
-    names.replaceChildren(...graph.nodes.map((node) => Object.assign(document.createElement("option"), { value: node.id })));
-  }
   document.body.dataset.drawn = String(graph.nodes.length);
 }
 
-form.addEventListener("submit", (event) => event.preventDefault());
+// All of it if that can be read, else what has most links, in a size that can.
+const READABLE = { least: 0.45, most: 1.4 };
+
+function show() {
+  drawing.fit(undefined, 24);
+  if (drawing.zoom() > READABLE.most) {
+    drawing.zoom(READABLE.most);
+    drawing.center();
+  } else if (drawing.zoom() < READABLE.least) {
+    drawing.zoom(READABLE.least);
+    const focus = drawing.nodes(".focus");
+    drawing.center(focus.nonempty() ? focus : drawing.nodes().max((node) => node.degree()).ele);
+  }
+}
+
+// What the focus may be, whether or not it is drawn.
+async function suggest() {
+  const address = new URL("/api/search", location.href);
+  address.searchParams.set("q", form.elements.focus.value.replace(":", " "));
+  const answer = await fetch(address);
+  if (!answer.ok) return;
+  const found = await answer.json();
+  const option = (item) => Object.assign(document.createElement("option"), { value: `${item.kind}:${item.name}` });
+  names.replaceChildren(...found.items.map(option));
+}
+
+let pause = 0;
+form.elements.focus.addEventListener("input", () => {
+  clearTimeout(pause);
+  pause = setTimeout(suggest, 150);
+});
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  draw();
+});
 form.addEventListener("change", (event) => {
   if (event.target.name !== "find") draw();
 });
