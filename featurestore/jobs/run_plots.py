@@ -71,6 +71,8 @@ def _chosen(facts: Sequence[RunFacts], wanted: Sequence[str]) -> list[str]:
     for name in wanted:
         if name not in known:
             raise RecordNotFound(f"metric {name}", known=[f"metric {each}" for each in known])
+    if len(wanted) > PLOTTED_METRICS_MAX:
+        raise LimitExceeded("PLOTTED_METRICS_MAX", asked=len(wanted), allowed=PLOTTED_METRICS_MAX)
     if not known:
         raise InvalidRequest("there is nothing to draw: these runs have no metric")
     return list(wanted or known)[:PLOTTED_METRICS_MAX]

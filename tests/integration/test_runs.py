@@ -499,6 +499,8 @@ def test_pictures(fs: FeatureStore, tmp_path: Path, name: str) -> None:
         assert b"loss" in data
     with pytest.raises(RecordNotFound, match="Did you mean 'metric loss'"):
         fs.runs.plot(*ids, to=tmp_path / name, metrics=["los"])
+    with pytest.raises(LimitExceeded, match="13 is over PLOTTED_METRICS_MAX"):
+        fs.runs.plot(*ids, to=tmp_path / name, metrics=["loss"] * 13)
     with pytest.raises(InvalidRequest, match=r"\.png or \.svg"):
         fs.runs.plot(*ids, to=tmp_path / "x.pdf")
     with fs.start_run("pictures") as bare:
