@@ -209,6 +209,10 @@ class _Converter:
                 return self._cast(node, part)
             case exp.Anonymous():
                 return self._call(node, part)
+            case exp.Interval():
+                hint = "Write t + INTERVAL 3 DAY, or date_add('day', 3, t)."
+                what = "an INTERVAL is not allowed but beside + and -"
+                raise self._refuse(node, what, hint=hint)
             case _:
                 raise self._refuse(node, f"{_words(node)} is not allowed in an expression")
 
