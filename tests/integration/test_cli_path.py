@@ -8,56 +8,24 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from pyarrow import csv, parquet
+from shells import Shell, applied_shop
 
 from featurestore.cli.demo.servers import feature_server, free_port
 from featurestore.cli.init import write_repository
-from featurestore.cli.main import run
 from featurestore.cli.options import complete_service, complete_view
 from featurestore.timeline import SystemClock
 
 CUSTOMER = "customer_id:=1001"
 
 
-@dataclass(frozen=True)
-class Printed:
-    """What a command did: exit status and output."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> object:
-        return json.loads(self.out)
-
-
-class Shell:
-    """Runs commands in one repository."""
-
-    def __init__(self, repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.repo = repo
-        self._capsys = capsys
-
-    def __call__(self, *arguments: str) -> Printed:
-        self._capsys.readouterr()
-        status = run([*arguments, "--repo", str(self.repo)], debug=False)
-        printed = self._capsys.readouterr()
-        return Printed(status, printed.out, printed.err)
-
-
 @pytest.fixture(scope="module")
 def applied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository as `init` makes it, applied and materialized. Not to be changed."""
-    repo = tmp_path_factory.mktemp("repos") / "my_shop"
-    write_repository(repo, now_us=SystemClock().now_us())
-    for command in ("apply", "materialize"):
-        assert run([command, "--repo", str(repo)], debug=False) == 0
-    return repo
+    return applied_shop(tmp_path_factory.mktemp("repos") / "my_shop")
 
 
 @pytest.fixture

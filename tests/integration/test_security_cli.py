@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 from security_servers import Certificates, lock, make_token, prepare
+from shells import TOKEN, Shell, applied_shop
 
 from featurestore import FeatureStore
-from featurestore.cli.init import write_repository
-from featurestore.cli.main import run
 from featurestore.errors import (
     DuplicateName,
     InvalidRequest,
@@ -27,63 +24,17 @@ from featurestore.errors import (
 from featurestore.serving.serve import ServerProcess
 from featurestore.timeline import DAY_US, ManualClock, SystemClock
 
-TOKEN = "FEATURESTORE__SECURITY__TOKEN"
 LOOK_UP = ("get-online", "offer_model", "--entity", "customer_id:=1001")
-
-
-@dataclass(frozen=True)
-class Printed:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def code(self) -> str:
-        """Of the error that `--json` printed."""
-        return json.loads(self.err.splitlines()[-1])["error"]["code"]
-
-
-class Shell:
-    """Runs commands in one repository, with or without a token."""
-
-    def __init__(
-        self, repo: Path, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch
-    ) -> None:
-        self.repo = repo
-        self._capsys = capsys
-        self._patch = patch
-
-    def __call__(self, *arguments: str, token: str = "") -> Printed:
-        self._patch.setenv(TOKEN, token)
-        self._capsys.readouterr()
-        status = run([*arguments, "--repo", str(self.repo)], debug=False)
-        printed = self._capsys.readouterr()
-        return Printed(status, printed.out, printed.err)
 
 
 @pytest.fixture(scope="module")
 def applied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    repo = tmp_path_factory.mktemp("repos") / "my_shop"
-    write_repository(repo, now_us=SystemClock().now_us())
-    for command in ("apply", "materialize"):
-        assert run([command, "--repo", str(repo)], debug=False) == 0
-    return repo
+    return applied_shop(tmp_path_factory.mktemp("repos") / "my_shop")
 
 
 @pytest.fixture
-def shell(
-    applied: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Shell:
-    repo = tmp_path / "my_shop"
-    shutil.copytree(applied, repo)
-    return Shell(repo, capsys, monkeypatch)
+def shell(applied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(shutil.copytree(applied, tmp_path / "my_shop"), capsys)
 
 
 def stored_bytes(repo: Path) -> bytes:
