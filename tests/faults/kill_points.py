@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ WITHIN = ("stores/online/lmdb.py", "stores/registry/writes.py")
 REBUILT = ("lock.mdb", "-shm")
 """The locks and the index over the log are rebuilt by whoever comes next."""
 Job = Callable[[Path], None]
+FAULT_ROUNDS = int(os.environ.get("FAULT_ROUNDS", "0"))
 
 forks = get_context("forkserver")
 forks.set_forkserver_preload(
@@ -92,6 +94,31 @@ class Survey:
     def steps(self, *, at_length: bool) -> list[int]:
         """Where to kill, ascending."""
         return sorted({*self.changes, *self.within, *(self.lines if at_length else ())})
+
+
+def deaths(
+    job: Job, before: Path, into: Path, *, kills: int, exact: bool = FAULT_ROUNDS > 0
+) -> Iterator[Path]:
+    """Copies of `before` in `into`, in each of which the job was killed at another step: at about
+    `kills` of them, or in `make faults` at all."""
+    found = survey(job, copied(before, into / "survey"), exact=exact)
+    steps = found.steps(at_length=FAULT_ROUNDS > 1)
+    if not FAULT_ROUNDS:
+        steps = steps[1 :: -(-len(steps) // kills)]
+    killed = 0
+    for step in steps:
+        folder = copied(before, into / f"{step}")
+        killed += run_and_die(job, folder, step)
+        yield folder
+        shutil.rmtree(folder)
+    assert len(steps) >= kills - 1
+    assert killed >= len(steps) - 1, "threads may take a step less than in the survey"
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """A copy of the folder."""
+    shutil.copytree(folder, to)
+    return to
 
 
 def survey(job: Job, folder: Path, *, exact: bool) -> Survey:

@@ -3,13 +3,11 @@ once the first step is done, and running it again ends in the same state."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import kill_jobs
 import pytest
-from kill_points import run_and_die, survey
-from test_kill_points import FAULT_ROUNDS, copied
+from kill_points import deaths
 
 from featurestore import FeatureStore
 from tests.conftest import MakeRepo
@@ -37,14 +35,7 @@ def test_killed_at_any_step_and_run_again(make_repo: MakeRepo, tmp_path: Path) -
     kill_jobs.write_prices(before, "1.parquet", 100)
     kill_jobs.roll_out(before)
     end = {n: "NOT_FOUND" if n % 3 else "PRESENT" for n in range(kill_jobs.ITEMS)}
-    found = survey(delete, copied(before, tmp_path / "survey"), exact=FAULT_ROUNDS > 0)
-    steps = found.steps(at_length=FAULT_ROUNDS > 1)
-    if not FAULT_ROUNDS:
-        steps = steps[1 :: -(-len(steps) // KILLS)]
-    killed = 0
-    for step in steps:
-        folder = copied(before, tmp_path / f"{step}")
-        killed += run_and_die(delete, folder, step)
+    for folder in deaths(delete, before, tmp_path, kills=KILLS):
         served = statuses(folder)
         assert all(served[n] == "PRESENT" for n in range(0, kill_jobs.ITEMS, 3))
         begun = any((folder / ".featurestore/offline/deletions").rglob("[!.]*.parquet"))
@@ -58,5 +49,3 @@ def test_killed_at_any_step_and_run_again(make_repo: MakeRepo, tmp_path: Path) -
         assert statuses(folder) == end
         with FeatureStore(folder) as fs:
             assert fs.verify(samples=kill_jobs.ITEMS).rate == 1.0
-        shutil.rmtree(folder)
-    assert killed == len(steps) >= KILLS - 1

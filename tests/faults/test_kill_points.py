@@ -7,14 +7,12 @@ a transaction (`FAULT_ROUNDS=2`: at every line of the rooms that write); without
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import kill_jobs
 import pytest
-from kill_points import Job, run_and_die, survey
+from kill_points import Job, deaths
 
 from featurestore import FeatureStore
 from featurestore.timeline import HOUR_US
@@ -22,7 +20,6 @@ from tests.conftest import MakeRepo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3_600)]
 
-FAULT_ROUNDS = int(os.environ.get("FAULT_ROUNDS", "0"))
 KILLS = 4
 OLD = (100, 100, "PRESENT", "PRESENT")
 NEW = (200, 200, "PRESENT", "PRESENT")
@@ -77,21 +74,12 @@ def before(make_repo: MakeRepo) -> Path:
 def test_killed_at_any_step_and_run_again(case: str, before: Path, tmp_path: Path) -> None:
     happens, job, end, at_once = CASES[case]
     happens(before)
-    found = survey(job, copied(before, tmp_path / "survey"), exact=FAULT_ROUNDS > 0)
-    steps = found.steps(at_length=FAULT_ROUNDS > 1)
-    if not FAULT_ROUNDS:
-        steps = steps[1 :: -(-len(steps) // KILLS)]
-    killed = 0
-    for step in steps:
-        folder = copied(before, tmp_path / f"{step}")
-        killed += run_and_die(job, folder, step)
+    for folder in deaths(job, before, tmp_path, kills=KILLS):
         served = kill_jobs.answers(folder)
         assert served <= {OLD, end}, "what is served is the old or the new"
         assert len(served) == 1 or not at_once, "a new generation is served whole or not at all"
         job(folder)
         check_end(folder, end)
-        shutil.rmtree(folder)
-    assert killed == len(steps) >= KILLS - 1
 
 
 def check_end(folder: Path, end: Any) -> None:
@@ -100,8 +88,3 @@ def check_end(folder: Path, end: Any) -> None:
         assert fs.plan().is_empty
         assert fs.verify(samples=kill_jobs.ITEMS).rate == 1.0
         assert any(table["complete"] for table in fs.describe("views", "price")["online"])
-
-
-def copied(folder: Path, to: Path) -> Path:
-    shutil.copytree(folder, to)
-    return to

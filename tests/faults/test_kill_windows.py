@@ -6,20 +6,17 @@ the new windows, and running again counts nothing twice and loses nothing.
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import kill_windows
 import pytest
-from kill_points import Job, run_and_die, survey
+from kill_points import Job, deaths
 
 from featurestore import FeatureStore
 from tests.conftest import MakeRepo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3_600)]
 
-FAULT_ROUNDS = int(os.environ.get("FAULT_ROUNDS", "0"))
 KILLS = 4
 OLD, NEW = (2, 30), (3, 37)
 
@@ -45,14 +42,7 @@ def test_killed_at_any_step_and_run_again(case: str, make_repo: MakeRepo, tmp_pa
     kill_windows.roll_out(before)
     assert kill_windows.answers(before) == {OLD}
     a_file_lands(before)
-    found = survey(job, copied(before, tmp_path / "survey"), exact=FAULT_ROUNDS > 0)
-    steps = found.steps(at_length=FAULT_ROUNDS > 1)
-    if not FAULT_ROUNDS:
-        steps = steps[1 :: -(-len(steps) // KILLS)]
-    killed = 0
-    for step in steps:
-        folder = copied(before, tmp_path / f"{step}")
-        killed += run_and_die(job, folder, step)
+    for folder in deaths(job, before, tmp_path, kills=KILLS):
         served = kill_windows.answers(folder)
         assert served <= {OLD, NEW}, "what is served is the old or the new"
         assert len(served) == 1 or not at_once, "a new generation is served whole or not at all"
@@ -60,10 +50,3 @@ def test_killed_at_any_step_and_run_again(case: str, make_repo: MakeRepo, tmp_pa
         assert kill_windows.answers(folder) == {NEW}
         with FeatureStore(folder) as fs:
             assert fs.verify(samples=kill_windows.PLANES).rate == 1.0
-        shutil.rmtree(folder)
-    assert killed == len(steps) >= KILLS - 1
-
-
-def copied(folder: Path, to: Path) -> Path:
-    shutil.copytree(folder, to)
-    return to

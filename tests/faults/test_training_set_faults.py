@@ -8,8 +8,7 @@ from pathlib import Path
 import kill_jobs
 import pyarrow as pa
 import pytest
-from kill_points import run_and_die, survey
-from test_kill_points import FAULT_ROUNDS, copied
+from kill_points import deaths
 
 from featurestore import FeatureStore
 from featurestore.jobs import training_sets
@@ -41,14 +40,7 @@ def test_killed_at_any_step_and_run_again(make_repo: MakeRepo, tmp_path: Path) -
     kill_jobs.write_prices(before, "1.parquet", 100)
     with FeatureStore(before) as fs:
         fs.apply()
-    found = survey(create, copied(before, tmp_path / "survey"), exact=False)
-    steps = found.steps(at_length=FAULT_ROUNDS > 1)
-    if not FAULT_ROUNDS:
-        steps = steps[1 :: -(-len(steps) // KILLS)]
-    killed = 0
-    for step in steps:
-        folder = copied(before, tmp_path / f"{step}")
-        killed += run_and_die(create, folder, step)
+    for folder in deaths(create, before, tmp_path, kills=KILLS, exact=False):
         with FeatureStore(folder) as fs:
             if fs.registry.aliases("training_set/"):
                 assert fs.training_set("kept").to_arrow().num_rows == ROWS
@@ -61,4 +53,3 @@ def test_killed_at_any_step_and_run_again(make_repo: MakeRepo, tmp_path: Path) -
             left = fs._sets().offline.list("training_sets")
             assert len(left) == len(sets) + 1  # a file each, and what is known of contents
             assert fs.training_set("kept").to_arrow().num_rows == ROWS
-    assert killed
