@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 import pytest
+from patience import wait_for
 from redis_servers import RedisServer, valkey_binary
 from store_load import under_load
 
@@ -48,6 +49,7 @@ def valkey() -> Iterator[RedisServer]:
 
 
 def test_a_store_that_works(valkey: RedisServer) -> None:
+    valkey.command("FLUSHALL")
     with under_load(lambda: RedisStore(valkey.url, timeout_ms=30_000), writers=2) as load:
         load.settle(0.5)
 
@@ -59,4 +61,4 @@ def test_a_store_that_does_not(valkey: RedisServer, store: type[RedisStore]) -> 
         pytest.raises(AssertionError),
         under_load(lambda: store(valkey.url, timeout_ms=30_000)) as load,
     ):
-        load.settle(0.5)
+        wait_for(lambda: bool(load.wrong) or load.broken is not None)
