@@ -60,17 +60,25 @@ def _mean_of(values: Floats) -> Weighted:
 def _auc(truth: Floats, score: Floats) -> Weighted:
     """The chance that a positive row has a higher score than a negative one; ties count half."""
     order = np.argsort(score, kind="stable")
-    ranked, positive = score[order], truth[order] > 0
+    ranked, positive = score[order], (truth[order] > 0).astype(np.float64)
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(score) else order
+    # Large arrays are given back to the system when they go, and made anew page by page; what a
+    # bootstrap needs a thousand times is therefore kept.
+    sorted_weight, ups, downs = (np.empty(len(score)) for _ in range(3))
+    up, down, below = (np.empty(len(starts)) for _ in range(3))
 
     def weighted(weight: Floats) -> float:
         if not len(starts):
             return float("nan")
-        sorted_weight = weight[order]
-        up = np.add.reduceat(np.where(positive, sorted_weight, 0.0), starts)
-        down = np.add.reduceat(np.where(positive, 0.0, sorted_weight), starts)
-        below = np.cumsum(down) - down
-        return _ratio(float(up @ (below + down / 2)), float(up.sum() * down.sum()))
+        np.take(weight, order, out=sorted_weight)
+        np.multiply(sorted_weight, positive, out=ups)
+        np.subtract(sorted_weight, ups, out=downs)
+        np.add.reduceat(ups, starts, out=up)
+        np.add.reduceat(downs, starts, out=down)
+        np.cumsum(down, out=below)
+        pairs = float(up.sum() * down.sum())
+        np.subtract(below, np.multiply(down, 0.5, out=down), out=below)
+        return _ratio(float(up @ below), pairs)
 
     return weighted
 

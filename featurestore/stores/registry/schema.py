@@ -130,8 +130,9 @@ online_use = Table(
     "online_use",
     metadata,
     Column("project", String(PROJECT_CHARS_MAX), primary_key=True),
-    Column("environment", String(ENVIRONMENT_CHARS_MAX), primary_key=True),
+    # Asked for by name, of all environments.
     Column("name", String(USED_NAME_CHARS_MAX), primary_key=True),
+    Column("environment", String(ENVIRONMENT_CHARS_MAX), primary_key=True),
     Column("day", Integer, primary_key=True, autoincrement=False),
     Column("last_us", BigInteger, nullable=False),
 )

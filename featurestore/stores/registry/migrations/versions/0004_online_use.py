@@ -16,8 +16,8 @@ def upgrade() -> None:
     op.create_table(
         "online_use",
         sa.Column("project", sa.String(128), primary_key=True),
-        sa.Column("environment", sa.String(64), primary_key=True),
         sa.Column("name", sa.String(512), primary_key=True),
+        sa.Column("environment", sa.String(64), primary_key=True),
         sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("last_us", sa.BigInteger, nullable=False),
     )
