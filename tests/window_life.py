@@ -276,16 +276,15 @@ class Life:
     def _is_open(self, view: View, old: list[Row], new: list[Row]) -> bool:
         """Whether an event with these versions takes these. A version has to come before the
         correction horizon after the newest one is over (it has to be known by then, but also to
-        be pushed), and before one that counts only because of it."""
+        be pushed)."""
         history = self.source.history(view, [])
         before = {id(row) for row in history.versions(old)}
         after = {id(row) for row in history.versions([*old, *new])}
         if before == after:
             return self._is_remembered(view, [row for row in old if id(row) in before], new)
         newest = max(row.known_us for row in old if id(row) in before)
-        revived = any(id(row) in after - before for row in old)
         horizon_us = max(view.horizon_us, BEHIND_US - 1)
-        return not revived and newest >= self.clock.now_us() - horizon_us
+        return newest >= self.clock.now_us() - horizon_us
 
     def _is_remembered(self, view: View, counting: list[Row], new: list[Row]) -> bool:
         """Whether the states know the event, so that they tell rows that come too late from the

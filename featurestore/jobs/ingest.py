@@ -27,7 +27,7 @@ from featurestore.jobs.ahead import one_ahead
 from featurestore.jobs.ingest_lines import read_lines
 from featurestore.jobs.push_letters import letters_of
 from featurestore.jobs.push_rows import read_rows
-from featurestore.stores.streams.base import Message, StreamReader
+from featurestore.stores.streams.base import READ_BYTES_MAX, Message, StreamReader, bytes_of
 
 if TYPE_CHECKING:
     from featurestore.compiler.typed import TypedSource, TypedStream
@@ -112,9 +112,9 @@ class Ingest:
         while not self.stop.is_set():
             messages = self._patiently(lambda: self.reader.read(wait_ms=WAIT_MS))
             idle = 0 if messages else idle + 1
-            if messages:
+            for some in _portions(messages):
                 source = self.pusher.source(self.stream.source)
-                yield _Batch(messages, source, self._part(source, messages))
+                yield _Batch(some, source, self._part(source, some))
             # A consumer that has just joined may have been given nothing yet.
             if until_empty and idle and (self._tell_lag() == 0 or idle >= IDLE_READS_MAX):
                 break
@@ -198,6 +198,16 @@ class _Batch:
     messages: Sequence[Message]
     source: TypedSource
     part: _Part
+
+
+def _portions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The messages in parts of at most `READ_BYTES_MAX`, or one message."""
+    if len(messages) < 2 or bytes_of(messages) <= READ_BYTES_MAX:
+        yield from [messages] if messages else []
+        return
+    half = len(messages) // 2
+    yield from _portions(messages[:half])
+    yield from _portions(messages[half:])
 
 
 def _read(
@@ -286,9 +296,11 @@ def _from_text(text: str, column: str, source: TypedSource) -> Any:
 
 
 def _text(message: Message) -> str:
-    if isinstance(message.data, bytes):
-        return message.data.decode("utf-8", "backslashreplace")
-    return json.dumps(message.data, ensure_ascii=False)
+    data = message.data
+    if not isinstance(data, bytes):
+        text = json.dumps(data, ensure_ascii=False)
+        data = text.encode("utf-8", "surrogateescape")
+    return data.decode("utf-8", "backslashreplace")
 
 
 def ingest(

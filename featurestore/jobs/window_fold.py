@@ -3,7 +3,7 @@
 Pure: what some keys' states held, and rows that are new, become what their states hold now.
 
 Of the versions of an event (rows of one id) each counts from its known time until that of the next;
-one that comes more than the correction horizon after the one before is dropped, and so are those
+one that comes more than the correction horizon after the one before does not count, nor do those
 after it. What may still be corrected, or be cut by the right end of a window, stays as it is; the
 rest is in tiles.
 """
@@ -101,7 +101,8 @@ def fold(
             if group.hop_us:
                 tiles[n] = merged(layout, group, [tiles[n], tiles_of(layout, group, leaving)[0]])
     tiles = [unexpired(layout, g, t, now_us) for g, t in zip(layout.groups, tiles, strict=True)]
-    created = _latest(versions.known_us, versions.owner, count)
+    counting = versions.take(versions.until_us != EVER_US)
+    created = _latest(counting.known_us, counting.owner, count)
     held = _Held(tiles, newest, versions, created, old.rebuilt_until_us)
     served = _served(layout, held, now_us, revisions)
     kept = [b""] * count
@@ -161,23 +162,32 @@ def _versions(
     events = Events.join([old.events, rows.take(~known_before)])
     order, same = _order(events)
     events, source = events.take(order), source[order]
+    late = np.zeros(len(events), bool)
     if same.any():
         repeated = same & _same_row(events)
-        outcomes[source[repeated & (source >= 0)]] = REPEATED
-        events, source, same = events.take(~repeated), source[~repeated], same[~repeated]
-        late = _late(same, events.known_us, layout.correction_horizon_us)
-        outcomes[source[late & (source >= 0)]] = TOO_LATE
-        events, same = events.take(~late), same[~late]
-    until = np.full(len(events), NEVER_US, np.int64)
-    until[:-1][same[1:]] = events.known_us[1:][same[1:]]
-    events = replace(events, until_us=until)
+        first, is_new = ~repeated, source >= 0
+        late = _late(same[first], events.known_us[first], layout.correction_horizon_us)
+        outcomes[source[repeated & is_new]] = REPEATED
+        # A row that repeats one that is late is late, too.
+        outcomes[source[late[np.cumsum(first) - 1] & is_new]] = TOO_LATE
+        events, same = events.take(first), same[first]
+    events = replace(events, until_us=_ends(events.known_us, same, late))
     stable_us = min(now_us - layout.correction_horizon_us, now_us - BEHIND_US + 1)
-    settled = _greatest(same, events.known_us) < stable_us
-    return (
-        events,
-        outcomes,
-        settled & (_greatest(same, events.event_us) < _kept_from_us(layout, now_us)),
-    )
+    is_over = _greatest(same, np.where(late, EVER_US, events.known_us)) < stable_us
+    newest_us = _greatest(same, np.where(late, EVER_US, events.event_us))
+    settled = is_over & (newest_us < _kept_from_us(layout, now_us))
+    # Until then one may come that is between a late version and those that count.
+    kept = ~(late & is_over)
+    return events.take(kept), outcomes, settled[kept]
+
+
+def _ends(known_us: Int64, same: Mask, late: Mask) -> Int64:
+    """Until when each version counts; a late one does not."""
+    until = np.full(len(known_us), NEVER_US, np.int64)
+    replaced = same[1:] & ~late[1:]
+    until[:-1][replaced] = known_us[1:][replaced]
+    until[late] = EVER_US
+    return until
 
 
 def _kept_from_us(layout: WindowLayout, now_us: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from redis_servers import RedisServer, valkey_binary
 from featurestore import FeatureStore
 from featurestore.errors import InvalidRepository, InvalidRequest, InvalidSettings, UnknownSource
 from featurestore.jobs import ingest
+from featurestore.stores.offline import wal
 from featurestore.stores.streams import redis
 from featurestore.stores.streams.kafka import KafkaTopic
 from featurestore.stores.streams.redis import RedisStream
@@ -218,6 +220,18 @@ def group_of(airport: Airport) -> str:
     return f"featurestore-{project.name}-{project.environment}-landings"
 
 
+def test_long_messages_are_written_in_parts(
+    airport: Airport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them at once would be more than a record of the log may be."""
+    airport.send("landings", [landing(n, 1.0, plane=f"N{'1' * 900}") for n in range(1, 61)])
+    monkeypatch.setattr(ingest, "READ_BYTES_MAX", 10_000)
+    monkeypatch.setattr(wal, "RECORD_BYTES_MAX", 30_000)
+    taken = airport.take()["landings"]
+    assert (taken.messages, taken.rows, taken.dead) == (60, 60, 0)
+    assert airport.look(f"N{'1' * 900}")["count_7d"] == 60
+
+
 def test_two_consumers_share_a_stream(airport: Airport) -> None:
     airport.send("landings", [landing(n, 1.0) for n in range(1, 401)])
     stop, found = threading.Event(), list[Any]()
@@ -268,6 +282,33 @@ def claim_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "open",
         classmethod(lambda cls, url, *, group: cls(url, group=group, claim_idle_ms=0)),
     )
+
+
+def test_a_text_that_is_no_text_is_poison_and_not_another_text(
+    valkey: RedisServer, make_repo: MakeRepo
+) -> None:
+    """A field for each column; the server takes any bytes."""
+    stream = (
+        f'StreamSource("{valkey.url}/raw", schema={{"plane": "string", "at": "timestamp"}}, '
+        'event_time="at", event_id="plane")'
+    )
+    folder = make_repo(f"from featurestore import StreamSource\nraw = {stream}\n")
+    valkey.command("FLUSHALL")
+    at = format_instant(NOW)
+    with socket.create_connection((valkey.host, valkey.port), 5) as one:
+        for plane in (b"N1", b"N\xff"):
+            words = (b"XADD", b"raw", b"*", b"plane", plane, b"at", at.encode())
+            bulks = [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
+            one.sendall(b"*%d\r\n%b" % (len(words), b"".join(bulks)))
+            assert one.recv(100)[:1] == b"$"
+    with FeatureStore(folder) as fs:
+        fs.apply()
+        (taken,) = fs.ingest(until_empty=True)
+        (letter,) = fs.dead_letters("raw")
+    assert (taken.rows, taken.dead) == (1, 1)
+    assert letter["reason"] == "invalid-rows"
+    assert "column 'plane' is string" in letter["message"]
+    assert json.loads(letter["row"].replace("\\", "\\\\")) == {"plane": "N\\xff", "at": at}
 
 
 class TestDefinitions:
@@ -325,6 +366,9 @@ def test_a_read_takes_several_calls_and_never_takes_its_own_for_lost(
     for n in range(9):
         valkey.command("XADD", "calls", "*", "json", str(n))
     url = f"{valkey.url}/calls"
+    with monkeypatch.context() as patched, RedisStream(url, group="bytes") as reader:
+        patched.setattr(redis, "READ_BYTES_MAX", 3)
+        assert [len(reader.read(wait_ms=1)) for _ in range(3)] == [4, 4, 1]
     with (
         RedisStream(url, group="g", claim_idle_ms=0) as mine,
         RedisStream(url, group="g", claim_idle_ms=0) as other,

@@ -32,7 +32,7 @@ from featurestore.testing.oracle_windows import (
     inputs_of,
     window_answer,
 )
-from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US
+from featurestore.timeline import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 from featurestore.wire.layout import RowLayout
 from featurestore.wire.rows import row_decoder
 from featurestore.wire.tile_decode import decode_states
@@ -331,6 +331,42 @@ def at_once(case: Case, code: Code) -> None:
 @settings(max_examples=examples(60), deadline=None)
 def test_events_with_ids_in_batches(case: Case) -> None:
     in_batches(case, Code())
+
+
+@given(case=cases(with_ids=True), data=st.data())
+@settings(max_examples=examples(60), deadline=None)
+def test_versions_of_an_open_event_count_in_whatever_order_they_come(
+    case: Case, data: st.DataObject
+) -> None:
+    """One that was too late counts as soon as one comes that is between it and the others."""
+    horizon_us = data.draw(st.sampled_from([0, SECOND_US, 3 * SECOND_US, 9 * SECOND_US]))
+    places = st.integers(0, 9)
+    steps = data.draw(st.lists(st.tuples(places, places), min_size=2, max_size=6))
+    versions = case.history.rows
+    rows = [
+        replace(
+            versions[n % len(versions)],
+            event_us=BASE_US,
+            created_us=BASE_US + step * SECOND_US,
+            values={**versions[n % len(versions)].values, "id": 1},
+        )
+        for n, step in steps
+    ]
+    history = replace(case.history, rows=rows, correction_horizon_us=horizon_us)
+    layout = replace(case.layout, correction_horizon_us=horizon_us)
+    if layout.id_dtype != INT64:
+        rows = [replace(row, values={**row.values, "id": "1"}) for row in rows]
+    case = replace(case, layout=layout, history=history)
+    kept: bytes | None = None
+    now_us = BASE_US
+    for n, row in enumerate(rows):
+        now_us = max(now_us, row.known_us)
+        old = decode_states(layout, [kept])
+        folded = fold(layout, old, columns_of(case, [row]), now_us=now_us, revisions=[5])
+        check(case, folded.served[0], now_us, rows[: n + 1], Code())
+        counting = history.versions(rows[: n + 1])
+        assert (folded.outcomes[0] == TOO_LATE) == (row not in counting)
+        kept = folded.kept[0] or None
 
 
 @given(case=cases(with_ids=True))

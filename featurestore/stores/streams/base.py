@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple, Self
 
 from featurestore.errors import InvalidSettings
 
 MESSAGES_PER_READ = 30_000
 """Messages that are read, written and acknowledged at a time."""
+READ_BYTES_MAX = 64 * 1024 * 1024
+"""So many bytes of messages are written at a time, and no further call reads more (or one message).
+"""
 CLAIM_IDLE_MS = 30_000
 """After how long without a sign of life a consumer's messages go to another one."""
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -19,11 +22,21 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 class Message(NamedTuple):
     """One message: where it stands (unique in its stream), when it arrived there (µs), and its
-    bytes: a JSON object; or columns as texts; None for one that has neither."""
+    bytes: a JSON object; or columns as texts (a byte that is no UTF-8 as the surrogate that stands
+    for it); None for one that has neither."""
 
     place: str
     at_us: int
     data: bytes | Mapping[str, str] | None
+
+
+def bytes_of(messages: Iterable[Message]) -> int:
+    """How long messages are together, about."""
+    return sum(
+        len(data) if isinstance(data, bytes) else sum(map(len, (*data, *data.values())))
+        for _, _, data in messages
+        if data is not None
+    )
 
 
 class StreamReader(ABC):

@@ -23,8 +23,10 @@ from featurestore.stores.online.resp import Command
 from featurestore.stores.streams.base import (
     CLAIM_IDLE_MS,
     MESSAGES_PER_READ,
+    READ_BYTES_MAX,
     Message,
     StreamReader,
+    bytes_of,
     expanded,
 )
 from featurestore.stores.streams.redis_servers import EXAMPLE, server_of
@@ -79,15 +81,23 @@ class RedisStream(StreamReader):
         return found
 
     def _unread(self, wait_ms: int) -> list[Message]:
-        last = found = self._read(b">", b"BLOCK", max(1, wait_ms), wait_ms=wait_ms)
+        page = self._read(b">", b"BLOCK", max(1, wait_ms), wait_ms=wait_ms)
+        found = _messages(page)
+        size = bytes_of(found)
         try:
-            while len(last) == MESSAGES_PER_CALL and len(found) < MESSAGES_PER_READ:
-                last = self._read(b">")
-                found = [*found, *last]
+            while (
+                len(page) == MESSAGES_PER_CALL
+                and len(found) < MESSAGES_PER_READ
+                and size < READ_BYTES_MAX
+            ):
+                page = self._read(b">")
+                more = _messages(page)
+                size += bytes_of(more)
+                found += more
         except (StoreUnavailable, StoreTimeout):
             # What was read is ours to write, even if the server goes away now.
             self._unsure = True
-        return _messages(found)
+        return found
 
     def _lost(self) -> list[Message]:
         """What was read to us and did not reach us: all that is pending and not under way."""
@@ -191,5 +201,5 @@ def _messages(entries: Iterable[Any]) -> list[Message]:
 
 def _texts(fields: Sequence[bytes]) -> dict[str, str] | None:
     """The columns of an entry."""
-    texts = [text.decode("utf-8", "replace") for text in fields]
+    texts = [text.decode("utf-8", "surrogateescape") for text in fields]
     return dict(zip(texts[::2], texts[1::2], strict=True)) or None
