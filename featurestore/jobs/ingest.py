@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +23,7 @@ import pyarrow as pa
 
 from featurestore import plugins
 from featurestore.dtypes import Kind, to_arrow
-from featurestore.errors import FeatureStoreError, InvalidRows, RequestError
+from featurestore.errors import FeatureStoreError, InvalidRows, RequestError, StoreError
 from featurestore.jobs.ahead import one_ahead
 from featurestore.jobs.ingest_lines import read_lines
 from featurestore.jobs.push_letters import letters_of
@@ -40,8 +41,8 @@ PAUSE_S_MAX = 5.0
 """The longest pause before what failed is tried again."""
 IDLE_READS_MAX = 30
 """Reads without a message after which a stream whose lag is unknown counts as empty."""
-LAG_EVERY_READS = 50
-"""Reads after which the lag is asked for."""
+LAG_EVERY_S = 5.0
+"""How often the lag is asked for, also while something is away."""
 
 
 class IngestObserver(Protocol):
@@ -87,6 +88,7 @@ class Ingest:
     messages: int = 0
     rows: int = 0
     dead: int = 0
+    _lag_at: float = float("-inf")
 
     def run(self, *, until_empty: bool = False) -> Ingested:
         """Take messages until told to stop; with `until_empty`, until none comes.
@@ -108,19 +110,21 @@ class Ingest:
 
     def _batches(self, until_empty: bool) -> Iterator[_Batch]:
         """What comes; all that was read is given."""
-        reads = idle = 0
+        idle = 0
         while not self.stop.is_set():
+            self._watch_lag()
             messages = self._patiently(lambda: self.reader.read(wait_ms=WAIT_MS))
             idle = 0 if messages else idle + 1
             for some in _portions(messages):
                 source = self.pusher.source(self.stream.source)
                 yield _Batch(some, source, self._part(source, some))
             # A consumer that has just joined may have been given nothing yet.
-            if until_empty and idle and (self._tell_lag() == 0 or idle >= IDLE_READS_MAX):
+            if (
+                until_empty
+                and idle
+                and (self._patiently(self._tell_lag) == 0 or idle >= IDLE_READS_MAX)
+            ):
                 break
-            reads += 1
-            if reads % LAG_EVERY_READS == 1:
-                self._tell_lag()
 
     def _take(self, batch: _Batch) -> None:
         part, messages = batch.part, batch.messages
@@ -170,12 +174,21 @@ class Ingest:
                 if not error.retryable:
                     raise
                 self.observer.waiting(self.stream.name, error)
+            self._watch_lag()
             if self.stop.wait(pause_s):
                 raise Stopped(self.stream.name)
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
 
+    def _watch_lag(self) -> None:
+        now = time.monotonic()
+        if now - self._lag_at >= LAG_EVERY_S:
+            self._lag_at = now
+            # Where the stream is away, somebody waits for it already.
+            with suppress(StoreError):
+                self._tell_lag()
+
     def _tell_lag(self) -> int | None:
-        lag: int | None = self._patiently(self.reader.lag)
+        lag = self.reader.lag()
         if lag is not None:
             self.observer.lag(self.stream.name, lag)
         return lag

@@ -16,11 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
+from patience import wait_for
 from redis_servers import RedisServer, valkey_binary
 
 from featurestore import FeatureStore
 from featurestore.errors import InvalidRepository, InvalidRequest, InvalidSettings, UnknownSource
 from featurestore.jobs import ingest
+from featurestore.serving.ingest_metrics import IngestMetrics
 from featurestore.stores.offline import wal
 from featurestore.stores.streams import redis
 from featurestore.stores.streams.kafka import KafkaTopic
@@ -230,6 +232,60 @@ def test_long_messages_are_written_in_parts(
     taken = airport.take()["landings"]
     assert (taken.messages, taken.rows, taken.dead) == (60, 60, 0)
     assert airport.look(f"N{'1' * 900}")["count_7d"] == 60
+
+
+class Watched(IngestMetrics):
+    """Keeps the last lag."""
+
+    last: int | None = None
+
+    def lag(self, stream: str, messages: int) -> None:
+        super().lag(stream, messages)
+        self.last = messages
+
+
+def test_the_lag_rises_while_the_store_is_away(
+    valkey: RedisServer, make_repo: MakeRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = (
+        f'clicks = StreamSource("{valkey.url}/clicks", schema={{"plane": "string", "at": '
+        '"timestamp"}, event_time="at")\n'
+        'plane = Entity("plane")\n'
+        'last = FeatureView("last", [plane], clicks, [Feature("at")])\n'
+    )
+    imported = "from featurestore import Entity, Feature, FeatureView, StreamSource\n"
+    monkeypatch.setattr(ingest, "LAG_EVERY_S", 0.05)
+    valkey.command("FLUSHALL")
+    message = json.dumps({"plane": "N1", "at": format_instant(NOW)})
+
+    def send(count: int) -> None:
+        for _ in range(count):
+            valkey.command("XADD", "clicks", "*", "json", message)
+
+    metrics, stop = Watched(), threading.Event()
+    with RedisServer(valkey_binary()) as store:
+        online = {"url": store.url, "timeout_ms": 300}
+        folder = make_repo(imported + stream, online=online)
+        with FeatureStore(folder) as fs:
+            fs.apply()
+            fs.materialize()
+            found = list[Any]()
+            work = threading.Thread(
+                target=lambda: found.extend(fs.ingest(stop=stop, metrics=metrics))
+            )
+            work.start()
+            try:
+                wait_for(lambda: metrics.last == 0)
+                store.pause()
+                send(5)
+                wait_for(lambda: metrics.last == 5)
+                store.resume()
+                wait_for(lambda: metrics.last == 0)
+            finally:
+                store.resume()
+                stop.set()
+                work.join()
+    assert [one.messages for one in found] == [5]
 
 
 def test_two_consumers_share_a_stream(airport: Airport) -> None:

@@ -67,14 +67,10 @@ BUGS = {
     ),
     "a retry counts twice": folded(
         (1, 1),
+        ("first, is_new = ~repeated,", "first, is_new = np.ones(len(same), bool),"),
         (
-            "events, source, same = events.take(~repeated), source[~repeated], same[~repeated]",
-            "pass",
-        ),
-        (
-            "until[:-1][same[1:]] = events.known_us[1:][same[1:]]",
-            """same[1:] &= events.known_us[1:] > events.known_us[:-1]
-    until[:-1][same[1:]] = events.known_us[1:][same[1:]]""",
+            "replaced = same[1:] & ~late[1:]",
+            "replaced = same[1:] & ~late[1:] & (known_us[1:] > known_us[:-1])",
         ),
     ),
     "the event id is ignored": folded(

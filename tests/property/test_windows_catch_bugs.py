@@ -20,7 +20,7 @@ EXAMPLES_MAX = 500
 
 FOLD: dict[str, tuple[Change, ...]] = {
     "a repeat after the horizon counts twice": (("not any(old.settled_ids)", "True"),),
-    "a version does not end": (("until[:-1][same[1:]] = ", "_ = "),),
+    "a version does not end": (("until[:-1][replaced] = ", "_ = "),),
     "a correction at the horizon is too late": (("> horizon_us)", ">= horizon_us)"),),
     "what follows a late correction counts": (
         ("np.maximum.accumulate(np.where(gap, places, -1)) >= begins", "gap"),
