@@ -26,6 +26,7 @@ from featurestore.errors import (
     StreamWrites,
     UnknownSource,
 )
+from featurestore.jobs import pushed_restore
 from featurestore.jobs.pushed_restore import LIVE_US, OnlineDiffersWarning
 from featurestore.lifecycle.datasets import Verdict
 from featurestore.stores.offline import push_log, push_manifest
@@ -339,6 +340,30 @@ def test_two_restores_at_once(
         assert [one.operation for one in fs.data.log("pushed/rides")][:2] == ["restore", "push"]
         restored(fs, first)
         assert fares(other) == [1.0, 2.0]
+
+
+def test_a_restore_that_was_killed_has_not_happened(
+    fs: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On record, but not in force: nobody sees it, and the next one has a number of its own."""
+    first = push(fs, ride(2, 2.0))
+    second = push(fs, ride(3, 3.0))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pushed_restore, "write_restore", die)
+        with pytest.raises(KeyboardInterrupt):
+            fs.data.restore(first)
+    assert fares(fs) == [1.0, 2.0, 3.0]
+    assert [one.operation for one in fs.data.log("pushed/rides")] == ["push", "push"]
+    assert restored(fs, first).rows_removed == 1
+    assert fares(fs) == [1.0, 2.0]
+    assert restored(fs, second).rows_added == 1
+    offline = fs._sets().offline
+    numbers = [one.number for one in push_manifest.PushLog.read(offline).restores("rows/rides")]
+    assert numbers == [2, 3]
 
 
 def test_pushes_during_restores_lose_nothing(folder: Path) -> None:
