@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +251,7 @@ class TestCommandLine:
     def test_a_parquet_file_to_a_server_and_its_dead_letters(
         self, native: Served, tmp_path: Path
     ) -> None:
-        late = datetime.now(UTC).replace(year=datetime.now(UTC).year + 1)
+        late = datetime.now(UTC) + timedelta(days=365)
         table = pa.Table.from_pylist([row("file", 9), row("file", 10, at=late)])
         pq.write_table(table, tmp_path / "rows.parquet")
         target = ("--target", native.server.grpc_target, "--json")
