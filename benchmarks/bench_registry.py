@@ -27,9 +27,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from postgres_servers import postgres_server
 
-from featurestore.jobs.lineage import downstream
+from featurestore.jobs.lineage import downstream, name_of
+from featurestore.jobs.lineage_blast import bad_data
+from featurestore.jobs.lineage_history import diff, history
 from featurestore.jobs.lineage_impact import impact
 from featurestore.jobs.lineage_tree import lineage
+from featurestore.jobs.lineage_uses import who_uses
 from featurestore.records import AliasIs, Edge, Record
 from featurestore.stores.registry.base import Registry
 from featurestore.stores.registry.sql import SqlRegistry
@@ -207,18 +210,48 @@ def questions(
             limit=10,
             gates=False,  # a few milliseconds each: other work takes a core for longer than that
         )
-    for job, run, items in (
-        ("downstream of a feature", lambda i: downstream(registry, [i]), features),
-        ("impact of a column", lambda c: impact(registry, c), columns),
-        ("lineage of a model, up", lambda i: lineage(registry, i, direction="up"), models),
-    ):
+    for job, run, items in asked_of(registry, ids, features=features, models=models, asked=columns):
         yield Result(
             job=job,
             setting=setting,
             ours=median_ms(run, items),
             unit="ms",
             higher_is_better=False,
+            limit=10,
         )
+
+
+def asked_of(
+    registry: Registry,
+    ids: dict[str, list[str]],
+    *,
+    features: list[str],
+    models: list[str],
+    asked: list[str],
+) -> list[tuple[str, Callable[[str], object], list[str]]]:
+    """Every question, and what it is asked about."""
+    now_us = SystemClock().now_us()
+    names = [one.partition(":")[2].partition("@")[0].replace(".", ":", 1) for one in features]
+    stages = [f"model/{name_of(one)}/production" for one in ids["model"][::10]][: len(models)]
+    return [
+        ("downstream of a feature", lambda i: downstream(registry, [i]), features),
+        ("impact of a column", lambda c: impact(registry, c), asked),
+        ("impact of a feature", lambda f: impact(registry, f), names),
+        ("who-uses of a feature", lambda f: who_uses(registry, f), names),
+        ("lineage of a model, up", lambda i: lineage(registry, i, direction="up"), models),
+        ("lineage of a column, down", lambda c: lineage(registry, c, direction="down"), asked),
+        (
+            "blast of a source",
+            lambda s: bad_data(registry, s),
+            [f"source:{column.partition('.')[0]}" for column in asked],
+        ),
+        ("history of a stage", lambda a: history(registry, a), stages),
+        (
+            "diff of a stage",
+            lambda a: diff(registry, a, from_us=0, to_us=now_us),
+            stages,
+        ),
+    ]
 
 
 def commits(
