@@ -94,13 +94,18 @@ class LineageQuestions:
         at: Instant = None,
     ) -> Diff:
         """What moved below an alias (`"env/prod"`, `"model/delay/production"`) between two
-        instants, until `at` (now) by default. Raises `InvalidRequest` for an end after `at`."""
+        instants, until `at` (now) by default. Raises `InvalidRequest` for an end
+        after `at` or before the start."""
         from featurestore.jobs.lineage_history import diff
 
         at_us = self._now_us() if at is None else to_us(at)
         end_us = at_us if end is None else to_us(end)
         if at is not None and end_us > at_us:
             raise InvalidRequest("a difference as of an instant does not end after it")
+        if end_us < to_us(start):
+            raise InvalidRequest(
+                "a difference ends after it begins; give the earlier instant first"
+            )
         return diff(self._registry(), alias, from_us=to_us(start), to_us=end_us)
 
     def history(self, alias: str, *, at: Instant = None) -> list[AliasEvent]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from featurestore.errors import ApprovalRequired, InvalidRequest
 from featurestore.jobs import access
+from featurestore.jobs.environments import environment_alias
 from featurestore.jobs.models import Models, get, target_at
 from featurestore.jobs.pins import Pins, pins_for
 from featurestore.jobs.promotion_records import (
@@ -86,8 +87,14 @@ def _check_signed(models: Models, promotion: Promotion) -> None:
 
 def break_the_glass(models: Models, request: Promotion, rules: Rules) -> Promotion:
     """Put the version of a new request into its stage, unchecked and unapproved, and keep that as
-    an event of its own. Raises `CommitConflict`."""
+    an event of its own. Raises `InvalidRequest` where there is no such environment,
+    `CommitConflict`."""
     believed = beliefs(models, request)
+    if AliasIs(environment_alias(request.environment), None) in believed:
+        raise InvalidRequest(
+            f"There is no environment {request.environment!r} in which a model could be in use; "
+            "featurestore apply makes it"
+        )
     evidence = evidence_of(models, request, rules)
     now_us = models.clock.now_us()
     request = replace(request, evidence=evidence, note=request.reason, at_us=now_us)

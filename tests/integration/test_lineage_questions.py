@@ -291,6 +291,9 @@ def test_as_of_an_instant(store: FeatureStore, clock: ManualClock) -> None:
     with pytest.raises(InvalidRequest, match="does not end after it"):
         fs.diff("env/prod", NOW_US, NOW_US + DAY_US, at=between)
 
+    with pytest.raises(InvalidRequest, match="the earlier instant first"):
+        fs.diff("env/prod", NOW_US, NOW_US - 1)
+
     everybody = fs.erase("shop", {"shop": "a"}, dry_run=True)
     then = fs.erase("shop", {"shop": "a"}, dry_run=True, at=between)
     assert (everybody.scanned, then.scanned) == (2, 1)

@@ -431,6 +431,17 @@ class TestBreakingTheGlass:
         with pytest.raises(InvalidRequest, match="needs a reason"):
             store.models.promote("late/1", "production", reason=" ", break_glass=True)
 
+    def test_not_into_an_environment_that_is_not_there(
+        self, store: FeatureStore, register: Callable[[], str]
+    ) -> None:
+        register()
+        with open_store(store.settings.root, **{"project.environment": "ghost"}) as ghost:
+            with pytest.raises(InvalidRequest, match="no environment 'ghost'"):
+                ghost.models.promote("late/1", "production", reason="x", break_glass=True)
+            with pytest.raises(GateFailed, match="featurestore apply"):
+                ghost.models.promote("late/1", "production", reason="x")
+        assert not [name for name in store.registry.aliases() if "ghost" in name]
+
 
 class TestHistory:
     def test_it_names_everybody_who_is_answerable(
