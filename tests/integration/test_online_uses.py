@@ -58,7 +58,8 @@ def test_who_uses_knows_the_last_online_use(
                 assert began_us < use.at_us <= SystemClock().now_us()
                 assert fs.lineage.who_uses(amount, at=use.at_us - 1).last_online == ()
                 assert fs.lineage.who_uses("service:offer_model").last_online == (use,)
-                assert metric(server, 'featurestore_online_uses_total{result="noted"}') == 1
+                noted = 'featurestore_online_uses_total{result="noted"}'
+                wait_until(lambda: metric(server, noted) == 1)
 
                 # The same from the server's own counters.
                 metrics = f"{server.http_url}/metrics"
