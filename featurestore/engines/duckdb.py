@@ -8,12 +8,11 @@ its siblings `duckdb_*` work with DuckDB 1.5 and 2.0 alike.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 import threading
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -25,7 +24,7 @@ from featurestore.engines.base import BATCH_ROWS, Capabilities, Engine
 from featurestore.engines.duckdb_errors import invalid_query, translated
 from featurestore.engines.duckdb_files import check_headers, describe
 from featurestore.engines.duckdb_inputs import create_inputs
-from featurestore.engines.duckdb_sql import Statement, to_sql
+from featurestore.engines.duckdb_sql import to_sql
 from featurestore.engines.duckdb_values import from_duckdb
 from featurestore.engines.duckdb_windows import Workbench
 from featurestore.engines.sql import quote, sql_type
@@ -137,11 +136,9 @@ class DuckDBEngine(Engine):
         with _closed_on_error(cursor), translated(rel):
             create_inputs(cursor, _inputs(rel), inputs or {})
             check_headers(cursor, rel)
-            statement = _statement(cursor, rel, Workbench(cursor))
-            reader = cursor.sql(statement.text).to_arrow_reader(max(batch_rows, _VECTOR_ROWS))
-        batches = _batches(
-            cursor, reader, rel, schema, batch_rows=batch_rows, unsettled=statement.unsettled
-        )
+            text = _text(cursor, rel, Workbench(cursor))
+            reader = cursor.sql(text).to_arrow_reader(max(batch_rows, _VECTOR_ROWS))
+        batches = _batches(cursor, reader, rel, schema, batch_rows)
         return pa.RecordBatchReader.from_batches(schema, batches)
 
     def explain(self, rel: Rel, *, inputs: Mapping[str, pa.Table] | None = None) -> str:
@@ -153,7 +150,7 @@ class DuckDBEngine(Engine):
             empty = {name: _empty(node) for name, node in nodes.items()}
             create_inputs(cursor, nodes, {**empty, **(inputs or {})})
             bench = Workbench(cursor)
-            text = _statement(cursor, rel, bench).text
+            text = _text(cursor, rel, bench)
             plan = cursor.sql(f"EXPLAIN {text}").fetchall()
         return "\n\n".join([*bench.texts, text, *(row[-1] for row in plan)])
 
@@ -215,9 +212,7 @@ def _batches(
     reader: pa.RecordBatchReader,
     rel: Rel,
     schema: pa.Schema,
-    *,
     batch_rows: int,
-    unsettled: Collection[str],
 ) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
@@ -232,8 +227,7 @@ def _batches(
             if len(found) > len(schema):
                 last = _in_order(found.pop(), after=last)
             columns = [
-                _settled(column) if field.name in unsettled else column.cast(field.type)
-                for column, field in zip(found, schema, strict=True)
+                column.cast(wanted) for column, wanted in zip(found, schema.types, strict=True)
             ]
             whole = pa.RecordBatch.from_arrays(columns, schema=schema)
             for start in range(0, whole.num_rows, batch_rows):
@@ -241,18 +235,6 @@ def _batches(
     finally:
         del reader
         cursor.close()
-
-
-def _settled(column: pa.Array) -> pa.Array:
-    """`column` with NULL for inf and NaN. Mostly there are none, which the sum tells in a fifth of
-    the time that a look at each value takes."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    total = pc.sum(column).as_py()
-    if total is None or math.isfinite(total):
-        return column
-    return pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
 
 
 def _in_order(positions: pa.Array, *, after: int) -> int:
@@ -266,7 +248,7 @@ def _in_order(positions: pa.Array, *, after: int) -> int:
     return int(numbers[-1])
 
 
-def _statement(cursor: duckdb.DuckDBPyConnection, rel: Rel, bench: Workbench) -> Statement:
+def _text(cursor: duckdb.DuckDBPyConnection, rel: Rel, bench: Workbench) -> str:
     """The query for `rel`, whose inputs are tables of `cursor` already."""
 
     def ask(query: str) -> Sequence[int | None]:

@@ -110,15 +110,7 @@ def identifiers(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
-    """A query. In columns of its answer that are `unsettled` inf and NaN stand for NULL."""
-
-    text: str
-    unsettled: frozenset[str]
-
-
-def to_sql(rel: Rel, describe: Describe, ask: Ask, bench: Workbench | None = None) -> Statement:
+def to_sql(rel: Rel, describe: Describe, ask: Ask, bench: Workbench | None = None) -> str:
     """The query that yields the rows of `rel`, its columns in the order of `rel.schema`.
 
     An `Input` is read from a table named `input_table(name)`. Rows keep the order of the input
@@ -128,8 +120,7 @@ def to_sql(rel: Rel, describe: Describe, ask: Ask, bench: Workbench | None = Non
     """
     if bench is not None:
         bench.shared = shared_sources(rel)
-    end = _end_of(rel)
-    query = Query(describe, functools.cache(ask), bench, end=end)
+    query = Query(describe, functools.cache(ask), bench, sorted_at=_below_derivations(rel))
     if isinstance(rel, Sql):
         table = _sql(query, rel, materialized=False)
     else:
@@ -138,38 +129,19 @@ def to_sql(rel: Rel, describe: Describe, ask: Ask, bench: Workbench | None = Non
     order = _order(table)
     if query.is_sorted and table.row is not None:
         columns, order = [*columns, table.row], ""
-    return Statement(
-        text=f"{query.ctes()}SELECT {', '.join(columns)}\nFROM {table.name}{order}",
-        unsettled=frozenset(out for out, name in end.names.items() if name in query.unsettled),
-    )
+    return f"{query.ctes()}SELECT {', '.join(columns)}\nFROM {table.name}{order}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _End:
-    """What is computed last. The rows of `below` are put in order: what is computed from them then
-    need not be moved by the sort (None: nothing is computed). `last` are the columns that nothing
-    but the answer reads, each with the node that computes it; `names` say, for each column of the
-    answer, what it is called there."""
-
-    below: Rel | None
-    last: Mapping[str, Derive]
-    names: Mapping[str, str]
-
-
-def _end_of(rel: Rel) -> _End:
-    names = {name: name for name in rel.schema}
+def _below_derivations(rel: Rel) -> Rel | None:
+    """The relation whose rows are put in order: what is computed from them then need not be moved
+    by the sort. None where nothing is computed at the end."""
     while isinstance(rel, Project):
-        names = {out: rel.columns[name] for out, name in names.items()}
         rel = rel.input
-    last: dict[str, Derive] = {}
-    read: set[str] = set()
-    below: Rel = rel
-    while isinstance(below, Derive):
-        for name in below.columns.keys() - read:
-            last.setdefault(name, below)
-        read |= {name for tree, _ in below.columns.values() for name in columns_of(tree)}
-        below = below.input
-    return _End(below=below if last else None, last=last, names=names)
+    if not isinstance(rel, Derive):
+        return None
+    while isinstance(rel, Derive):
+        rel = rel.input
+    return rel
 
 
 def _order(table: Table) -> str:
@@ -188,9 +160,8 @@ class Query:
     describe: Describe
     ask: Ask
     bench: Workbench | None = None
-    end: _End | None = None
+    sorted_at: Rel | None = None
     is_sorted: bool = False
-    unsettled: set[str] = field(default_factory=set)
     _ctes: list[str] = field(default_factory=list)
     _shared: dict[str, str] = field(default_factory=dict)
 
@@ -216,7 +187,7 @@ class Query:
         """Write `rel`; the result has at least the columns `needed`. Rows that are not `within`
         are left out where that costs nothing, and the result is `bounded`."""
         table = self._table(rel, needed, within)
-        if self.end is None or rel is not self.end.below or table.row is None:
+        if rel is not self.sorted_at or table.row is None:
             return table
         self.is_sorted = True
         return _sorted(self, table, needed)
@@ -363,20 +334,12 @@ def _expression(expression: Expression, inner: Table, schema: Mapping[str, DType
 
 
 def _expressions(
-    query: Query, rel: Derive, names: Iterable[str], inner: Table
+    query: Query, expressions: Mapping[str, Expression], inner: Table, schema: Mapping[str, DType]
 ) -> tuple[Table, Mapping[str, str]]:
-    """The texts of the columns `names`, and what they are over: `inner` with more columns, perhaps.
-    What the answer alone reads, and reads as it is, may be unsettled."""
-    schema, last = rel.input.schema, {} if query.end is None else query.end.last
+    """The texts of `expressions`, and what they are over: `inner` with more columns, perhaps."""
     bare = {name: _bare(inner.columns[name]) for name in inner.columns}
-    renamed = {name: _renamed(rel.columns[name][0], bare) for name in names}
-    free = [
-        name
-        for name, (tree, dtype) in rel.columns.items()
-        if last.get(name) is rel and infer(tree, schema) == dtype
-    ]
-    shared = shared_sql(renamed, {bare[name]: schema[name] for name in bare}, free)
-    query.unsettled |= shared.unsettled
+    renamed = {name: _renamed(one, bare) for name, one in expressions.items()}
+    shared = shared_sql(renamed, {bare[name]: schema[name] for name in bare})
     for layer in shared.layers:
         items = "".join(f", {text} AS {name}" for name, text in layer.items())
         name = query.add("parts", f"SELECT *{items}\nFROM {inner.name} AS r")
@@ -409,7 +372,8 @@ def _derive(query: Query, rel: Derive, needed: Collection[str], within: Within |
     inner = query.table(rel.input, {*used, *(set(needed) - derived.keys())}, within)
     schema = rel.input.schema
     columns = {n: inner.of("r", n) for n in inner.columns if n not in rel.columns}
-    inner, texts = _expressions(query, rel, derived, inner)
+    trees = {name: expression for name, (expression, _) in derived.items()}
+    inner, texts = _expressions(query, trees, inner, schema)
     for name, (expression, dtype) in derived.items():
         have, what = infer(expression, schema), literal(f"column {name!r}")
         columns[name] = values.lossless(texts[name], have, dtype, what=what)

@@ -8,7 +8,7 @@ lambda, which mention it once and are dear.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import assert_never
@@ -28,7 +28,7 @@ from featurestore.dtypes import BOOL, DATE, INT64, TIMESTAMP, DType
 from featurestore.engines.sql import literal, quote
 from featurestore.engines.sql_casts import cast_sql
 from featurestore.engines.sql_functions import FORMS
-from featurestore.engines.sql_texts import Text, read_as, settled, with_plain_zero
+from featurestore.engines.sql_texts import Text, read_as, settled
 
 
 def expression_sql(expression: Expression, schema: Mapping[str, DType]) -> str:
@@ -45,38 +45,25 @@ def expression_sql(expression: Expression, schema: Mapping[str, DType]) -> str:
 @dataclass(frozen=True, slots=True)
 class Shared:
     """`texts` of expressions over columns, and over the columns that `layers` add (quoted name →
-    text): each layer a projection that keeps all columns of what it reads. In values of `unsettled`
-    ones inf and NaN stand for NULL."""
+    text): each layer a projection that keeps all columns of what it reads."""
 
     texts: Mapping[str, str]
     layers: Sequence[Mapping[str, str]]
-    unsettled: frozenset[str] = frozenset()
 
 
-def shared_sql(
-    expressions: Mapping[str, Expression],
-    schema: Mapping[str, DType],
-    may_be_unsettled: Collection[str] = (),
-) -> Shared:
+def shared_sql(expressions: Mapping[str, Expression], schema: Mapping[str, DType]) -> Shared:
     """As `expression_sql`, of several expressions by name. What would be said twice in them stands
-    in a layer, and what several have in common of that stands there once. Those that
-    `may_be_unsettled` need not pay for a test of each value.
+    in a layer, and what several have in common of that stands there once.
 
     Raises as `expression_sql` does.
     """
     layers = _Layers(taken={name.casefold() for name in schema})
     compiler = _Compiler(schema, layers)
-    texts, unsettled = {}, set()
+    texts = {}
     for name, expression in expressions.items():
         infer(expression, schema)
-        value = compiler.value(expression)
-        if value.loose and name in may_be_unsettled:
-            unsettled.add(name)
-            texts[name] = with_plain_zero(value).text
-        else:
-            texts[name] = settled(value).text
-    found = [{name: text for text, name in one.items()} for one in layers.found]
-    return Shared(texts, found, frozenset(unsettled))
+        texts[name] = settled(compiler.value(expression)).text
+    return Shared(texts, [{name: text for text, name in one.items()} for one in layers.found])
 
 
 @dataclass(slots=True)

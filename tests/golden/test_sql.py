@@ -128,8 +128,7 @@ def answered(*, rows: int, asked: int) -> Ask:
 def check(
     name: str, rel: Rel, request: pytest.FixtureRequest, *, rows: int = 1, asked: int = 1
 ) -> None:
-    statement = to_sql(run_passes(rel), groups, answered(rows=rows, asked=asked))
-    text = statement.text + "\n"
+    text = to_sql(run_passes(rel), groups, answered(rows=rows, asked=asked)) + "\n"
     path = Path(__file__).parent / "sql" / f"{name}.sql"
     if request.config.getoption("--update-golden", default=False):
         path.parent.mkdir(exist_ok=True)

@@ -90,7 +90,7 @@ SELECT *, ("part 0" / CASE WHEN isfinite(("part 1" + 0e0)) THEN ("part 1" + 0e0)
 FROM "14 parts" AS r
 ),
 "16 derive" AS NOT MATERIALIZED (
-SELECT r."request:distance" AS "request:distance", r."out:temp" AS "out:temp", r."in:conditions:knots" AS "in:conditions:knots", (("out:temp" / "request:distance") + 0e0) AS "step:0:by_distance", ("part 2" + 0e0) AS "step:0:drift", (sqrt(abs("out:temp")) - "part 1") AS "step:0:swing", r."__row" AS "__row"
+SELECT r."request:distance" AS "request:distance", r."out:temp" AS "out:temp", r."in:conditions:knots" AS "in:conditions:knots", CASE WHEN isfinite((("out:temp" / "request:distance") + 0e0)) THEN (("out:temp" / "request:distance") + 0e0) END AS "step:0:by_distance", CASE WHEN isfinite(("part 2" + 0e0)) THEN ("part 2" + 0e0) END AS "step:0:drift", CASE WHEN isfinite((sqrt(abs("out:temp")) - "part 1")) THEN (sqrt(abs("out:temp")) - "part 1") END AS "step:0:swing", r."__row" AS "__row"
 FROM "15 parts" AS r
 ),
 "17 project" AS NOT MATERIALIZED (
