@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from featurestore.errors import InvalidRequest
 from featurestore.jobs.lineage import LEAVES, blast_of
 from featurestore.jobs.lineage_refs import find
 from featurestore.lifecycle.lineage import Blast, reached
-from featurestore.records import Glance, Transformation
+from featurestore.records import Glance, Link, Transformation
 from featurestore.timeline import format_instant
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def _bad_data(
         ]
     seen = [found for stored in snapshots if (found := _seen(stored, from_us, to_us))]
     ids = [found.id for found in seen]
-    how = _below(registry, ids, at_us)
-    loose = _loose(registry, _below(registry, asked.ids, at_us), sources, at_us) if sources else {}
+    how = _made_of(ids, _below(registry, ids, at_us))
+    loose = _loose(registry, asked.ids, sources, at_us) if sources else {}
     return BadData(
         target=target,
         from_us=from_us,
@@ -107,27 +107,30 @@ def _seen(stored: Glance, from_us: int | None, to_us: int | None) -> Seen | None
     return Seen(id=stored.id, source=stored.name, why=why)
 
 
-def _below(registry: Registry, ids: Iterable[str], at_us: int | None) -> dict[str, Transformation]:
+def _below(registry: Registry, ids: Sequence[str], at_us: int | None) -> list[Link]:
+    """What leads from these records to training sets, runs and models."""
+    if not ids:
+        return []
+    return registry.walk(ids, direction="down", at_us=at_us, past=(*LEAVES, "service"))
+
+
+def _made_of(ids: Collection[str], links: Iterable[Link]) -> dict[str, Transformation]:
     """The training sets, runs and models that were made of these records."""
-    starts = list(ids)
-    if not starts:
-        return {}
-    links = registry.walk(starts, direction="down", at_us=at_us, past=(*LEAVES, "service"))
     kinds = ("training_set:", "run:", "model:")
-    return {i: how for i, how in reached(starts, links).items() if i.startswith(kinds)}
+    return {i: how for i, how in reached(ids, links).items() if i.startswith(kinds)}
 
 
 def _loose(
-    registry: Registry, below: Iterable[str], sources: Iterable[str], at_us: int | None
+    registry: Registry, ids: Sequence[str], sources: Collection[str], at_us: int | None
 ) -> dict[str, Transformation]:
-    """The training sets among `below` that read one of `sources` without a pin, and what is made of
+    """The training sets below `ids` that read one of `sources` without a pin, and what is made of
     them."""
-    names = set(sources)
-    sets = [record_id for record_id in below if record_id.startswith("training_set:")]
+    links = _below(registry, ids, at_us)
+    sets = [i for i in _made_of(ids, links) if i.startswith("training_set:")]
     loose = [
         stored.id
         for stored in registry.glances(ids=sets, with_parents=False)
-        if names & set(stored.body.get("unpinned", ()))
+        if not set(sources).isdisjoint(stored.body.get("unpinned", ()))
     ]
     found: dict[str, Transformation] = dict.fromkeys(loose, "DIRECT")
-    return found | _below(registry, loose, at_us)
+    return found | _made_of(loose, links)

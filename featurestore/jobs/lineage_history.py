@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from featurestore.compiler.change_details import describe_change
 from featurestore.errors import RecordNotFound
 from featurestore.fingerprint import short
-from featurestore.records import AliasEvent, Record, show_id
+from featurestore.jobs.lineage import name_of
+from featurestore.records import AliasEvent, show_id
 from featurestore.stores.registry.base import WALK_DEPTH_MAX
 
 if TYPE_CHECKING:
@@ -97,57 +98,69 @@ def _body(registry: Registry, record_id: str | None) -> Mapping[str, Any]:
     return {} if record_id is None else registry.record(record_id).record.body
 
 
-def _materials(registry: Registry, record_id: str | None) -> dict[tuple[str, str], Record]:
+Materials: TypeAlias = dict[tuple[str, str], str]
+"""What something was made of: record ids by kind and name."""
+
+
+def _materials(registry: Registry, record_id: str | None) -> Materials:
     """What a record was made of: a repository of its definitions, anything else of all that is
     above it, of each name the nearest."""
     if record_id is None:
         return {}
-    depth_max = 1 if record_id.startswith("repo:") else WALK_DEPTH_MAX
-    links = registry.walk(record_id, direction="up", depth_max=depth_max)
-    ids = list(dict.fromkeys(link.parent for link in links))
-    by_id = {stored.id: stored.record for stored in registry.records(ids=ids)}
-    found: dict[tuple[str, str], Record] = {}
-    for parent in ids:
-        found.setdefault((by_id[parent].kind, by_id[parent].name), by_id[parent])
+    depth_max = 1 if _is_repo(record_id) else WALK_DEPTH_MAX
+    found: Materials = {}
+    for link in registry.walk(record_id, direction="up", depth_max=depth_max):
+        found.setdefault((link.parent.partition(":")[0], name_of(link.parent)), link.parent)
     return found
+
+
+def _is_repo(record_id: str) -> bool:
+    return record_id.startswith("repo:")
 
 
 def _objects(registry: Registry, before: str | None, after: str | None) -> Iterator[Moved]:
     old, new = _materials(registry, before), _materials(registry, after)
-    if any(
-        record_id is not None and not record_id.startswith("repo:") for record_id in (before, after)
-    ):
-        yield from _moved(old, new)
+    moved = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if any(record_id is not None and not _is_repo(record_id) for record_id in (before, after)):
+        yield from _moved(registry, moved, old, new)
         return
-    for kind, name in sorted(old.keys() | new.keys()):
-        if found := describe_change((kind, name), old, new):
+    ids = [*old.values(), *new.values()] if moved else []
+    by_id = {stored.id: stored.record for stored in registry.records(ids=ids)}
+    told = [{name: by_id[i] for name, i in materials.items()} for materials in (old, new)]
+    for kind, name in moved:
+        if found := describe_change((kind, name), *told):
             yield Moved(kind=kind, name=_shown(kind, name), change=found[0], details=found[1])
 
 
 def _moved(
-    old: Mapping[tuple[str, str], Record], new: Mapping[tuple[str, str], Record]
+    registry: Registry, moved: Sequence[tuple[str, str]], old: Materials, new: Materials
 ) -> Iterator[Moved]:
-    for kind, name in sorted(old.keys() | new.keys()):
+    both = [of[one] for one in moved if one in old and one in new for of in (old, new)]
+    bodies = {glance.id: glance.body for glance in registry.glances(ids=both, with_parents=False)}
+    for kind, name in moved:
         before, after = old.get((kind, name)), new.get((kind, name))
         shown = _shown(kind, name)
         if before is None or after is None:
             yield Moved(kind=kind, name=shown, change="ADDED" if before is None else "REMOVED")
-        elif before.hash != after.hash:
-            yield from _changed(kind, shown, before, after)
+        else:
+            yield from _changed(kind, shown, (before, bodies[before]), (after, bodies[after]))
 
 
 def _shown(kind: str, name: str) -> str:
     return name.replace(".", ":", 1) if kind == "feature" else name
 
 
-def _changed(kind: str, name: str, before: Record, after: Record) -> Iterator[Moved]:
+def _changed(
+    kind: str,
+    name: str,
+    before: tuple[str, Mapping[str, Any]],
+    after: tuple[str, Mapping[str, Any]],
+) -> Iterator[Moved]:
     """A definition whose version stands still is the same for whom it is a material."""
-    versions = before.body.get("version"), after.body.get("version")
-    if versions[0] is not None and versions[0] == versions[1]:
+    (old_id, old), (new_id, new) = before, after
+    if old.get("version") is not None and old.get("version") == new.get("version"):
         return
-    details = tuple(_fields(before.body, after.body)) or (
-        f"{show_id(before.id)} → {show_id(after.id)}",
-    )
+    details = tuple(_fields(old, new)) or (f"{show_id(old_id)} → {show_id(new_id)}",)
     yield Moved(kind=kind, name=name, change="CHANGED", details=details)
 
 
