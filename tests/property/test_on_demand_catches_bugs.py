@@ -16,7 +16,7 @@ from test_on_demand_theorem import live
 from test_theorem import begin
 
 from featurestore.compiler import derived, online, program, pyrows, pysource, training
-from featurestore.engines import duckdb, sql_expressions, sql_functions
+from featurestore.engines import sql_expressions, sql_functions, sql_texts
 from featurestore.errors import FeatureStoreError
 from featurestore.jobs import training as retrieval
 from featurestore.serving import compiled, derive
@@ -124,12 +124,8 @@ BUGS = {
     "IS NULL is never true in SQL": function_of_sql(
         0, ("({0} IS NULL)", "({0} IS NULL AND false)")
     ),
-    "infinity is a value in an answer": Bug(
-        duckdb,
-        (duckdb,),
-        "_settled",
-        5,
-        (("pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))", "column"),),
+    "infinity is a value in SQL": Bug(
+        sql_texts, (sql_expressions,), "settled", 5, (('"isfinite({0})"', '"true"'),)
     ),
     "NULL is zero in Python": Bug(
         pyrows,
