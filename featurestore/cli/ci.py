@@ -21,7 +21,6 @@ from featurestore.errors import (
     InvalidRepository,
     ProductionImpact,
 )
-from featurestore.lifecycle.changes import check_allowed
 
 if TYPE_CHECKING:
     from featurestore.compiler.changes import ChangePlan
@@ -178,6 +177,8 @@ def _of_test(outcome: TestOutcome, seconds: float) -> Check:
 
 
 def _plan(store: FeatureStore, allowed_because: str | None) -> tuple[Check, ChangePlan | None]:
+    from featurestore.lifecycle.changes import check_allowed
+
     environment = store.settings.project.environment
     began = time.perf_counter()
     try:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from featurestore.cli.output import say, show_table
-from featurestore.lifecycle.changes import in_use
 from featurestore.permissions import VIEWS
 from featurestore.records import show_id
 from featurestore.timeline import SECOND_US, format_duration, format_instant
@@ -31,6 +30,8 @@ _LEGEND = "(= by value, ~ indirectly)"
 
 def impact(found: Impact) -> str:
     """What a change would touch."""
+    from featurestore.lifecycle.changes import in_use
+
     head = f"A change of {found.target}{_as_of(found.at_us)} touches"
     if found.is_empty:
         return f"{head} nothing that the registry knows of."
