@@ -82,7 +82,7 @@ def _bad_data(
         ]
     seen = [found for stored in snapshots if (found := _seen(stored, from_us, to_us))]
     ids = [found.id for found in seen]
-    how = _made_of(ids, _below(registry, ids, at_us))
+    how = _made_of(ids, _below(registry, ids, at_us)) if ids else {}
     loose = _loose(registry, asked.ids, sources, at_us) if sources else {}
     return BadData(
         target=target,
@@ -109,8 +109,6 @@ def _seen(stored: Glance, from_us: int | None, to_us: int | None) -> Seen | None
 
 def _below(registry: Registry, ids: Sequence[str], at_us: int | None) -> list[Link]:
     """What leads from these records to training sets, runs and models."""
-    if not ids:
-        return []
     return registry.walk(ids, direction="down", at_us=at_us, past=(*LEAVES, "service"))
 
 
@@ -133,4 +131,4 @@ def _loose(
         if not set(sources).isdisjoint(stored.body.get("unpinned", ()))
     ]
     found: dict[str, Transformation] = dict.fromkeys(loose, "DIRECT")
-    return found | _made_of(loose, links)
+    return found | _made_of(loose, links) if loose else {}

@@ -61,7 +61,8 @@ def walk(
     count, read = 0, set[str]()
     for some in writes.chunks(starts):
         found = defaultdict[str, list[Link]](list)
-        for row in connection.execute(query, {"starts": list(some), **given}):
+        # All rows at once: SQLAlchemy hands them over more cheaply than one by one.
+        for row in connection.execute(query, {"starts": list(some), **given}).all():
             link = Link(*row)
             near = link.child if direction == "up" else link.parent
             if near not in read:
@@ -198,7 +199,7 @@ def glances(
     parents, found = defaultdict[int, list[Edge]](list), list[Any]()
     for some in [None] if ids is None else writes.chunks(sorted(set(ids))):
         values = asked if some is None else {**asked, "ids": list(some)}
-        found += connection.execute(rows, values)
+        found += connection.execute(rows, values).all()
         if not with_parents:
             continue
         for child, parent, role, transformation in connection.execute(edges, values):
