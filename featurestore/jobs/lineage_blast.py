@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,7 @@ def _made_of(ids: Collection[str], links: Iterable[Link]) -> dict[str, Transform
 
 
 def _loose(
-    registry: Registry, ids: Sequence[str], sources: Collection[str], at_us: int | None
+    registry: Registry, ids: Sequence[str], sources: Set[str], at_us: int | None
 ) -> dict[str, Transformation]:
     """The training sets below `ids` that read one of `sources` without a pin, and what is made of
     them."""
@@ -128,7 +128,9 @@ def _loose(
     loose = [
         stored.id
         for stored in registry.glances(ids=sets, with_parents=False)
-        if not set(sources).isdisjoint(stored.body.get("unpinned", ()))
+        if not sources.isdisjoint(stored.body.get("unpinned", ()))
     ]
+    if not loose:
+        return {}
     found: dict[str, Transformation] = dict.fromkeys(loose, "DIRECT")
-    return found | _made_of(loose, links) if loose else {}
+    return found | _made_of(loose, links)
